@@ -1,0 +1,348 @@
+//! Where the messages of a `none` queue lie: chunks of memory of its own.
+//!
+//! An entry is a few octets of head, the optional sections and the body. Chunks grow with the
+//! queue, from 4 KiB to 256 KiB, and are given back when their last message is settled; large
+//! bodies keep the memory they were received in. Knows bytes and places; never a queue's state.
+
+use std::collections::{HashMap, VecDeque};
+
+use bytes::Bytes;
+
+use super::command::Body;
+use super::reply::Payload;
+
+const CHUNK_BYTES_MIN: usize = 4 << 10;
+const CHUNK_BYTES_MAX: usize = 256 << 10;
+/// Bodies from this size keep their own memory.
+const OWN_BYTES_MIN: usize = 16 << 10;
+
+const HAS_SECTIONS: u8 = 1;
+const OWN_BODY: u8 = 2;
+
+#[derive(Debug)]
+struct Chunk {
+    /// Place of its first byte.
+    base: u64,
+    /// Entries, one after another.
+    data: Vec<u8>,
+    live: u32,
+    /// Publish times in it count from here, unix milliseconds.
+    time_ms: u64,
+}
+
+/// Free chunks shared by all queues of a shard.
+#[derive(Debug, Default)]
+pub struct ChunkPool {
+    free: Vec<Vec<u8>>,
+    /// Memory of all chunks of all arenas, free ones included, bytes.
+    pub bytes: usize,
+}
+
+/// Free chunks kept at most.
+const POOL_CHUNKS: usize = 16;
+
+impl ChunkPool {
+    fn take(&mut self, size: usize) -> Vec<u8> {
+        if size == CHUNK_BYTES_MAX
+            && let Some(chunk) = self.free.pop()
+        {
+            return chunk;
+        }
+        self.bytes += size;
+        Vec::with_capacity(size)
+    }
+
+    fn give(&mut self, mut chunk: Vec<u8>) {
+        if chunk.capacity() == CHUNK_BYTES_MAX && self.free.len() < POOL_CHUNKS {
+            chunk.clear();
+            self.free.push(chunk);
+        } else {
+            self.bytes -= chunk.capacity();
+        }
+    }
+
+    /// Gives the free chunks back to the system.
+    pub fn trim(&mut self) {
+        self.bytes -= self.free.iter().map(Vec::capacity).sum::<usize>();
+        self.free = Vec::new();
+    }
+}
+
+/// A message as it lies in memory.
+#[derive(Debug)]
+pub struct Stored<'a> {
+    /// Publish time, unix milliseconds.
+    pub time_ms: u64,
+    /// Encoded optional sections; empty if none.
+    pub sections: &'a [u8],
+    /// The body.
+    pub body: Payload<'a>,
+}
+
+/// The messages of one `none` queue.
+#[derive(Debug, Default)]
+pub struct Arena {
+    chunks: VecDeque<Chunk>,
+    /// Large bodies, by the place of their entry.
+    own: HashMap<u64, Bytes, foldhash::fast::FixedState>,
+    /// Place of the next entry.
+    end: u64,
+    /// Memory of the chunks and large bodies.
+    bytes: usize,
+}
+
+impl Arena {
+    /// Memory held, bytes.
+    pub fn memory(&self) -> usize {
+        self.bytes
+    }
+
+    /// Stores a message and says where.
+    #[inline]
+    pub fn push(
+        &mut self,
+        time_ms: u64,
+        sections: &[u8],
+        body: &Body<'_>,
+        pool: &mut ChunkPool,
+    ) -> u64 {
+        let owned = match body {
+            Body::Owned(bytes) if bytes.len() >= OWN_BYTES_MIN => Some(bytes.clone()),
+            _ => None,
+        };
+        let inline = if owned.is_some() {
+            &[]
+        } else {
+            body.as_slice()
+        };
+        let need = 32 + sections.len() + inline.len();
+        let fits = self.chunks.back().is_some_and(|chunk| {
+            chunk.data.capacity() - chunk.data.len() >= need
+                && time_ms - chunk.time_ms <= u64::from(u32::MAX)
+        });
+        if !fits {
+            self.add_chunk(time_ms, need, pool);
+        }
+        let chunk = self
+            .chunks
+            .back_mut()
+            .expect("a chunk was added if there was none");
+        let place = chunk.base + chunk.data.len() as u64;
+        let has_sections = if sections.is_empty() { 0 } else { HAS_SECTIONS };
+        chunk
+            .data
+            .push(has_sections | if owned.is_some() { OWN_BODY } else { 0 });
+        put_varint(&mut chunk.data, time_ms.saturating_sub(chunk.time_ms));
+        if has_sections != 0 {
+            put_varint(&mut chunk.data, sections.len() as u64);
+            chunk.data.extend_from_slice(sections);
+        }
+        match owned {
+            Some(bytes) => {
+                self.bytes += bytes.len();
+                pool.bytes += bytes.len();
+                self.own.insert(place, bytes);
+            }
+            None => {
+                put_varint(&mut chunk.data, inline.len() as u64);
+                chunk.data.extend_from_slice(inline);
+            }
+        }
+        chunk.live += 1;
+        self.end = chunk.base + chunk.data.len() as u64;
+        place
+    }
+
+    #[cold]
+    fn add_chunk(&mut self, time_ms: u64, need: usize, pool: &mut ChunkPool) {
+        // A closed chunk without live messages would never be looked at again.
+        if self.chunks.back().is_some_and(|chunk| chunk.live == 0) {
+            let chunk = self.chunks.pop_back().expect("there is a last one");
+            self.drop_chunk(chunk, pool);
+        }
+        let grown = self
+            .chunks
+            .back()
+            .map_or(CHUNK_BYTES_MIN, |chunk| chunk.data.capacity() * 2);
+        let size = grown.clamp(CHUNK_BYTES_MIN, CHUNK_BYTES_MAX).max(need);
+        let data = pool.take(size);
+        self.bytes += data.capacity();
+        self.chunks.push_back(Chunk {
+            base: self.end,
+            data,
+            live: 0,
+            time_ms,
+        });
+    }
+
+    fn drop_chunk(&mut self, chunk: Chunk, pool: &mut ChunkPool) {
+        self.bytes -= chunk.data.capacity();
+        pool.give(chunk.data);
+    }
+
+    #[inline]
+    fn at(&self, place: u64) -> usize {
+        match (self.chunks.front(), self.chunks.back()) {
+            (Some(front), _) if place < front.base + front.data.len() as u64 => 0,
+            (_, Some(back)) if place >= back.base => self.chunks.len() - 1,
+            _ => self.chunks.partition_point(|chunk| chunk.base <= place) - 1,
+        }
+    }
+
+    /// The message at a place.
+    ///
+    /// # Panics
+    /// If there is none: places come from the index, which is never wrong about memory.
+    #[inline]
+    pub fn get(&self, place: u64) -> Stored<'_> {
+        let chunk = &self.chunks[self.at(place)];
+        let mut rest = &chunk.data[(place - chunk.base) as usize..];
+        let flags = rest[0];
+        rest = &rest[1..];
+        let time_ms = chunk.time_ms + take_varint(&mut rest);
+        let mut sections: &[u8] = &[];
+        if flags & HAS_SECTIONS != 0 {
+            let len = take_varint(&mut rest) as usize;
+            (sections, rest) = rest.split_at(len);
+        }
+        let body = if flags & OWN_BODY != 0 {
+            Payload::Shared(self.own[&place].clone())
+        } else {
+            let len = take_varint(&mut rest) as usize;
+            Payload::Slice(&rest[..len])
+        };
+        Stored {
+            time_ms,
+            sections,
+            body,
+        }
+    }
+
+    /// The message at a place is settled; its chunk goes with its last one.
+    #[inline]
+    pub fn free(&mut self, place: u64, pool: &mut ChunkPool) {
+        if !self.own.is_empty()
+            && let Some(bytes) = self.own.remove(&place)
+        {
+            self.bytes -= bytes.len();
+            pool.bytes -= bytes.len();
+        }
+        let at = self.at(place);
+        let filling = at == self.chunks.len() - 1;
+        let chunk = &mut self.chunks[at];
+        chunk.live -= 1;
+        if chunk.live > 0 {
+            return;
+        }
+        if filling {
+            // The chunk being filled starts again from its front, hot in the cache.
+            chunk.base += chunk.data.len() as u64;
+            chunk.data.clear();
+        } else {
+            let chunk = self.chunks.remove(at).expect("it was found there");
+            self.drop_chunk(chunk, pool);
+        }
+    }
+
+    /// Gives everything back.
+    pub fn clear(&mut self, pool: &mut ChunkPool) {
+        while let Some(chunk) = self.chunks.pop_front() {
+            self.drop_chunk(chunk, pool);
+        }
+        for (_, bytes) in self.own.drain() {
+            self.bytes -= bytes.len();
+            pool.bytes -= bytes.len();
+        }
+    }
+}
+
+/// Appends a number in groups of seven bits, low first.
+#[inline]
+pub fn put_varint(out: &mut Vec<u8>, mut number: u64) {
+    while number >= 0x80 {
+        out.push(number as u8 | 0x80);
+        number >>= 7;
+    }
+    out.push(number as u8);
+}
+
+/// Takes a number off the front of octets that this process wrote itself.
+#[inline]
+fn take_varint(from: &mut &[u8]) -> u64 {
+    let mut number = 0;
+    let mut shift = 0;
+    loop {
+        let octet = from[0];
+        *from = &from[1..];
+        number |= u64::from(octet & 0x7f) << shift;
+        if octet < 0x80 {
+            return number;
+        }
+        shift += 7;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gives_back_what_was_pushed_and_all_memory_after_the_drain() {
+        let mut pool = ChunkPool::default();
+        let mut arena = Arena::default();
+        let body = |n: u64| vec![n as u8; (n * 37 % 3000) as usize];
+        let sections = |n: u64| {
+            if n.is_multiple_of(5) {
+                vec![9; 20]
+            } else {
+                Vec::new()
+            }
+        };
+        let mut places = VecDeque::new();
+        for n in 0..20_000u64 {
+            places.push_back((
+                n,
+                arena.push(n, &sections(n), &Body::Borrowed(&body(n)), &mut pool),
+            ));
+            if n.is_multiple_of(3) {
+                let (n, place) = if n.is_multiple_of(2) {
+                    places.pop_front()
+                } else {
+                    places.pop_back()
+                }
+                .expect("some are left");
+                let stored = arena.get(place);
+                assert_eq!(
+                    (stored.time_ms, stored.sections, stored.body.as_slice()),
+                    (n, &sections(n)[..], &body(n)[..])
+                );
+                arena.free(place, &mut pool);
+            }
+        }
+        for (n, place) in places {
+            assert_eq!(arena.get(place).body.as_slice(), body(n));
+            arena.free(place, &mut pool);
+        }
+        assert!(arena.memory() <= CHUNK_BYTES_MAX, "{}", arena.memory());
+        arena.clear(&mut pool);
+        pool.trim();
+        assert_eq!((arena.memory(), pool.bytes), (0, 0));
+    }
+
+    #[test]
+    fn large_bodies_are_kept_and_not_copied() {
+        let mut pool = ChunkPool::default();
+        let mut arena = Arena::default();
+        let large = Bytes::from(vec![7; 100_000]);
+        arena.push(1, &[], &Body::Borrowed(b"small"), &mut pool);
+        let place = arena.push(1, &[], &Body::Owned(large.clone()), &mut pool);
+        let after = arena.push(1, &[], &Body::Borrowed(b"after"), &mut pool);
+        let Payload::Shared(kept) = arena.get(place).body else {
+            panic!("a large body is shared")
+        };
+        assert_eq!(kept.as_ptr(), large.as_ptr());
+        assert_eq!(arena.get(after).body.as_slice(), b"after");
+        arena.free(place, &mut pool);
+        assert_eq!(arena.get(after).body.as_slice(), b"after");
+    }
+}

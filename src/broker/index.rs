@@ -1,0 +1,586 @@
+//! Where a queue's messages lie: the place of every unsettled id.
+//!
+//! Ids are consecutive, so the index is a column of 4-byte offsets in blocks of 1,024 ids, with a
+//! bit for each settled one. A block whose messages are all settled is gone. Full blocks that
+//! nobody needs are *spilled*: their column lies in the log's block file under a slot number and
+//! only the bits stay. Knows ids and places; never a body.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use super::id::MessageId;
+
+/// Ids in one block.
+pub const BLOCK_IDS: usize = 1024;
+const WORDS: usize = BLOCK_IDS / 64;
+
+/// Offset of an id whose place does not fit its block's column and is in `far`.
+const FAR: u32 = u32::MAX;
+
+/// Where a column lies in the block file, as the log numbers it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Slot(pub u64);
+
+#[derive(Debug)]
+struct Block {
+    /// Offsets count from here.
+    base: u64,
+    /// Distance of each id from `base`; empty while spilled.
+    offsets: Vec<u32>,
+    /// Where the column is in the block file, once it is there.
+    slot: Option<Slot>,
+    /// Places that do not fit: further than 4 GiB, or moved by compaction.
+    far: BTreeMap<u16, u64>,
+    settled: [u64; WORDS],
+    /// Ids located in this block so far, settled ones included.
+    located: u16,
+    /// Unsettled ids.
+    live: u16,
+    /// Sum of the unsettled bodies, bytes.
+    bytes: u64,
+    /// Last turn of a look-up, to find the coldest.
+    used: u64,
+}
+
+/// What the index says of an id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Located {
+    /// It lies here.
+    At(u64),
+    /// Its column must be loaded from this slot first.
+    Spilled(Slot),
+    /// It is settled, or was never published.
+    Gone,
+}
+
+/// The index of one queue.
+#[derive(Debug, Default)]
+pub struct Index {
+    /// Number of the block at `blocks[0]`.
+    base: u64,
+    /// `None` = every id of the block is settled.
+    #[allow(clippy::vec_box)]
+    blocks: VecDeque<Option<Box<Block>>>,
+    live: u64,
+    bytes: u64,
+    /// Columns in memory, bytes.
+    column_bytes: usize,
+    /// A block to use again.
+    spare: Option<Box<Block>>,
+    /// Slots whose blocks are gone; the owner takes them to give them back.
+    freed_slots: Vec<Slot>,
+    /// Counts look-ups' turns; set by the owner.
+    pub turn: u64,
+}
+
+/// What a checkpoint says of one block.
+#[derive(Debug)]
+pub struct BlockImage<'a> {
+    /// The block's number: its first id is 1,024 times that.
+    pub number: u64,
+    /// Offsets count from here.
+    pub base: u64,
+    /// Ids located so far.
+    pub located: u16,
+    /// Sum of the unsettled bodies, bytes.
+    pub bytes: u64,
+    /// One bit for each id.
+    pub settled: &'a [u64; WORDS],
+    /// The column, if it is in memory.
+    pub offsets: &'a [u32],
+    /// Where the column is, if it was spilled.
+    pub slot: Option<Slot>,
+    /// Places that do not fit.
+    pub far: Vec<(u16, u64)>,
+}
+
+impl Index {
+    /// Unsettled messages.
+    #[inline]
+    pub fn live(&self) -> u64 {
+        self.live
+    }
+
+    /// Sum of the unsettled bodies, bytes.
+    #[inline]
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Memory held, bytes.
+    pub fn memory(&self) -> usize {
+        self.column_bytes + self.blocks.len() * (size_of::<Block>() + 8)
+    }
+
+    fn fresh(&mut self) -> Box<Block> {
+        if let Some(mut block) = self.spare.take() {
+            block.offsets.clear();
+            self.column_bytes += block.offsets.capacity() * 4;
+            *block = Block {
+                offsets: std::mem::take(&mut block.offsets),
+                ..empty()
+            };
+            return block;
+        }
+        Box::new(empty())
+    }
+
+    #[inline]
+    fn block_mut(&mut self, id: MessageId) -> Option<&mut Block> {
+        let at = (id / BLOCK_IDS as u64).checked_sub(self.base)?;
+        self.blocks.get_mut(at as usize)?.as_deref_mut()
+    }
+
+    #[inline]
+    fn block(&self, id: MessageId) -> Option<&Block> {
+        let at = (id / BLOCK_IDS as u64).checked_sub(self.base)?;
+        self.blocks.get(at as usize)?.as_deref()
+    }
+
+    /// Notes where a new message lies. Ids come in order, without gaps but for a first one.
+    ///
+    /// # Panics
+    /// If the id is older than one located before.
+    #[inline]
+    pub fn locate(&mut self, id: MessageId, place: u64, size: u32) {
+        let number = id / BLOCK_IDS as u64;
+        if self.blocks.is_empty() {
+            self.base = number;
+        }
+        let at = number
+            .checked_sub(self.base)
+            .expect("ids are located in order") as usize;
+        if at >= self.blocks.len() {
+            let block = self.fresh();
+            self.blocks.resize_with(at, || None);
+            self.blocks.push_back(Some(block));
+        }
+        let nth = (id % BLOCK_IDS as u64) as usize;
+        let block = self.blocks[at]
+            .as_deref_mut()
+            .expect("the newest block is kept until it is full");
+        if block.located == 0 {
+            block.base = place;
+            // Ids before the first one of a block were never published or are settled.
+            settle_before(&mut block.settled, nth);
+        }
+        assert!(nth >= block.offsets.len(), "ids are located in order");
+        let before = block.offsets.capacity();
+        block.offsets.resize(nth, 0);
+        let offset = place.wrapping_sub(block.base);
+        if offset < u64::from(FAR) {
+            block.offsets.push(offset as u32);
+        } else {
+            block.offsets.push(FAR);
+            block.far.insert(nth as u16, place);
+        }
+        self.column_bytes += (block.offsets.capacity() - before) * 4;
+        block.located = nth as u16 + 1;
+        block.live += 1;
+        block.bytes += u64::from(size);
+        self.live += 1;
+        self.bytes += u64::from(size);
+    }
+
+    /// Where a message lies.
+    #[inline]
+    pub fn find(&mut self, id: MessageId) -> Located {
+        let turn = self.turn;
+        let Some(block) = self.block_mut(id) else {
+            return Located::Gone;
+        };
+        let nth = (id % BLOCK_IDS as u64) as usize;
+        if nth >= block.located as usize || block.settled[nth / 64] & 1 << (nth % 64) != 0 {
+            return Located::Gone;
+        }
+        block.used = turn;
+        if !block.far.is_empty()
+            && let Some(place) = block.far.get(&(nth as u16))
+        {
+            return Located::At(*place);
+        }
+        match block.offsets.get(nth) {
+            Some(offset) => Located::At(block.base + u64::from(*offset)),
+            None => Located::Spilled(block.slot.expect("a column is in memory or has a slot")),
+        }
+    }
+
+    /// Is it published and not settled?
+    #[inline]
+    pub fn is_live(&self, id: MessageId) -> bool {
+        let nth = (id % BLOCK_IDS as u64) as usize;
+        self.block(id).is_some_and(|block| {
+            nth < block.located as usize && block.settled[nth / 64] & 1 << (nth % 64) == 0
+        })
+    }
+
+    /// Settles a message; false if it was before. `size` of its body in bytes, or `None` when that is not
+    /// known: then the average of its block is taken off, and what is left when the block is settled.
+    #[inline]
+    pub fn settle(&mut self, id: MessageId, size: Option<u32>) -> bool {
+        let nth = (id % BLOCK_IDS as u64) as usize;
+        let Some(block) = self.block_mut(id) else {
+            return false;
+        };
+        let bit = 1 << (nth % 64);
+        if nth >= block.located as usize || block.settled[nth / 64] & bit != 0 {
+            return false;
+        }
+        block.settled[nth / 64] |= bit;
+        let bytes = if block.live == 1 {
+            block.bytes
+        } else {
+            let size = size.map_or(block.bytes / u64::from(block.live), u64::from);
+            size.min(block.bytes)
+        };
+        block.live -= 1;
+        block.bytes -= bytes;
+        let done = block.live == 0 && block.located as usize == BLOCK_IDS;
+        self.live -= 1;
+        self.bytes -= bytes;
+        if done {
+            self.drop_block(id / BLOCK_IDS as u64);
+        }
+        true
+    }
+
+    fn drop_block(&mut self, number: u64) {
+        let at = (number - self.base) as usize;
+        let block = self.blocks[at]
+            .take()
+            .expect("the caller has just settled its last id");
+        self.column_bytes -= block.offsets.capacity() * 4;
+        self.freed_slots.extend(block.slot);
+        if self.spare.is_none() {
+            self.spare = Some(block);
+        }
+        while let Some(None) = self.blocks.front() {
+            self.blocks.pop_front();
+            self.base += 1;
+        }
+    }
+
+    /// The smallest unsettled id that is at least `id`.
+    pub fn next_live(&self, id: MessageId) -> Option<MessageId> {
+        let first = (id / BLOCK_IDS as u64).max(self.base);
+        for number in first..self.base + self.blocks.len() as u64 {
+            let Some(block) = &self.blocks[(number - self.base) as usize] else {
+                continue;
+            };
+            if block.live == 0 {
+                continue;
+            }
+            let start = number * BLOCK_IDS as u64;
+            let mut nth = id.saturating_sub(start) as usize;
+            while nth < block.located as usize {
+                let open = !block.settled[nth / 64] & u64::MAX << (nth % 64);
+                if open != 0 {
+                    let found = nth / 64 * 64 + open.trailing_zeros() as usize;
+                    if found < block.located as usize {
+                        return Some(start + found as u64);
+                    }
+                    break;
+                }
+                nth = (nth / 64 + 1) * 64;
+            }
+        }
+        None
+    }
+
+    /// Settles any unsettled message and says where it lay; `Spilled` when its column must be loaded
+    /// first; `None` when there is none left.
+    pub fn take_any(&mut self) -> Option<Located> {
+        let id = self.next_live(0)?;
+        let found = self.find(id);
+        if let Located::At(_) = found {
+            self.settle(id, None);
+        }
+        Some(found)
+    }
+
+    /// The message was copied to another place.
+    pub fn relocate(&mut self, id: MessageId, place: u64) {
+        let nth = (id % BLOCK_IDS as u64) as u16;
+        if let Some(block) = self.block_mut(id) {
+            block.far.insert(nth, place);
+        }
+    }
+
+    /// Slots that are no longer used since the last call.
+    pub fn take_freed_slots(&mut self) -> Vec<Slot> {
+        std::mem::take(&mut self.freed_slots)
+    }
+
+    /// Has any slot become free?
+    #[inline]
+    pub fn has_freed_slots(&self) -> bool {
+        !self.freed_slots.is_empty()
+    }
+
+    /// Full blocks in memory that have no slot yet: number and column.
+    pub fn unsaved(&self) -> impl Iterator<Item = (u64, Arc<[u32]>)> {
+        self.blocks.iter().enumerate().filter_map(|(at, block)| {
+            let block = block.as_deref()?;
+            let full = block.located as usize == BLOCK_IDS && block.slot.is_none();
+            full.then(|| (self.base + at as u64, Arc::from(block.offsets.as_slice())))
+        })
+    }
+
+    /// The block's column is kept under this slot now.
+    pub fn saved(&mut self, number: u64, slot: Slot) {
+        if let Some(block) = self.block_mut(number * BLOCK_IDS as u64) {
+            block.slot = Some(slot);
+        }
+    }
+
+    /// Drops columns from memory whose block was not used for `idle` turns, saved ones only;
+    /// returns the bytes given back.
+    pub fn evict(&mut self, idle: u64) -> usize {
+        let mut given = 0;
+        for block in self.blocks.iter_mut().flatten() {
+            if block.slot.is_some()
+                && block.used + idle <= self.turn
+                && block.offsets.capacity() > 0
+            {
+                given += block.offsets.capacity() * 4;
+                block.offsets = Vec::new();
+            }
+        }
+        self.column_bytes -= given;
+        given
+    }
+
+    /// A spilled column has been read back. Ignored if its block is gone or has it already.
+    pub fn loaded(&mut self, slot: Slot, number: u64, column: &[u32]) {
+        let turn = self.turn;
+        let Some(block) = self.block_mut(number * BLOCK_IDS as u64) else {
+            return;
+        };
+        if block.slot == Some(slot) && block.offsets.is_empty() {
+            block.offsets = column.to_vec();
+            block.used = turn;
+            self.column_bytes += column.len() * 4;
+        }
+    }
+
+    /// The number of the block that has this slot.
+    pub fn block_of(&self, slot: Slot) -> Option<u64> {
+        let at = self
+            .blocks
+            .iter()
+            .position(|block| block.as_ref().is_some_and(|block| block.slot == Some(slot)))?;
+        Some(self.base + at as u64)
+    }
+
+    /// Unsettled messages that lie in `from..to`, oldest first. Spilled columns are reported instead of searched.
+    pub fn live_between(&self, from: u64, to: u64) -> Result<Vec<(MessageId, u64)>, Slot> {
+        let mut found = Vec::new();
+        for (at, block) in self.blocks.iter().enumerate() {
+            let Some(block) = block else { continue };
+            // Places grow with the ids, so that most blocks are passed by one look.
+            if block.far.is_empty() && (block.base >= to || block.base + u64::from(FAR) < from) {
+                continue;
+            }
+            if block.offsets.is_empty() && block.live > 0 {
+                return Err(block.slot.expect("a column is in memory or has a slot"));
+            }
+            for nth in 0..block.located as usize {
+                if block.settled[nth / 64] & 1 << (nth % 64) != 0 {
+                    continue;
+                }
+                let far = block.far.get(&(nth as u16));
+                let place = far
+                    .copied()
+                    .unwrap_or(block.base + u64::from(block.offsets[nth]));
+                if (from..to).contains(&place) {
+                    found.push((
+                        (self.base + at as u64) * BLOCK_IDS as u64 + nth as u64,
+                        place,
+                    ));
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// The blocks, for a checkpoint.
+    pub fn images(&self) -> impl Iterator<Item = BlockImage<'_>> {
+        self.blocks.iter().enumerate().filter_map(|(at, block)| {
+            let block = block.as_deref()?;
+            Some(BlockImage {
+                number: self.base + at as u64,
+                base: block.base,
+                located: block.located,
+                bytes: block.bytes,
+                settled: &block.settled,
+                offsets: if block.slot.is_some() {
+                    &[]
+                } else {
+                    &block.offsets
+                },
+                slot: block.slot,
+                far: block
+                    .far
+                    .iter()
+                    .map(|(nth, place)| (*nth, *place))
+                    .collect(),
+            })
+        })
+    }
+
+    /// Takes a block over from a checkpoint; blocks come in order.
+    ///
+    /// # Errors
+    /// A sentence when the image contradicts itself.
+    pub fn restore(&mut self, image: BlockImage<'_>) -> Result<(), String> {
+        let located = image.located as usize;
+        if located > BLOCK_IDS || (image.slot.is_none() && image.offsets.len() != located) {
+            return Err(format!(
+                "index block {} has {located} ids but {} offsets",
+                image.number,
+                image.offsets.len()
+            ));
+        }
+        if self.blocks.is_empty() {
+            self.base = image.number;
+        }
+        let at = image
+            .number
+            .checked_sub(self.base)
+            .ok_or("index blocks are out of order")? as usize;
+        let mut block = Box::new(empty());
+        block.base = image.base;
+        block.offsets = image.offsets.to_vec();
+        block.slot = image.slot;
+        block.settled = *image.settled;
+        block.located = image.located;
+        block.bytes = image.bytes;
+        block.far = image.far.into_iter().collect();
+        let settled: u32 = (0..located)
+            .map(|nth| (block.settled[nth / 64] >> (nth % 64) & 1) as u32)
+            .sum();
+        block.live = (located as u32 - settled) as u16;
+        self.column_bytes += block.offsets.capacity() * 4;
+        self.live += u64::from(block.live);
+        self.bytes += block.bytes;
+        self.blocks.resize_with(at, || None);
+        self.blocks.push_back(Some(block));
+        Ok(())
+    }
+}
+
+fn empty() -> Block {
+    Block {
+        base: 0,
+        offsets: Vec::new(),
+        slot: None,
+        far: BTreeMap::new(),
+        settled: [0; WORDS],
+        located: 0,
+        live: 0,
+        bytes: 0,
+        used: 0,
+    }
+}
+
+/// Marks the first `count` ids as settled.
+fn settle_before(settled: &mut [u64; WORDS], count: usize) {
+    for nth in 0..count {
+        settled[nth / 64] |= 1 << (nth % 64);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_what_was_located_until_it_is_settled() {
+        let mut index = Index::default();
+        for id in 1..=5000u64 {
+            index.locate(id, id * 100, 60);
+        }
+        assert_eq!((index.live(), index.bytes()), (5000, 300_000));
+        assert_eq!(index.find(4097), Located::At(409_700));
+        assert_eq!(index.find(5001), Located::Gone);
+        for id in (1..=5000).step_by(2) {
+            assert!(index.settle(id, Some(60)));
+            assert!(!index.settle(id, Some(60)));
+        }
+        assert_eq!(index.next_live(1), Some(2));
+        assert_eq!(index.next_live(2001), Some(2002));
+        for id in (2..=5000).step_by(2) {
+            assert!(index.settle(id, None));
+        }
+        assert_eq!((index.live(), index.bytes()), (0, 0));
+        assert_eq!(index.next_live(1), None);
+        assert!(index.memory() < 10_000, "{}", index.memory());
+    }
+
+    #[test]
+    fn places_further_than_the_column_reaches_are_kept_aside() {
+        let mut index = Index::default();
+        index.locate(1, 10, 1);
+        index.locate(2, 10 + (1 << 40), 1);
+        index.locate(3, 12, 1);
+        assert_eq!(index.find(2), Located::At(10 + (1 << 40)));
+        assert_eq!(index.find(3), Located::At(12));
+        index.relocate(1, 1 << 63);
+        assert_eq!(index.find(1), Located::At(1 << 63));
+    }
+
+    #[test]
+    fn a_spilled_column_comes_back() {
+        let mut index = Index::default();
+        for id in 0..3000u64 {
+            index.locate(id, id * 7, 1);
+        }
+        let unsaved: Vec<_> = index.unsaved().collect();
+        assert_eq!(
+            unsaved
+                .iter()
+                .map(|(number, _)| *number)
+                .collect::<Vec<_>>(),
+            [0, 1]
+        );
+        for (number, _) in &unsaved {
+            index.saved(*number, Slot(*number + 50));
+        }
+        index.turn = 10;
+        assert!(index.evict(5) >= 8192);
+        assert_eq!(index.find(1500), Located::Spilled(Slot(51)));
+        assert_eq!(
+            index.find(2500),
+            Located::At(17_500),
+            "the newest block stays"
+        );
+        assert_eq!(index.block_of(Slot(51)), Some(1));
+        index.loaded(Slot(51), 1, &unsaved[1].1);
+        assert_eq!(index.find(1500), Located::At(10_500));
+        for id in 1024..2048 {
+            index.settle(id, None);
+        }
+        assert_eq!(index.take_freed_slots(), [Slot(51)]);
+    }
+
+    #[test]
+    fn a_checkpoint_says_it_all() {
+        let mut index = Index::default();
+        for id in 1..3000u64 {
+            index.locate(id, id << 22, 5);
+        }
+        for id in 900..2100 {
+            index.settle(id, Some(5));
+        }
+        let mut twin = Index::default();
+        for image in index.images() {
+            twin.restore(image).expect("it is whole");
+        }
+        assert_eq!((twin.live(), twin.bytes()), (index.live(), index.bytes()));
+        for id in 0..3001 {
+            assert_eq!(twin.find(id), index.find(id), "{id}");
+        }
+        twin.locate(3000, 3000 << 22, 5);
+        assert_eq!(twin.find(3000), Located::At(3000 << 22));
+    }
+}

@@ -1,0 +1,15 @@
+//! The queue engine: pure state, no sockets, no files, no clock, no randomness.
+
+pub mod arena;
+pub mod command;
+pub mod dedup;
+pub mod expiry;
+pub mod headers;
+pub mod id;
+pub mod index;
+pub mod lease;
+pub mod pattern;
+pub mod queue;
+pub mod ready;
+pub mod reply;
+pub mod settings;

@@ -1,0 +1,711 @@
+//! One queue: its settings, its messages' states and the order in which they leave.
+//!
+//! A message is *hidden* from its publish until its level is reached, then *delayed*, *ready* or *leased*, and at
+//! last settled. Nothing here knows where bodies are, who asks, or what time it is: times are
+//! arguments, and what must be logged or sent is up to the caller.
+//!
+//! ```text
+//!            reveal            due               take
+//!   hidden ---------> delayed -----> ready -------------> leased ----> settled
+//!      \_________________________________/^ \___ put back ___/ |
+//!                 reveal                  |_____ after a delay_|
+//! ```
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+
+use super::arena::Arena;
+use super::dedup::Dedup;
+use super::expiry::Expiry;
+use super::id::{MessageId, QueueUid};
+use super::index::Index;
+use super::ready::Ready;
+use super::settings::Settings;
+
+/// A queue's place in the shard's slab.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct QueueKey(pub u32);
+
+/// A waiting consumer's place in the shard's slab.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct WaiterKey(pub u32);
+
+/// Hash maps that iterate the same way in every run: ids are the broker's own, not the peer's.
+pub type IdMap<V> = HashMap<MessageId, V, foldhash::fast::FixedState>;
+
+/// What a queue has counted since the broker's start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct Counters {
+    pub published: u64,
+    pub delivered: u64,
+    pub redelivered: u64,
+    pub acked: u64,
+    pub nacked: u64,
+    pub expired: u64,
+    pub dead: u64,
+    pub deduplicated: u64,
+    pub rejected: u64,
+    pub dropped: u64,
+    pub damaged: u64,
+}
+
+/// Longest name of a queue, octets.
+pub const NAME_BYTES_MAX: usize = 255;
+/// Behind a queue's name: its dead-letter queue's.
+const DEAD_SUFFIX: &[u8] = b".dead";
+
+/// A hidden message that will not simply become ready with the others.
+#[derive(Clone, Copy, Debug)]
+struct Special {
+    id: MessageId,
+    pri: u8,
+    due_us: u64,
+}
+
+/// What is known of a message when it is published.
+#[derive(Clone, Copy, Debug)]
+pub struct Published {
+    /// Where its body lies.
+    pub place: u64,
+    /// Size of the body, bytes.
+    pub size: u32,
+    /// Priority.
+    pub pri: u8,
+    /// Not ready before this; 0 = at once.
+    pub due_us: u64,
+    /// Its own deadline, if it has one.
+    pub expires_us: Option<u64>,
+    /// When it was published.
+    pub now_us: u64,
+}
+
+/// In which state a message is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Published but not at its level yet.
+    Hidden,
+    /// Ready to be taken.
+    Ready,
+    /// Not before its time.
+    Delayed,
+    /// With a consumer, or on its way elsewhere.
+    Leased,
+    /// Settled or never published.
+    Gone,
+}
+
+/// One queue.
+#[derive(Debug)]
+pub struct Queue {
+    /// Never used again.
+    pub uid: QueueUid,
+    /// Octets of the name.
+    pub name: Box<[u8]>,
+    /// The name as server lines print it.
+    pub printed: Box<[u8]>,
+    /// Effective settings.
+    pub settings: Settings,
+    /// Where messages lie and which are settled.
+    pub index: Index,
+    /// Bodies of a `none` queue.
+    pub arena: Arena,
+    /// Client ids seen.
+    pub dedup: Dedup,
+    /// Deadlines.
+    pub expiry: Expiry,
+    /// Consumers waiting for a message, in the order they came.
+    pub waiters: VecDeque<WaiterKey>,
+    /// Subscriptions on it, whether they have credit or not.
+    pub consumers: u32,
+    /// Counted since the start.
+    pub counters: Counters,
+    /// Where its dead letters came from; only of a queue that received some.
+    pub origins: BTreeMap<MessageId, QueueUid>,
+    /// Dead letters of this queue now in its dead-letter queue.
+    pub dead: u64,
+    /// It was not deleted. A deleted queue stays while consumers wait for its name.
+    pub exists: bool,
+    /// Number of the log record that holds its last publish.
+    pub last_index: u64,
+    /// Number of the last log record whose messages of this queue become visible when it is synced.
+    pub synced_index: u64,
+    /// Is in the list of queues to be dispatched.
+    pub scheduled: bool,
+    /// The earliest entry of this queue in the shard's timers, microseconds.
+    pub timer_us: u64,
+    next_id: MessageId,
+    /// Ids below this are not hidden.
+    visible: MessageId,
+    ready: Ready,
+    specials: VecDeque<Special>,
+    delayed: BTreeSet<(u64, MessageId)>,
+    delayed_by_id: IdMap<(u64, u8)>,
+    /// Failed tries of messages that have any.
+    tries: IdMap<u16>,
+    /// Leased messages whose time to live has ended.
+    overdue: BTreeSet<MessageId>,
+    leased: u64,
+}
+
+impl Queue {
+    /// An empty queue.
+    pub fn new(uid: QueueUid, name: &[u8], printed: Vec<u8>, settings: Settings) -> Queue {
+        Queue {
+            uid,
+            name: name.into(),
+            printed: printed.into(),
+            settings,
+            index: Index::default(),
+            arena: Arena::default(),
+            dedup: Dedup::default(),
+            expiry: Expiry::default(),
+            waiters: VecDeque::new(),
+            consumers: 0,
+            counters: Counters::default(),
+            origins: BTreeMap::new(),
+            dead: 0,
+            exists: true,
+            last_index: 0,
+            synced_index: 0,
+            scheduled: false,
+            timer_us: u64::MAX,
+            next_id: 1,
+            visible: 1,
+            ready: Ready::default(),
+            specials: VecDeque::new(),
+            delayed: BTreeSet::new(),
+            delayed_by_id: IdMap::default(),
+            tries: IdMap::default(),
+            overdue: BTreeSet::new(),
+            leased: 0,
+        }
+    }
+
+    /// The id the next message will get.
+    #[inline]
+    pub fn next_id(&self) -> MessageId {
+        self.next_id
+    }
+
+    /// Ids below this are not hidden.
+    pub fn visible(&self) -> MessageId {
+        self.visible
+    }
+
+    /// Messages ready to be taken.
+    #[inline]
+    pub fn ready(&self) -> u64 {
+        self.ready.len()
+    }
+
+    /// Messages with consumers.
+    pub fn leased(&self) -> u64 {
+        self.leased
+    }
+
+    /// Messages not before their time.
+    pub fn delayed(&self) -> u64 {
+        self.delayed.len() as u64
+    }
+
+    /// Memory held without bodies, bytes.
+    pub fn memory(&self) -> usize {
+        self.index.memory()
+            + self.ready.memory()
+            + self.dedup.memory()
+            + self.expiry.memory()
+            + self.delayed.len() * 80
+            + self.tries.len() * 24
+            + self.origins.len() * 32
+    }
+
+    /// Takes a new message; it is hidden until [`Queue::reveal`]. Returns its id.
+    #[inline]
+    pub fn publish(&mut self, message: Published) -> MessageId {
+        let id = self.next_id;
+        self.next_id += 1;
+        self.index.locate(id, message.place, message.size);
+        if message.pri != self.settings.pri || message.due_us != 0 {
+            self.specials.push_back(Special {
+                id,
+                pri: message.pri,
+                due_us: message.due_us,
+            });
+        }
+        if let Some(expires_us) = message.expires_us {
+            self.expiry.own(id, expires_us);
+        } else if self.settings.ttl_us.is_some() {
+            self.expiry.follow(id, message.now_us);
+        }
+        self.counters.published += 1;
+        id
+    }
+
+    /// Skips ids that were used before but are settled, when state comes from a checkpoint or log.
+    pub fn skip_to(&mut self, id: MessageId) {
+        self.next_id = self.next_id.max(id);
+        self.visible = self.visible.max(id);
+    }
+
+    /// Every message below `upto` has reached its level.
+    #[inline]
+    pub fn reveal(&mut self, upto: MessageId) {
+        let pri = self.settings.pri;
+        while self.visible < upto {
+            let id = self.visible;
+            self.visible += 1;
+            if let Some(special) = self.specials.front()
+                && special.id == id
+            {
+                let special = *special;
+                self.specials.pop_front();
+                self.become_waiting(id, special.pri, special.due_us);
+            } else {
+                self.ready.insert(id, pri);
+            }
+            if self.is_overdue(id) {
+                // Its time ended before anybody could see it.
+                self.overdue.remove(&id);
+                self.expiry.own(id, 0);
+            }
+        }
+    }
+
+    /// Ready at once, or delayed until its time.
+    fn become_waiting(&mut self, id: MessageId, pri: u8, due_us: u64) {
+        if due_us == 0 {
+            self.ready.insert(id, pri);
+        } else {
+            self.delayed.insert((due_us, id));
+            self.delayed_by_id.insert(id, (due_us, pri));
+        }
+    }
+
+    /// The next message to leave, left where it is.
+    #[inline]
+    pub fn peek(&mut self) -> Option<(MessageId, u8)> {
+        self.ready.peek()
+    }
+
+    /// Takes the next message, which becomes leased; with its priority.
+    #[inline]
+    pub fn take(&mut self) -> Option<(MessageId, u8)> {
+        let taken = self.ready.pop()?;
+        self.leased += 1;
+        Some(taken)
+    }
+
+    /// Which try the next delivery of a message is, from 1.
+    #[inline]
+    pub fn next_try(&self, id: MessageId) -> u16 {
+        if self.tries.is_empty() {
+            return 1;
+        }
+        self.tries
+            .get(&id)
+            .map_or(1, |failed| failed.saturating_add(1))
+    }
+
+    /// Notes how many tries of a message have failed.
+    pub fn set_failed(&mut self, id: MessageId, failed: u16) {
+        if failed == 0 {
+            self.tries.remove(&id);
+        } else {
+            self.tries.insert(id, failed);
+        }
+    }
+
+    /// A leased message waits again: ready when `due_us` is 0, else delayed.
+    pub fn put_back(&mut self, id: MessageId, pri: u8, due_us: u64) {
+        self.leased -= 1;
+        self.become_waiting(id, pri, due_us);
+    }
+
+    /// Messages that outlived their time and couldn't expire yet, for a checkpoint.
+    pub fn overdue(&self) -> impl Iterator<Item = MessageId> {
+        self.overdue.iter().copied()
+    }
+
+    /// Has a leased message outlived its time meanwhile?
+    pub fn is_overdue(&self, id: MessageId) -> bool {
+        !self.overdue.is_empty() && self.overdue.contains(&id)
+    }
+
+    /// Notes that a leased message has outlived its time.
+    pub fn set_overdue(&mut self, id: MessageId) {
+        self.overdue.insert(id);
+    }
+
+    /// A leased message is settled.
+    #[inline]
+    pub fn settle_leased(&mut self, id: MessageId, size: Option<u32>) {
+        self.leased -= 1;
+        self.forget(id, size);
+    }
+
+    /// Removes what is kept about a message beside its state.
+    #[inline]
+    fn forget(&mut self, id: MessageId, size: Option<u32>) {
+        self.index.settle(id, size);
+        if !self.tries.is_empty() {
+            self.tries.remove(&id);
+        }
+        if !self.expiry.is_empty() {
+            self.expiry.forget(id);
+        }
+        if !self.overdue.is_empty() {
+            self.overdue.remove(&id);
+        }
+    }
+
+    /// Settles a ready or delayed message; false if it is in another state.
+    pub fn settle_waiting(&mut self, id: MessageId, size: Option<u32>) -> bool {
+        match self.state(id) {
+            State::Ready => {
+                self.ready.remove(id);
+            }
+            State::Delayed => self.undelay(id),
+            State::Hidden | State::Leased | State::Gone => return false,
+        }
+        self.forget(id, size);
+        true
+    }
+
+    /// Settles a message of which only the log speaks, in recovery: there are no leases then.
+    pub fn settle_replayed(&mut self, id: MessageId, size: Option<u32>) {
+        if self.state(id) == State::Leased {
+            self.leased = self.leased.saturating_sub(1);
+            self.forget(id, size);
+        } else {
+            self.settle_waiting(id, size);
+        }
+    }
+
+    /// Lets a waiting message wait differently, in recovery: ready when `due_us` is 0, else delayed.
+    pub fn wait_replayed(&mut self, id: MessageId, due_us: u64) {
+        let pri = match self.state(id) {
+            State::Ready => self.ready.remove(id),
+            State::Delayed => {
+                let pri = self.delayed_by_id.get(&id).map(|(_, pri)| *pri);
+                self.undelay(id);
+                pri
+            }
+            State::Hidden | State::Leased | State::Gone => None,
+        };
+        if let Some(pri) = pri {
+            self.become_waiting(id, pri, due_us);
+        }
+    }
+
+    fn undelay(&mut self, id: MessageId) {
+        if let Some((due_us, _)) = self.delayed_by_id.remove(&id) {
+            self.delayed.remove(&(due_us, id));
+        }
+    }
+
+    /// In which state a message is.
+    pub fn state(&self, id: MessageId) -> State {
+        if !self.index.is_live(id) {
+            State::Gone
+        } else if id >= self.visible {
+            State::Hidden
+        } else if self.ready.pri(id).is_some() {
+            State::Ready
+        } else if self.delayed_by_id.contains_key(&id) {
+            State::Delayed
+        } else {
+            State::Leased
+        }
+    }
+
+    /// When a delayed message becomes ready, microseconds; 0 if it is in another state.
+    pub fn due_us(&self, id: MessageId) -> u64 {
+        self.delayed_by_id.get(&id).map_or(0, |(due_us, _)| *due_us)
+    }
+
+    /// Makes ready what is due; how many that were. At most `most`.
+    pub fn wake_due(&mut self, now_us: u64, most: usize) -> usize {
+        let mut woken = 0;
+        while woken < most
+            && let Some((due_us, id)) = self.delayed.first().copied()
+            && due_us <= now_us
+        {
+            self.delayed.pop_first();
+            let (_, pri) = self
+                .delayed_by_id
+                .remove(&id)
+                .expect("a delayed message is in both");
+            self.ready.insert(id, pri);
+            woken += 1;
+        }
+        woken
+    }
+
+    /// When something of this queue is next due, microseconds.
+    pub fn next_timer_us(&self) -> Option<u64> {
+        let due = self.delayed.first().map(|(due_us, _)| *due_us);
+        let expiry = self.expiry.next_us(self.settings.ttl_us);
+        [due, expiry].into_iter().flatten().min()
+    }
+
+    /// Takes a given ready or delayed message, which counts as leased; its priority.
+    pub fn take_waiting(&mut self, id: MessageId) -> Option<u8> {
+        let pri = match self.delayed_by_id.get(&id) {
+            Some((_, pri)) => {
+                let pri = *pri;
+                self.undelay(id);
+                pri
+            }
+            None => self.ready.remove(id)?,
+        };
+        self.leased += 1;
+        Some(pri)
+    }
+
+    /// Its dead-letter queue, if it has one.
+    pub fn dead_name(&self) -> Option<Box<[u8]>> {
+        match &self.settings.dead {
+            Some(name) if name.is_empty() => None,
+            Some(name) => Some(name.clone()),
+            None => {
+                let stem = &self.name[..self.name.len().min(NAME_BYTES_MAX - DEAD_SUFFIX.len())];
+                Some([stem, DEAD_SUFFIX].concat().into())
+            }
+        }
+    }
+
+    /// The new default priority is for later publishes: hidden messages keep theirs.
+    pub fn pri_changed(&mut self, before: u8) {
+        if before == self.settings.pri {
+            return;
+        }
+        let mut specials = VecDeque::new();
+        for id in self.visible..self.next_id {
+            match self.specials.front() {
+                Some(special) if special.id == id => specials.extend(self.specials.pop_front()),
+                _ => specials.push_back(Special {
+                    id,
+                    pri: before,
+                    due_us: 0,
+                }),
+            }
+        }
+        self.specials = specials;
+    }
+
+    /// The oldest message from an id on that is ready or delayed; hidden ones are not looked at.
+    pub fn next_unleased(&self, from: MessageId) -> Option<MessageId> {
+        let mut id = self.index.next_live(from)?;
+        loop {
+            match self.state(id) {
+                State::Ready | State::Delayed => return Some(id),
+                State::Hidden => return None,
+                State::Leased | State::Gone => id = self.index.next_live(id + 1)?,
+            }
+        }
+    }
+
+    /// Ready messages in the order they would leave.
+    pub fn iter_ready(&self, from: MessageId) -> impl Iterator<Item = MessageId> {
+        self.ready.iter_from(from).map(|(id, _)| id)
+    }
+
+    /// The first ready messages by id, whatever their priority.
+    pub fn oldest_ready(&mut self) -> Option<MessageId> {
+        self.ready.oldest()
+    }
+
+    /// Delayed messages by time.
+    pub fn iter_delayed(&self) -> impl Iterator<Item = (u64, MessageId)> {
+        self.delayed.iter().copied()
+    }
+
+    /// The queue follows a new time to live: messages without a deadline count from now.
+    pub fn ttl_changed(&mut self, before: Option<u64>, now_us: u64) {
+        if before.is_none() && self.settings.ttl_us.is_some() && self.next_id > 1 {
+            self.expiry.follow(self.next_id - 1, now_us);
+        }
+    }
+
+    /// Messages as a checkpoint keeps them: (priority, ids) of ready, (due, id, priority) of
+    /// delayed, and failed tries. Leased and hidden messages count as ready.
+    pub fn image(&self, leased: &[(MessageId, u8)]) -> Image {
+        let mut lanes: BTreeMap<u8, Vec<(MessageId, u64)>> = BTreeMap::new();
+        let mut single = Vec::new();
+        for (pri, lane) in self.ready.lanes() {
+            lanes.insert(pri, lane.runs());
+        }
+        let mut special = self.specials.iter().peekable();
+        for id in self.visible..self.next_id {
+            let found = special.next_if(|special| special.id == id);
+            if !self.index.is_live(id) {
+                continue;
+            }
+            match found {
+                Some(special) if special.due_us > 0 => {
+                    single.push((special.due_us, id, special.pri))
+                }
+                Some(special) => push_runs(lanes.entry(special.pri).or_default(), [id].into_iter()),
+                None => push_runs(
+                    lanes.entry(self.settings.pri).or_default(),
+                    [id].into_iter(),
+                ),
+            }
+        }
+        for (id, pri) in leased {
+            push_runs(lanes.entry(*pri).or_default(), [*id].into_iter());
+        }
+        single.extend(
+            self.delayed_by_id
+                .iter()
+                .map(|(id, (due_us, pri))| (*due_us, *id, *pri)),
+        );
+        single.sort_unstable();
+        let mut tries: Vec<_> = self
+            .tries
+            .iter()
+            .map(|(id, failed)| (*id, *failed))
+            .collect();
+        tries.sort_unstable();
+        Image {
+            next_id: self.next_id,
+            lanes,
+            delayed: single,
+            tries,
+        }
+    }
+
+    /// Takes the messages' states over from a checkpoint; the index was restored before.
+    pub fn restore(&mut self, image: &Image) {
+        self.next_id = image.next_id;
+        self.visible = image.next_id;
+        for (pri, runs) in &image.lanes {
+            for (first, count) in runs {
+                for id in *first..first + count {
+                    self.ready.insert(id, *pri);
+                }
+            }
+        }
+        for (due_us, id, pri) in &image.delayed {
+            self.become_waiting(*id, *pri, (*due_us).max(1));
+        }
+        for (id, failed) in &image.tries {
+            self.set_failed(*id, *failed);
+        }
+    }
+}
+
+/// Runs of consecutive ids: (first, count).
+pub type Runs = Vec<(MessageId, u64)>;
+
+/// The messages' states of one queue as a checkpoint keeps them.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Image {
+    /// The id the next message will get.
+    pub next_id: MessageId,
+    /// Ready ids by priority.
+    pub lanes: BTreeMap<u8, Runs>,
+    /// (due, id, priority).
+    pub delayed: Vec<(u64, MessageId, u8)>,
+    /// (id, failed tries).
+    pub tries: Vec<(MessageId, u16)>,
+}
+
+/// Appends ids to runs; consecutive ones share a run.
+pub fn push_runs(runs: &mut Runs, ids: impl Iterator<Item = MessageId>) {
+    for id in ids {
+        match runs.last_mut() {
+            Some((first, count)) if *first + *count == id => *count += 1,
+            _ => runs.push((id, 1)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn queue() -> Queue {
+        Queue::new(QueueUid(1), b"q", b"q".to_vec(), Settings::default())
+    }
+
+    fn plain(place: u64) -> Published {
+        Published {
+            place,
+            size: 10,
+            pri: 0,
+            due_us: 0,
+            expires_us: None,
+            now_us: 0,
+        }
+    }
+
+    #[test]
+    fn a_message_is_hidden_then_ready_then_leased_then_gone() {
+        let mut queue = queue();
+        let id = queue.publish(plain(5));
+        assert_eq!((id, queue.state(1), queue.take()), (1, State::Hidden, None));
+        queue.reveal(2);
+        assert_eq!(queue.state(1), State::Ready);
+        assert_eq!(queue.take(), Some((1, 0)));
+        assert_eq!((queue.state(1), queue.leased()), (State::Leased, 1));
+        queue.set_failed(1, 1);
+        queue.put_back(1, 0, 0);
+        assert_eq!((queue.take(), queue.next_try(1)), (Some((1, 0)), 2));
+        queue.settle_leased(1, Some(10));
+        assert_eq!(
+            (queue.state(1), queue.leased(), queue.index.bytes()),
+            (State::Gone, 0, 0)
+        );
+        assert_eq!(queue.next_try(1), 1);
+    }
+
+    #[test]
+    fn delayed_and_priority_messages_find_their_place() {
+        let mut queue = queue();
+        queue.publish(plain(1));
+        queue.publish(Published {
+            due_us: 50,
+            pri: 3,
+            ..plain(2)
+        });
+        queue.publish(Published { pri: 7, ..plain(3) });
+        queue.publish(plain(4));
+        queue.reveal(5);
+        assert_eq!(
+            (queue.ready(), queue.delayed(), queue.next_timer_us()),
+            (3, 1, Some(50))
+        );
+        assert_eq!(queue.wake_due(49, 10), 0);
+        assert_eq!(queue.wake_due(50, 10), 1);
+        let order: Vec<_> = std::iter::from_fn(|| queue.take()).collect();
+        assert_eq!(order, [(3, 7), (2, 3), (1, 0), (4, 0)]);
+    }
+
+    #[test]
+    fn an_image_keeps_every_state() {
+        let mut queue = queue();
+        for n in 0..10 {
+            queue.publish(Published {
+                due_us: if n == 4 { 99 } else { 0 },
+                pri: (n % 3) as u8,
+                ..plain(n)
+            });
+        }
+        queue.reveal(8);
+        let (leased, pri) = queue.take().expect("some are ready");
+        queue.set_failed(leased, 2);
+        queue.settle_waiting(1, None);
+        let image = queue.image(&[(leased, pri)]);
+        let mut twin = Queue::new(QueueUid(1), b"q", b"q".to_vec(), Settings::default());
+        for block in queue.index.images() {
+            twin.index.restore(block).expect("it is whole");
+        }
+        twin.restore(&image);
+        assert_eq!(twin.ready() + twin.delayed(), 9);
+        assert_eq!(twin.next_try(leased), 3);
+        assert_eq!(twin.state(5), State::Delayed);
+        assert_eq!(twin.state(leased), State::Ready);
+        assert_eq!(twin.next_id(), 11);
+    }
+}

@@ -1,0 +1,3 @@
+//! Buffers between the sockets and the protocols.
+
+pub mod send;

@@ -1,0 +1,312 @@
+//! The send ring: what waits to be written to one connection.
+//!
+//! Small pieces are copied into one run of bytes, large ones are referenced and keep their place
+//! among them. Bytes behind the *gate* wait for the log and are not handed to the socket.
+//! An empty ring owns no memory: its buffer goes back to the pool.
+
+use std::collections::VecDeque;
+use std::io::IoSlice;
+
+use bytes::Bytes;
+
+/// Buffers that nobody uses at the moment, kept to be used again.
+#[derive(Debug)]
+pub struct Pool {
+    free: Vec<Vec<u8>>,
+    count_max: usize,
+    bytes_max: usize,
+}
+
+impl Pool {
+    /// A pool that keeps at most `count_max` buffers of at most `bytes_max` bytes each.
+    pub fn new(count_max: usize, bytes_max: usize) -> Pool {
+        Pool {
+            free: Vec::new(),
+            count_max,
+            bytes_max,
+        }
+    }
+
+    /// An empty buffer, with memory of its own if there was one in the pool.
+    pub fn take(&mut self) -> Vec<u8> {
+        self.free.pop().unwrap_or_default()
+    }
+
+    /// Gives a buffer back; it is dropped when it is too large or the pool is full.
+    pub fn give(&mut self, mut buffer: Vec<u8>) {
+        let wanted = buffer.capacity() > 0 && buffer.capacity() <= self.bytes_max;
+        if wanted && self.free.len() < self.count_max {
+            buffer.clear();
+            self.free.push(buffer);
+        }
+    }
+
+    /// Memory held, bytes.
+    pub fn bytes(&self) -> usize {
+        self.free.iter().map(Vec::capacity).sum()
+    }
+}
+
+/// Output of one connection. Offsets into the stream count every byte since the connection began.
+///
+/// Invariant: `sent <= gate <= end`, and `end - sent` = inline bytes left + shared bytes left.
+#[derive(Debug, Default)]
+pub struct SendRing {
+    /// Copied bytes; those before `start` were sent.
+    inline: Vec<u8>,
+    start: usize,
+    /// Referenced pieces: each stands after `inline[..at]`.
+    shared: VecDeque<(usize, Bytes)>,
+    /// Bytes of `shared` not sent yet.
+    shared_bytes: usize,
+    /// Stream offset of the next byte to send.
+    sent: u64,
+    /// Stream offset up to which bytes may be sent; `None` = all.
+    gate: Option<u64>,
+}
+
+impl SendRing {
+    /// Where to append copied bytes. The buffer comes from the pool if the ring was empty.
+    #[inline]
+    pub fn writer(&mut self, pool: &mut Pool) -> &mut Vec<u8> {
+        if self.inline.capacity() == 0 {
+            self.inline = pool.take();
+        }
+        &mut self.inline
+    }
+
+    /// Appends a large piece without copying it.
+    pub fn share(&mut self, bytes: Bytes) {
+        if !bytes.is_empty() {
+            self.shared_bytes += bytes.len();
+            self.shared.push_back((self.inline.len(), bytes));
+        }
+    }
+
+    /// Bytes not sent yet.
+    #[inline]
+    pub fn len(&self) -> usize {
+        self.inline.len() - self.start + self.shared_bytes
+    }
+
+    /// Nothing is left to send.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Stream offset behind the last byte appended.
+    #[inline]
+    pub fn end(&self) -> u64 {
+        self.sent + self.len() as u64
+    }
+
+    /// Stream offset of the next byte to send.
+    pub fn sent(&self) -> u64 {
+        self.sent
+    }
+
+    /// Only bytes before this stream offset may leave; `None` opens the ring.
+    #[inline]
+    pub fn set_gate(&mut self, gate: Option<u64>) {
+        debug_assert!(gate.is_none_or(|gate| gate >= self.sent));
+        self.gate = gate;
+    }
+
+    /// Bytes that may be sent now.
+    #[inline]
+    pub fn sendable(&self) -> usize {
+        match self.gate {
+            Some(gate) => (gate - self.sent) as usize,
+            None => self.len(),
+        }
+    }
+
+    /// Fills `slices` with what may be sent now, in order; returns how many were filled.
+    pub fn slices<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
+        let mut left = self.sendable();
+        let mut filled = 0;
+        let mut at = self.start;
+        let mut pieces = self.shared.iter().peekable();
+        while left > 0 && filled < slices.len() {
+            let piece = match pieces.peek() {
+                Some((place, bytes)) if *place == at => {
+                    pieces.next();
+                    bytes.as_ref()
+                }
+                next => {
+                    let until = next.map_or(self.inline.len(), |(place, _)| *place);
+                    let piece = &self.inline[at..until];
+                    at = until;
+                    piece
+                }
+            };
+            let piece = &piece[..piece.len().min(left)];
+            left -= piece.len();
+            slices[filled] = IoSlice::new(piece);
+            filled += 1;
+        }
+        filled
+    }
+
+    /// Takes away the first `count` bytes, which the socket has taken.
+    ///
+    /// # Panics
+    /// If more was taken than [`SendRing::sendable`].
+    pub fn consume(&mut self, count: usize, pool: &mut Pool) {
+        assert!(
+            count <= self.sendable(),
+            "the socket took what it was not given"
+        );
+        self.sent += count as u64;
+        let mut left = count;
+        while left > 0 {
+            match self.shared.front_mut() {
+                Some((place, bytes)) if *place == self.start => {
+                    let taken = bytes.len().min(left);
+                    bytes::Buf::advance(bytes, taken);
+                    self.shared_bytes -= taken;
+                    left -= taken;
+                    if bytes.is_empty() {
+                        self.shared.pop_front();
+                    }
+                }
+                next => {
+                    let until = next.map_or(self.inline.len(), |(place, _)| *place);
+                    let taken = (until - self.start).min(left);
+                    self.start += taken;
+                    left -= taken;
+                }
+            }
+        }
+        if self.is_empty() {
+            self.start = 0;
+            pool.give(std::mem::take(&mut self.inline));
+            self.shared = VecDeque::new();
+        } else if self.start >= 64 << 10 && self.start * 2 >= self.inline.len() {
+            self.compact();
+        }
+    }
+
+    /// Moves what is left to the front, so that a ring that never empties does not grow.
+    fn compact(&mut self) {
+        self.inline.drain(..self.start);
+        for (place, _) in &mut self.shared {
+            *place -= self.start;
+        }
+        self.start = 0;
+    }
+
+    /// Takes out every byte behind the gate, to be answered differently. Referenced pieces are
+    /// copied; used only when the log has failed.
+    pub fn take_gated(&mut self) -> Vec<u8> {
+        let open = self.sendable();
+        let mut all = Vec::with_capacity(self.len());
+        let mut at = self.start;
+        for (place, bytes) in &self.shared {
+            all.extend_from_slice(&self.inline[at..*place]);
+            all.extend_from_slice(bytes);
+            at = *place;
+        }
+        all.extend_from_slice(&self.inline[at..]);
+        let gated = all.split_off(open);
+        self.inline = all;
+        self.start = 0;
+        self.shared.clear();
+        self.shared_bytes = 0;
+        self.gate = None;
+        gated
+    }
+
+    /// Memory held, bytes, referenced pieces included.
+    pub fn memory(&self) -> usize {
+        self.inline.capacity() + self.shared_bytes
+    }
+
+    /// Drops everything; the buffer goes back to the pool.
+    pub fn clear(&mut self, pool: &mut Pool) {
+        self.sent = self.end();
+        self.start = 0;
+        self.shared_bytes = 0;
+        self.shared = VecDeque::new();
+        self.gate = None;
+        pool.give(std::mem::take(&mut self.inline));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sent(ring: &mut SendRing, pool: &mut Pool, step: usize) -> Vec<u8> {
+        let mut out = Vec::new();
+        loop {
+            let mut slices = [IoSlice::new(&[]); 3];
+            let filled = ring.slices(&mut slices);
+            let bytes: Vec<u8> = slices[..filled].iter().flat_map(|s| s.to_vec()).collect();
+            if bytes.is_empty() {
+                return out;
+            }
+            let taken = bytes.len().min(step);
+            out.extend_from_slice(&bytes[..taken]);
+            ring.consume(taken, pool);
+        }
+    }
+
+    #[test]
+    fn keeps_the_order_of_copied_and_referenced_pieces_at_every_step() {
+        for step in 1..40 {
+            let mut pool = Pool::new(4, 1 << 16);
+            let mut ring = SendRing::default();
+            ring.share(Bytes::from_static(b"first"));
+            ring.writer(&mut pool).extend_from_slice(b" second ");
+            ring.share(Bytes::from_static(b"third"));
+            ring.share(Bytes::from_static(b" fourth"));
+            ring.writer(&mut pool).extend_from_slice(b" fifth");
+            assert_eq!(
+                sent(&mut ring, &mut pool, step),
+                b"first second third fourth fifth"
+            );
+            assert!(ring.is_empty());
+            assert_eq!(ring.memory(), 0, "an empty ring owns nothing");
+        }
+    }
+
+    #[test]
+    fn bytes_behind_the_gate_stay() {
+        let mut pool = Pool::new(4, 1 << 16);
+        let mut ring = SendRing::default();
+        ring.writer(&mut pool).extend_from_slice(b"open");
+        let gate = ring.end();
+        ring.writer(&mut pool).extend_from_slice(b"shut");
+        ring.set_gate(Some(gate));
+        assert_eq!(sent(&mut ring, &mut pool, 3), b"open");
+        assert_eq!(ring.len(), 4);
+        ring.set_gate(None);
+        assert_eq!(sent(&mut ring, &mut pool, 3), b"shut");
+    }
+
+    #[test]
+    fn what_is_behind_the_gate_can_be_taken_out() {
+        let mut pool = Pool::new(4, 1 << 16);
+        let mut ring = SendRing::default();
+        ring.writer(&mut pool).extend_from_slice(b"open");
+        ring.set_gate(Some(ring.end()));
+        ring.share(Bytes::from_static(b"shared"));
+        ring.writer(&mut pool).extend_from_slice(b"tail");
+        assert_eq!(ring.take_gated(), b"sharedtail");
+        assert_eq!(sent(&mut ring, &mut pool, 2), b"open");
+    }
+
+    #[test]
+    fn a_ring_that_never_empties_does_not_grow() {
+        let mut pool = Pool::new(4, 1 << 20);
+        let mut ring = SendRing::default();
+        for _ in 0..1000 {
+            ring.writer(&mut pool).extend_from_slice(&[7; 10_000]);
+            let take = ring.len().saturating_sub(5);
+            ring.consume(take, &mut pool);
+        }
+        assert!(ring.memory() < 300_000, "{}", ring.memory());
+    }
+}

@@ -1,0 +1,58 @@
+//! The machine a figure was measured on, and the CPU time of a process.
+
+use std::fs;
+
+/// What the result says of the machine.
+pub fn describe() -> String {
+    let cpus = std::thread::available_parallelism().map_or(0, usize::from);
+    let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = cpuinfo
+        .lines()
+        .find_map(|line| line.strip_prefix("model name")?.split_once(':'))
+        .map_or("unknown CPU", |(_, name)| name.trim());
+    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    format!("{model}, {cpus} CPUs, Linux {}", kernel.trim())
+}
+
+/// User and system time that a process and its ended threads have used, nanoseconds, in steps of
+/// 10 ms; `None` when it is not there.
+pub fn cpu_ns(pid: u32) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    Some(stat_ticks(&stat)? * (1_000_000_000 / TICKS_PER_SECOND))
+}
+
+/// `USER_HZ`, which is the same on every Linux.
+const TICKS_PER_SECOND: u64 = 100;
+
+/// utime + stime, fields 14 and 15; the name before them may hold anything.
+fn stat_ticks(stat: &str) -> Option<u64> {
+    let (_, behind_name) = stat.rsplit_once(')')?;
+    let mut fields = behind_name.split_whitespace().skip(11);
+    let user: u64 = fields.next()?.parse().ok()?;
+    let system: u64 = fields.next()?.parse().ok()?;
+    Some(user + system)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ticks_are_behind_a_strange_name() {
+        let stat = "42 (a) b) S 1 42 42 0 -1 4194560 1 0 0 0 250 7 0 0 20 0 1 0 5 6 7";
+        assert_eq!(stat_ticks(stat), Some(257));
+        assert_eq!(stat_ticks("nonsense"), None);
+    }
+
+    #[test]
+    fn this_process_uses_time() {
+        let before = cpu_ns(std::process::id()).expect("it is alive");
+        let (mut after, mut sum) = (before, 0_u64);
+        while after == before {
+            sum = (0..1_000_000).fold(sum, |sum, n| std::hint::black_box(sum ^ n));
+            after = cpu_ns(std::process::id()).expect("it is alive");
+        }
+        assert!(after > before, "{before} then {after}, {sum}");
+        assert_eq!(cpu_ns(u32::MAX), None);
+    }
+}

@@ -1,0 +1,87 @@
+//! Bugs planted on purpose, to prove that the simulator would see them. Without the feature
+//! `planted-bugs` none of this is in the program: [`planted`] is `false` and costs nothing.
+
+/// A bug that can be planted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// A sync reports success and does nothing.
+    SyncSkipped,
+    /// `disk` receipts leave when the record is written, before it is synced.
+    ConfirmedBeforeSync,
+    /// `disk` messages are handed out before they are durable.
+    VisibleBeforeDurable,
+    /// Recovery takes the first bad record for the end of the log, whatever is behind it.
+    TruncatedAtFirstBadRecord,
+    /// Recovery goes on with a tail that may only be in the page cache.
+    TailNotRewritten,
+    /// The leases of a connection that ends never return.
+    LeaseLostAtClose,
+    /// A handle settles whatever lease its message has now.
+    StaleAckWins,
+    /// Clients' ids are not taken over from the log.
+    DedupInMemoryOnly,
+    /// An ack is confirmed and not logged.
+    AckNotLogged,
+    /// A dead-lettered message stays in its queue's log.
+    DeadLetterNotSettled,
+    /// A failed try isn't counted.
+    TriesForgotten,
+    /// Some leases that expire are forgotten with their message.
+    ExpiryLost,
+    /// A returned message stands before its place.
+    OrderLostOnReturn,
+    /// Waiting consumers are not told of some messages.
+    WaiterNotWoken,
+    /// A nack's delay is not waited for.
+    NackDelayIgnored,
+    /// Queue definitions are confirmed before they are durable.
+    DefinitionNotSynced,
+    /// A limit is off by one.
+    LimitOffByOne,
+}
+
+/// Every one of them.
+pub const ALL: [Fault; 17] = [
+    Fault::SyncSkipped,
+    Fault::ConfirmedBeforeSync,
+    Fault::VisibleBeforeDurable,
+    Fault::TruncatedAtFirstBadRecord,
+    Fault::TailNotRewritten,
+    Fault::LeaseLostAtClose,
+    Fault::StaleAckWins,
+    Fault::DedupInMemoryOnly,
+    Fault::AckNotLogged,
+    Fault::DeadLetterNotSettled,
+    Fault::TriesForgotten,
+    Fault::ExpiryLost,
+    Fault::OrderLostOnReturn,
+    Fault::WaiterNotWoken,
+    Fault::NackDelayIgnored,
+    Fault::DefinitionNotSynced,
+    Fault::LimitOffByOne,
+];
+
+#[cfg(feature = "planted-bugs")]
+thread_local! {
+    static PLANTED: std::cell::Cell<Option<Fault>> = const { std::cell::Cell::new(None) };
+}
+
+/// Plants a bug in everything that this thread runs from now on, or none.
+#[cfg(feature = "planted-bugs")]
+pub fn plant(fault: Option<Fault>) {
+    PLANTED.set(fault);
+}
+
+/// Whether this bug is planted.
+#[inline(always)]
+pub fn planted(fault: Fault) -> bool {
+    #[cfg(feature = "planted-bugs")]
+    {
+        PLANTED.get() == Some(fault)
+    }
+    #[cfg(not(feature = "planted-bugs"))]
+    {
+        let _ = fault;
+        false
+    }
+}

@@ -1,0 +1,276 @@
+//! The real disk: a locked directory, and one thread for each lane.
+
+use std::fs::{File, TryLockError};
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::JoinHandle;
+
+use std::os::unix::fs::FileExt;
+
+use super::disk::{Disk, Storage};
+use super::error::OpenError;
+use super::job::{Done, Job, Lane, perform};
+use super::manifest;
+
+/// File operations below one directory.
+#[derive(Clone, Debug)]
+pub struct FileDisk {
+    dir: Arc<PathBuf>,
+}
+
+impl FileDisk {
+    /// Operates below `dir`, without locking it: for looking only.
+    pub fn unlocked(dir: &Path) -> FileDisk {
+        FileDisk {
+            dir: Arc::new(dir.to_owned()),
+        }
+    }
+
+    fn path(&self, path: &str) -> PathBuf {
+        if path.is_empty() {
+            self.dir.as_ref().clone()
+        } else {
+            self.dir.join(path)
+        }
+    }
+}
+
+impl Disk for FileDisk {
+    type File = Arc<File>;
+
+    fn list(&self, dir: &str) -> io::Result<Vec<(String, u64)>> {
+        let mut found = Vec::new();
+        for entry in std::fs::read_dir(self.path(dir))? {
+            let entry = entry?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let metadata = entry.metadata()?;
+            if metadata.is_dir() {
+                found.push((name + "/", 0));
+            } else {
+                found.push((name, metadata.len()));
+            }
+        }
+        found.sort();
+        Ok(found)
+    }
+
+    fn create_dir(&self, path: &str) -> io::Result<()> {
+        std::fs::create_dir(self.path(path))
+    }
+
+    fn create(&self, path: &str) -> io::Result<Arc<File>> {
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .open(self.path(path))?;
+        Ok(Arc::new(file))
+    }
+
+    fn open(&self, path: &str) -> io::Result<Arc<File>> {
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .open(self.path(path))?;
+        Ok(Arc::new(file))
+    }
+
+    fn len(&self, file: &Arc<File>) -> io::Result<u64> {
+        Ok(file.metadata()?.len())
+    }
+
+    fn read_at(&self, file: &Arc<File>, offset: u64, into: &mut [u8]) -> io::Result<usize> {
+        file.as_ref().read_at(into, offset)
+    }
+
+    fn write_at(&self, file: &Arc<File>, offset: u64, bytes: &[u8]) -> io::Result<usize> {
+        file.as_ref().write_at(bytes, offset)
+    }
+
+    fn sync(&self, file: &Arc<File>) -> io::Result<()> {
+        file.sync_data()
+    }
+
+    fn sync_dir(&self, dir: &str) -> io::Result<()> {
+        File::open(self.path(dir))?.sync_all()
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        std::fs::rename(self.path(from), self.path(to))
+    }
+
+    fn remove(&self, path: &str) -> io::Result<()> {
+        std::fs::remove_file(self.path(path))
+    }
+}
+
+/// A locked data directory with a thread for each [`Lane`]. Dropping it waits for the jobs handed
+/// over, and then unlocks.
+pub struct FileStorage {
+    disk: FileDisk,
+    lanes: Vec<LaneThread>,
+    done: Receiver<Done<Arc<File>>>,
+    /// Locked as long as it is open; declared last, so that it is closed last.
+    _lock: File,
+}
+
+struct LaneThread {
+    lane: Lane,
+    /// `None` while the storage is being dropped.
+    jobs: Option<Sender<Job<Arc<File>>>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl std::fmt::Debug for FileStorage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FileStorage")
+            .field("dir", &self.disk.dir)
+            .finish_non_exhaustive()
+    }
+}
+
+impl FileStorage {
+    /// Locks the directory, which is created if it is missing, and starts the threads. `wake` is
+    /// called from them after each finished job.
+    ///
+    /// # Errors
+    /// [`OpenError::Locked`] when another process has it, [`OpenError::Foreign`] when it is
+    /// somebody else's directory (nothing is written to it then), [`OpenError::Io`].
+    pub fn open(dir: &Path, wake: Arc<dyn Fn() + Send + Sync>) -> Result<FileStorage, OpenError> {
+        create_durably(dir).map_err(|error| OpenError::io("", "making", error))?;
+        let disk = FileDisk::unlocked(dir);
+        let root = disk
+            .list("")
+            .map_err(|error| OpenError::io("", "listing", error))?;
+        if !root.iter().any(|(name, _)| name == manifest::FILE) {
+            manifest::expect_empty(&root)?;
+        }
+        let lock = lock(&dir.join(manifest::LOCK))?;
+        let (done_in, done) = channel();
+        let mut lanes = Vec::new();
+        for lane in [Lane::Sync, Lane::Read, Lane::Background] {
+            let (jobs, jobs_out) = channel::<Job<Arc<File>>>();
+            let (disk, done_in, wake) = (disk.clone(), done_in.clone(), wake.clone());
+            let thread = std::thread::Builder::new()
+                .name(format!("log-{lane:?}").to_lowercase())
+                .spawn(move || {
+                    for job in jobs_out {
+                        if done_in.send(perform(&disk, job)).is_err() {
+                            return;
+                        }
+                        wake();
+                    }
+                })
+                .map_err(|error| OpenError::io("", "starting a thread for", error))?;
+            lanes.push(LaneThread {
+                lane,
+                jobs: Some(jobs),
+                thread: Some(thread),
+            });
+        }
+        Ok(FileStorage {
+            disk,
+            lanes,
+            done,
+            _lock: lock,
+        })
+    }
+
+    /// The same for a directory that must exist.
+    ///
+    /// # Errors
+    /// As [`FileStorage::open`], and [`OpenError::Missing`].
+    pub fn open_existing(
+        dir: &Path,
+        wake: Arc<dyn Fn() + Send + Sync>,
+    ) -> Result<FileStorage, OpenError> {
+        if !dir.is_dir() {
+            return Err(OpenError::Missing);
+        }
+        Self::open(dir, wake)
+    }
+}
+
+/// Creates a directory with its parents; the entry of each is on stable storage.
+fn create_durably(dir: &Path) -> io::Result<()> {
+    if dir.is_dir() {
+        return Ok(());
+    }
+    let parent = match dir.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    create_durably(parent)?;
+    match std::fs::create_dir(dir) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        _ => {}
+    }
+    File::open(parent)?.sync_all()
+}
+
+/// Takes the lock of a directory and says who has it.
+fn lock(path: &Path) -> Result<File, OpenError> {
+    let failed = |error| OpenError::io(manifest::LOCK, "locking", error);
+    let mut file = File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(path)
+        .map_err(failed)?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            let mut holder = String::new();
+            // What the file says is only a help to the reader.
+            let _ = (&mut file).take(20).read_to_string(&mut holder);
+            return Err(OpenError::Locked {
+                file: path.display().to_string(),
+                holder: holder.trim().to_owned(),
+            });
+        }
+        Err(TryLockError::Error(error)) => return Err(failed(error)),
+    }
+    let text = format!("{}\n", std::process::id());
+    file.set_len(0)
+        .and_then(|()| file.write_all(text.as_bytes()))
+        .map_err(failed)?;
+    Ok(file)
+}
+
+impl Drop for FileStorage {
+    fn drop(&mut self) {
+        for lane in &mut self.lanes {
+            lane.jobs = None;
+        }
+        for lane in &mut self.lanes {
+            if let Some(thread) = lane.thread.take() {
+                // A panic of the thread was reported where it happened.
+                let _ = thread.join();
+            }
+        }
+    }
+}
+
+impl Storage for FileStorage {
+    type Disk = FileDisk;
+
+    fn disk(&self) -> &FileDisk {
+        &self.disk
+    }
+
+    fn submit(&mut self, job: Job<Arc<File>>) {
+        let lane = job.lane();
+        let own = self.lanes.iter().find(|own| own.lane == lane);
+        let jobs = own.and_then(|own| own.jobs.as_ref());
+        jobs.expect("there is a thread for each lane until the storage is dropped")
+            .send(job)
+            .expect("a lane's thread lives as long as its sender");
+    }
+
+    fn poll(&mut self) -> Option<Done<Arc<File>>> {
+        self.done.try_recv().ok()
+    }
+}

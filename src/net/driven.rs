@@ -1,0 +1,84 @@
+//! What the reactor drives: a whole broker without its sockets.
+
+use std::io::IoSlice;
+
+use crate::log::disk::Storage;
+use crate::shard::{ConnKey, Now, Shard, Stop};
+
+/// The reactor's view of a [`Shard`]; the methods' contracts are the shard's own. A trait, so that
+/// the reactor is tested without a broker behind it.
+pub trait Driven {
+    /// See [`Shard::handle_accept`].
+    fn handle_accept(&mut self, peer: &str, now: Now) -> Option<ConnKey>;
+    /// See [`Shard::receive_space`].
+    fn receive_space(&mut self, conn: ConnKey) -> Option<&mut [u8]>;
+    /// See [`Shard::handle_received`].
+    fn handle_received(&mut self, conn: ConnKey, count: usize, now: Now);
+    /// See [`Shard::handle_half_close`].
+    fn handle_half_close(&mut self, conn: ConnKey, now: Now);
+    /// See [`Shard::handle_reset`].
+    fn handle_reset(&mut self, conn: ConnKey, now: Now);
+    /// See [`Shard::handle_turn_end`].
+    fn handle_turn_end(&mut self, now: Now);
+    /// See [`Shard::poll_resume`].
+    fn poll_resume(&mut self) -> Option<ConnKey>;
+    /// See [`Shard::poll_output`].
+    fn poll_output(&mut self) -> Option<ConnKey>;
+    /// See [`Shard::output`].
+    fn output<'a>(&'a self, conn: ConnKey, slices: &mut [IoSlice<'a>]) -> usize;
+    /// See [`Shard::handle_sent`].
+    fn handle_sent(&mut self, conn: ConnKey, count: usize, now: Now) -> bool;
+    /// See [`Shard::poll_close`].
+    fn poll_close(&mut self) -> Option<ConnKey>;
+    /// See [`Shard::poll_timeout`].
+    fn poll_timeout(&self) -> Option<u64>;
+    /// See [`Shard::handle_shutdown`].
+    fn handle_shutdown(&mut self, now: Now);
+    /// See [`Shard::poll_stopped`].
+    fn poll_stopped(&mut self) -> Option<Stop>;
+}
+
+impl<S: Storage> Driven for Shard<S> {
+    fn handle_accept(&mut self, peer: &str, now: Now) -> Option<ConnKey> {
+        Shard::handle_accept(self, peer, now)
+    }
+    fn receive_space(&mut self, conn: ConnKey) -> Option<&mut [u8]> {
+        Shard::receive_space(self, conn)
+    }
+    fn handle_received(&mut self, conn: ConnKey, count: usize, now: Now) {
+        Shard::handle_received(self, conn, count, now);
+    }
+    fn handle_half_close(&mut self, conn: ConnKey, now: Now) {
+        Shard::handle_half_close(self, conn, now);
+    }
+    fn handle_reset(&mut self, conn: ConnKey, now: Now) {
+        Shard::handle_reset(self, conn, now);
+    }
+    fn handle_turn_end(&mut self, now: Now) {
+        Shard::handle_turn_end(self, now);
+    }
+    fn poll_resume(&mut self) -> Option<ConnKey> {
+        Shard::poll_resume(self)
+    }
+    fn poll_output(&mut self) -> Option<ConnKey> {
+        Shard::poll_output(self)
+    }
+    fn output<'a>(&'a self, conn: ConnKey, slices: &mut [IoSlice<'a>]) -> usize {
+        Shard::output(self, conn, slices)
+    }
+    fn handle_sent(&mut self, conn: ConnKey, count: usize, now: Now) -> bool {
+        Shard::handle_sent(self, conn, count, now)
+    }
+    fn poll_close(&mut self) -> Option<ConnKey> {
+        Shard::poll_close(self)
+    }
+    fn poll_timeout(&self) -> Option<u64> {
+        Shard::poll_timeout(self)
+    }
+    fn handle_shutdown(&mut self, now: Now) {
+        Shard::handle_shutdown(self, now);
+    }
+    fn poll_stopped(&mut self) -> Option<Stop> {
+        Shard::poll_stopped(self)
+    }
+}

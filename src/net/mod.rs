@@ -1,0 +1,26 @@
+//! The event loop: mio, listeners, sockets, signals, and the only clock of the data path.
+//!
+//! Moves bytes between sockets and whatever is [`Driven`] (a [`Shard`](crate::shard::Shard)), one
+//! turn at a time, on one thread. It never looks into the bytes: no protocol, no queue, no log.
+//!
+//! ```text
+//!   poll -> clock -> signals -> accept -> read -> turn end -> write -> close -> (stop?)
+//! ```
+#![allow(clippy::disallowed_methods)]
+
+pub mod clock;
+mod connections;
+mod driven;
+mod linger;
+mod listen;
+pub mod os;
+mod reactor;
+pub mod signal;
+mod token;
+
+#[cfg(test)]
+mod tests;
+
+pub use driven::Driven;
+pub use listen::BindError;
+pub use reactor::{Options, Reactor};

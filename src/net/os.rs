@@ -1,0 +1,81 @@
+//! What only the operating system can be asked for: limits of the process, the allocator's habits,
+//! entropy. The only unsafe code of the room; each block is one call into libc.
+#![allow(unsafe_code)]
+
+use std::io::{self, Read};
+
+/// Raises the number of files this process may open to the most it is allowed, and returns it.
+///
+/// # Errors
+/// If the system refuses; the limit is unchanged then.
+pub fn raise_open_files_limit() -> io::Result<u64> {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: `limit` is a valid rlimit that the call fills.
+    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    if limit.rlim_cur < limit.rlim_max {
+        limit.rlim_cur = limit.rlim_max;
+        // SAFETY: `limit` is a valid rlimit that the call only reads.
+        if unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(limit.rlim_cur)
+}
+
+/// Makes the allocator give large freed blocks back to the system at once instead of keeping them
+/// for ever, so that memory follows the queues down as well as up. Does nothing where the
+/// allocator is not glibc's.
+pub fn return_freed_memory() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    {
+        const BYTES: libc::c_int = 128 << 10;
+        // SAFETY: mallopt takes two integers and only sets the allocator's own parameters.
+        unsafe {
+            libc::mallopt(libc::M_MMAP_THRESHOLD, BYTES);
+            libc::mallopt(libc::M_TRIM_THRESHOLD, BYTES);
+        }
+    }
+}
+
+/// Makes a write beyond the process's file size limit an error (`EFBIG`) like a full disk, instead
+/// of a signal that kills.
+pub fn ignore_file_size_signal() {
+    // SAFETY: SIG_IGN is a valid disposition; no handler runs.
+    unsafe {
+        libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
+    }
+}
+
+/// A seed that nobody can guess.
+///
+/// # Errors
+/// If the system's source of entropy cannot be read.
+pub fn random_seed() -> io::Result<u64> {
+    let mut seed = [0; 8];
+    std::fs::File::open("/dev/urandom")?.read_exact(&mut seed)?;
+    Ok(u64::from_ne_bytes(seed))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_limit_can_be_raised_twice_and_stays() {
+        let first = raise_open_files_limit().expect("raising to the hard limit is always allowed");
+        let second = raise_open_files_limit().expect("raising to the hard limit is always allowed");
+        assert_eq!(first, second);
+        assert!(first >= 64);
+    }
+
+    #[test]
+    fn seeds_differ() {
+        let seed = || random_seed().expect("this system has /dev/urandom");
+        assert_ne!(seed(), seed());
+    }
+}

@@ -1,0 +1,4 @@
+//! The protocols: bytes in, commands out; replies in, bytes out. No sockets, no clock.
+
+pub mod detect;
+pub mod text;

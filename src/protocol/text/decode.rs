@@ -1,0 +1,757 @@
+//! The decoder of one connection: bytes in any pieces to requests. It never reads, never answers,
+//! never looks at a clock, and never keeps more than it has received.
+//!
+//! Small commands are parsed where they were received and borrow from there. A counted body of
+//! [`IN_PLACE_BYTES_MAX`] or more, and n lines, that have not arrived whole, are collected in
+//! memory of their own, which grows with what has arrived and not with what was announced.
+//!
+//! ```text
+//!                 +--> line incomplete --------------------- more input --+
+//!                 |                                                       |
+//!     Front ------+--> short body incomplete --------------- more input --+--> Front
+//!                 |                                                       |
+//!                 +--> long body or lines --> Collect --> request --------+
+//!                 |                              | over a limit           |
+//!                 +--> refused, body follows --> Skip --> refusal --------+
+//!                 |
+//!                 +--> no length, endless line --> Closed
+//! ```
+//!
+//! How the input is cut into pieces never changes the steps that come out.
+
+use bytes::Bytes;
+
+use crate::broker::command::{Body, Command, Request};
+use crate::broker::reply::{Error, ErrorCode};
+use crate::config::Limits;
+
+use super::batch::{self, Extent, LineScan};
+use super::line::{self, Form};
+use super::parse::{self, Parsed};
+use super::{IN_PLACE_BYTES_MAX, OVERSIZE_FACTOR, fast};
+
+/// Memory that a body is given when its first bytes arrive, bytes; doubled as it fills.
+const FIRST_BYTES: usize = 16 << 10;
+
+/// Less room than this is not worth a read of its own, bytes.
+const ROOM_BYTES_MIN: usize = 4 << 10;
+
+/// What [`Decoder::decode`] found at the front of its input.
+#[derive(Debug)]
+pub enum Step<'a> {
+    /// Everything useful was consumed or must stay; more bytes are needed.
+    Incomplete,
+    /// An empty line; it cancels a waiting `PULL`.
+    Empty,
+    /// A command to run.
+    Request(Request<'a>),
+    /// A malformed command, its body skipped: answer, and go on.
+    Refused {
+        /// Its tag, if that could be read.
+        tag: Option<&'a [u8]>,
+        /// What to answer.
+        error: Error,
+    },
+    /// Nobody knows where the next command begins: answer, and close.
+    Fatal {
+        /// The command's tag, if that could be read.
+        tag: Option<&'a [u8]>,
+        /// What to answer.
+        error: Error,
+    },
+}
+
+/// Decodes one connection.
+///
+/// Calling order: [`Decoder::decode`] until it says [`Step::Incomplete`] (take the consumed bytes
+/// away each time), then wait for more input. While [`Decoder::body_space`] offers room, bytes may
+/// be received straight into it instead, told by [`Decoder::body_filled`] and followed by `decode`.
+/// After [`Step::Fatal`] all input is swallowed.
+#[derive(Debug, Default)]
+pub struct Decoder {
+    state: State,
+    /// What the last step borrowed (a command's line or tag), empty if it borrowed nothing here.
+    told: Box<[u8]>,
+}
+
+const _: () = assert!(size_of::<Decoder>() <= 64);
+
+#[derive(Debug)]
+enum State {
+    /// Between commands, or inside one that is waited for where it was received.
+    Front {
+        /// So many bytes of the input hold no LF.
+        searched: usize,
+        /// The command has at least so many bytes.
+        needed: usize,
+    },
+    /// A body with memory of its own is coming in.
+    Collect(Box<Collect>),
+    /// The body of a refused command is passing by.
+    Skip(Box<Skip>),
+    /// The stream is out of step.
+    Closed,
+}
+
+const BETWEEN: State = State::Front {
+    searched: 0,
+    needed: 0,
+};
+
+impl Default for State {
+    fn default() -> State {
+        BETWEEN
+    }
+}
+
+/// A valid command whose body is on its way.
+#[derive(Debug)]
+struct Collect {
+    /// Its line, without the line end.
+    line: Box<[u8]>,
+    /// Its body so far. For a counted body this is room that is filled up to `rest`'s `filled`.
+    buffer: Vec<u8>,
+    rest: Rest,
+}
+
+#[derive(Debug)]
+enum Rest {
+    /// `filled` of `size` octets and the first of their line end have arrived.
+    Octets { size: usize, filled: usize },
+    /// Lines.
+    Lines(LineScan),
+}
+
+/// A refused command whose body is on its way.
+#[derive(Debug)]
+struct Skip {
+    tag: Option<Box<[u8]>>,
+    error: Error,
+    rest: SkipRest,
+}
+
+#[derive(Debug)]
+enum SkipRest {
+    /// So many octets, then a line end.
+    Octets(u64),
+    /// Lines.
+    Lines(LineScan),
+}
+
+impl Decoder {
+    /// Decodes what is at the front of `input`; returns how many bytes were consumed. Bytes not
+    /// consumed must be presented again with more behind them.
+    #[inline]
+    pub fn decode<'a>(&'a mut self, input: &'a [u8], limits: &Limits) -> (usize, Step<'a>) {
+        if let State::Front {
+            searched: 0,
+            needed: 0,
+        } = self.state
+            && let Some((consumed, plain)) = fast::decode(input, limits)
+        {
+            if !self.told.is_empty() {
+                self.told = Box::default();
+            }
+            return (consumed, Step::Request(plain.request()));
+        }
+        self.decode_any(input, limits)
+    }
+
+    /// [`Decoder::decode`] without the short cut for plain commands.
+    #[doc(hidden)]
+    pub fn decode_any<'a>(&'a mut self, input: &'a [u8], limits: &Limits) -> (usize, Step<'a>) {
+        self.told = Box::default();
+        match std::mem::take(&mut self.state) {
+            State::Front { searched, needed } => self.front(input, searched, needed, limits),
+            State::Collect(collect) => self.collect(collect, input, limits),
+            State::Skip(skip) => self.skip(skip, input, limits),
+            State::Closed => {
+                self.state = State::Closed;
+                (input.len(), Step::Incomplete)
+            }
+        }
+    }
+
+    /// Inside a large counted body: where its next bytes can be received to; never empty, and
+    /// `None` before the body's first byte has come through [`Decoder::decode`], so that an
+    /// announcement alone takes no memory. The last byte of the room is for the line end's first.
+    pub fn body_space(&mut self) -> Option<&mut [u8]> {
+        let State::Collect(collect) = &mut self.state else {
+            return None;
+        };
+        let Rest::Octets { size, filled } = collect.rest else {
+            return None;
+        };
+        if filled == 0 || filled > size {
+            return None;
+        }
+        collect.make_room(filled + 1, size);
+        Some(&mut collect.buffer[filled..])
+    }
+
+    /// `count` bytes were received into the space.
+    ///
+    /// # Panics
+    /// If there was no such space.
+    pub fn body_filled(&mut self, count: usize) {
+        let State::Collect(collect) = &mut self.state else {
+            panic!("bytes were received into a body that is not being collected");
+        };
+        let Rest::Octets { filled, .. } = &mut collect.rest else {
+            panic!("bytes were received into lines");
+        };
+        assert!(
+            count <= collect.buffer.len() - *filled,
+            "more was received than there was room"
+        );
+        *filled += count;
+    }
+
+    /// A command has begun and is not complete.
+    pub fn in_frame(&self) -> bool {
+        match self.state {
+            State::Front { searched, needed } => searched > 0 || needed > 0,
+            State::Collect(_) | State::Skip(_) => true,
+            State::Closed => false,
+        }
+    }
+
+    /// What to answer when the input ends here; `None` between commands.
+    pub fn unfinished(&self) -> Option<Error> {
+        self.in_frame().then(|| {
+            proto(
+                "the input ended inside a command, which was not run: end it with a line feed \
+                   and send all of its body",
+            )
+        })
+    }
+
+    /// Memory held, bytes, beyond the struct itself.
+    pub fn memory(&self) -> usize {
+        let state = match &self.state {
+            State::Front { .. } | State::Closed => 0,
+            State::Collect(collect) => {
+                size_of::<Collect>() + collect.line.len() + collect.buffer.capacity()
+            }
+            State::Skip(skip) => size_of::<Skip>() + skip.tag.as_ref().map_or(0, |tag| tag.len()),
+        };
+        state + self.told.len()
+    }
+
+    /// The input begins with a command.
+    fn front<'a>(
+        &'a mut self,
+        input: &'a [u8],
+        searched: usize,
+        needed: usize,
+        limits: &Limits,
+    ) -> (usize, Step<'a>) {
+        if input.len() < needed {
+            return self.wait(searched, needed);
+        }
+        let line_max = limits.line_bytes_max;
+        let Some(end) = line::find_end(input, searched) else {
+            return match input.get(line_max..) {
+                None | Some([] | [b'\r']) => self.wait(input.len(), 0),
+                Some(_) => self.fatal(
+                    input.len(),
+                    parse::tag_of(&input[..line_max]),
+                    line_error(limits),
+                ),
+            };
+        };
+        let line = line::without_cr(&input[..end]);
+        if line.len() > line_max {
+            return self.fatal(
+                end + 1,
+                parse::tag_of(&line[..line_max]),
+                line_error(limits),
+            );
+        }
+        let Ok(split) = line::split(line) else {
+            let error = proto(
+                "the size of a body is $ or * and 1 to 10 digits, as in PUB jobs $5; where the \
+                 next command begins is lost, so the connection is closed",
+            );
+            return self.fatal(end + 1, parse::tag_of(line), error);
+        };
+        if split.form == Form::None && line.iter().all(|octet| *octet == b' ') {
+            return (end + 1, Step::Empty);
+        }
+        let parsed = parse::parse(split.head, split.form, limits);
+        match split.form {
+            Form::None => self.answer(end + 1, parsed),
+            Form::Inline(body) => self.inline(end + 1, body.len(), parsed, limits),
+            Form::Counted(size) => self.counted(input, end, size, parsed, limits),
+            Form::Lines(count) => self.lines(input, end, count, parsed, limits),
+        }
+    }
+
+    fn wait(&mut self, searched: usize, needed: usize) -> (usize, Step<'static>) {
+        self.state = State::Front { searched, needed };
+        (0, Step::Incomplete)
+    }
+
+    fn fatal<'a>(
+        &mut self,
+        consumed: usize,
+        tag: Option<&'a [u8]>,
+        error: Error,
+    ) -> (usize, Step<'a>) {
+        self.state = State::Closed;
+        (consumed, Step::Fatal { tag, error })
+    }
+
+    fn answer<'a>(&mut self, consumed: usize, parsed: Parsed<'a>) -> (usize, Step<'a>) {
+        let step = match parsed.result {
+            Ok(request) => Step::Request(request),
+            Err(error) => Step::Refused {
+                tag: parsed.tag,
+                error,
+            },
+        };
+        (consumed, step)
+    }
+
+    fn inline<'a>(
+        &mut self,
+        consumed: usize,
+        size: usize,
+        mut parsed: Parsed<'a>,
+        limits: &Limits,
+    ) -> (usize, Step<'a>) {
+        if is_oversize(size as u64, limits.body_bytes_max) {
+            return self.fatal(consumed, parsed.tag, oversize(batch::body_too_big(limits)));
+        }
+        if size > limits.body_bytes_max {
+            parsed.result = parsed.result.and(Err(batch::body_too_big(limits)));
+        }
+        self.answer(consumed, parsed)
+    }
+
+    /// `size` octets and a line end follow the line that ends at `end`.
+    fn counted<'a>(
+        &'a mut self,
+        input: &'a [u8],
+        end: usize,
+        size: u64,
+        parsed: Parsed<'a>,
+        limits: &Limits,
+    ) -> (usize, Step<'a>) {
+        let (size_max, too_big): (_, fn(&Limits) -> Error) = if parsed.is_single {
+            (limits.body_bytes_max, batch::body_too_big)
+        } else {
+            (batch_bytes_max(limits), batch::batch_too_big)
+        };
+        if is_oversize(size, size_max) {
+            return self.fatal(end + 1, parsed.tag, oversize(too_big(limits)));
+        }
+        let refused = match parsed.result {
+            Ok(_) if size > size_max as u64 => Err(too_big(limits)),
+            result => result,
+        };
+        let mut request = match refused {
+            Ok(request) => request,
+            Err(error) => {
+                let skip = Skip {
+                    tag: parsed.tag.map(Box::from),
+                    error,
+                    rest: SkipRest::Octets(size),
+                };
+                return self.skip_from(end + 1, Box::new(skip), input, limits);
+            }
+        };
+        let size = size as usize;
+        let body = end + 1;
+        let consumed = match line_end(&input[body..], size) {
+            LineEnd::At(consumed) => body + consumed,
+            LineEnd::Missing => return self.fatal(input.len(), parsed.tag, no_line_end()),
+            LineEnd::Needs(_) if size >= IN_PLACE_BYTES_MAX && input.len() <= body + size => {
+                return self.collect_octets(input, end, size, limits);
+            }
+            LineEnd::Needs(bytes) => return self.wait(end, body + bytes),
+        };
+        let content = Body::Borrowed(&input[body..body + size]);
+        let attached = attach(&mut request, content, None, limits);
+        self.attached(consumed, request, attached)
+    }
+
+    /// `count` lines follow the line that ends at `end`.
+    fn lines<'a>(
+        &'a mut self,
+        input: &'a [u8],
+        end: usize,
+        count: u64,
+        parsed: Parsed<'a>,
+        limits: &Limits,
+    ) -> (usize, Step<'a>) {
+        if is_oversize(count, limits.batch_count_max) {
+            return self.fatal(end + 1, parsed.tag, oversize(batch::batch_too_long(limits)));
+        }
+        let refused = match parsed.result {
+            Ok(_) if count > limits.batch_count_max as u64 => Err(batch::batch_too_long(limits)),
+            result => result,
+        };
+        let mut scan = LineScan::new(count);
+        let mut request = match refused {
+            Ok(request) => request,
+            Err(error) => {
+                let skip = Skip {
+                    tag: parsed.tag.map(Box::from),
+                    error,
+                    rest: SkipRest::Lines(scan),
+                };
+                return self.skip_from(end + 1, Box::new(skip), input, limits);
+            }
+        };
+        let taken = scan.feed(&input[end + 1..]);
+        let data = &input[end + 1..][..taken];
+        if !scan.is_done() || lines_verdict(&scan, limits).is_err() {
+            let collect = Collect {
+                line: line::without_cr(&input[..end]).into(),
+                buffer: data.to_vec(),
+                rest: Rest::Lines(scan),
+            };
+            let (more, step) = self.collect(Box::new(collect), &input[end + 1 + taken..], limits);
+            return (end + 1 + taken + more, step);
+        }
+        let content = Body::Borrowed(data);
+        let attached = attach(&mut request, content, Some((count, scan)), limits);
+        self.attached(end + 1 + taken, request, attached)
+    }
+
+    /// A request whose body was there and has been checked.
+    fn attached<'a>(
+        &mut self,
+        consumed: usize,
+        request: Request<'a>,
+        attached: Result<(), Error>,
+    ) -> (usize, Step<'a>) {
+        let parsed = Parsed {
+            tag: request.tag,
+            is_single: false,
+            result: attached.map(|()| request),
+        };
+        self.answer(consumed, parsed)
+    }
+
+    /// Begins to collect a counted body of which not everything is there.
+    fn collect_octets<'a>(
+        &'a mut self,
+        input: &'a [u8],
+        end: usize,
+        size: usize,
+        limits: &Limits,
+    ) -> (usize, Step<'a>) {
+        let collect = Collect {
+            line: line::without_cr(&input[..end]).into(),
+            buffer: Vec::new(),
+            rest: Rest::Octets { size, filled: 0 },
+        };
+        let (taken, step) = self.collect(Box::new(collect), &input[end + 1..], limits);
+        (end + 1 + taken, step)
+    }
+
+    fn collect<'a>(
+        &'a mut self,
+        mut collect: Box<Collect>,
+        input: &'a [u8],
+        limits: &Limits,
+    ) -> (usize, Step<'a>) {
+        let (taken, progress) = collect.take(input, limits);
+        match progress {
+            Progress::More => {
+                self.state = State::Collect(collect);
+                (taken, Step::Incomplete)
+            }
+            Progress::Whole => (taken, self.collected(*collect, limits)),
+            Progress::Over(error) => {
+                let Rest::Lines(scan) = collect.rest else {
+                    unreachable!("the size of a counted body was checked before it came");
+                };
+                let skip = Skip {
+                    tag: parse::tag_of(&collect.line).map(Box::from),
+                    error,
+                    rest: SkipRest::Lines(scan),
+                };
+                let (more, step) = self.skip(Box::new(skip), &input[taken..], limits);
+                (taken + more, step)
+            }
+            Progress::Lost(error) => {
+                self.told = collect.line;
+                self.state = State::Closed;
+                let tag = parse::tag_of(&self.told);
+                (taken, Step::Fatal { tag, error })
+            }
+        }
+    }
+
+    /// Parses the line of a collected command again, now with its body.
+    fn collected(&mut self, collect: Collect, limits: &Limits) -> Step<'_> {
+        let Collect {
+            line,
+            mut buffer,
+            rest,
+        } = collect;
+        self.told = line;
+        let split = line::split(&self.told).expect("the line was split before");
+        let parsed = parse::parse(split.head, split.form, limits);
+        let mut request = parsed.result.expect("the line was parsed before");
+        let scanned = match (rest, split.form) {
+            (Rest::Lines(scan), Form::Lines(count)) => Some((count, scan)),
+            (Rest::Octets { size, .. }, _) => {
+                buffer.truncate(size);
+                None
+            }
+            (Rest::Lines(_), _) => unreachable!("lines are collected for a *n only"),
+        };
+        let content = Body::Owned(Bytes::from(buffer));
+        match attach(&mut request, content, scanned, limits) {
+            Ok(()) => Step::Request(request),
+            Err(error) => Step::Refused {
+                tag: request.tag,
+                error,
+            },
+        }
+    }
+
+    fn skip_from<'a>(
+        &'a mut self,
+        start: usize,
+        skip: Box<Skip>,
+        input: &'a [u8],
+        limits: &Limits,
+    ) -> (usize, Step<'a>) {
+        let (taken, step) = self.skip(skip, &input[start..], limits);
+        (start + taken, step)
+    }
+
+    fn skip<'a>(
+        &'a mut self,
+        mut skip: Box<Skip>,
+        input: &'a [u8],
+        limits: &Limits,
+    ) -> (usize, Step<'a>) {
+        let (taken, progress) = skip.take(input, limits);
+        let (is_fatal, error) = match progress {
+            Progress::More => {
+                self.state = State::Skip(skip);
+                return (taken, Step::Incomplete);
+            }
+            Progress::Whole => (false, skip.error),
+            Progress::Over(error) | Progress::Lost(error) => (true, error),
+        };
+        if let Some(tag) = skip.tag {
+            self.told = tag;
+        }
+        let tag = (!self.told.is_empty()).then_some(&*self.told);
+        if is_fatal {
+            self.state = State::Closed;
+            (taken, Step::Fatal { tag, error })
+        } else {
+            (taken, Step::Refused { tag, error })
+        }
+    }
+}
+
+/// How far a piece of input has brought a body.
+enum Progress {
+    /// Not to its end.
+    More,
+    /// To its end.
+    Whole,
+    /// Over a limit: what follows of it is skipped.
+    Over(Error),
+    /// Out of step, or so far over a limit that it is not even skipped.
+    Lost(Error),
+}
+
+impl Collect {
+    fn take(&mut self, input: &[u8], limits: &Limits) -> (usize, Progress) {
+        match &mut self.rest {
+            Rest::Octets { size, filled } => {
+                let size = *size;
+                let taken = input.len().min((size + 1).saturating_sub(*filled));
+                if taken == 0 && *filled <= size {
+                    return (0, Progress::More);
+                }
+                let end = *filled + taken;
+                let start = std::mem::replace(filled, end);
+                self.make_room(end, size);
+                self.buffer[start..end].copy_from_slice(&input[..taken]);
+                if end <= size {
+                    return (taken, Progress::More);
+                }
+                match (self.buffer[size], input.get(taken)) {
+                    (b'\n', _) => (taken, Progress::Whole),
+                    (b'\r', Some(b'\n')) => (taken + 1, Progress::Whole),
+                    (b'\r', None) => (taken, Progress::More),
+                    _ => (taken, Progress::Lost(no_line_end())),
+                }
+            }
+            Rest::Lines(scan) => {
+                let taken = scan.feed(input);
+                if let Err(progress) = lines_verdict(scan, limits) {
+                    return (taken, progress);
+                }
+                self.buffer.extend_from_slice(&input[..taken]);
+                let progress = if scan.is_done() {
+                    Progress::Whole
+                } else {
+                    Progress::More
+                };
+                (taken, progress)
+            }
+        }
+    }
+
+    /// Makes the buffer at least `bytes` long, more so that it is not made longer often, but never
+    /// longer than the body and one byte.
+    fn make_room(&mut self, bytes: usize, size: usize) {
+        let long = self.buffer.len();
+        let enough = bytes <= long && (long - bytes >= ROOM_BYTES_MIN || long > size);
+        if enough {
+            return;
+        }
+        let wanted = bytes.max(FIRST_BYTES).max(long * 2).min(size + 1);
+        if wanted > long {
+            self.buffer.reserve_exact(wanted - long);
+            self.buffer.resize(wanted, 0);
+        }
+    }
+}
+
+impl Skip {
+    fn take(&mut self, input: &[u8], limits: &Limits) -> (usize, Progress) {
+        match &mut self.rest {
+            SkipRest::Octets(left) => {
+                let taken =
+                    usize::try_from(*left).map_or(input.len(), |left| left.min(input.len()));
+                *left -= taken as u64;
+                if *left > 0 {
+                    return (taken, Progress::More);
+                }
+                match &input[taken..] {
+                    [b'\n', ..] => (taken + 1, Progress::Whole),
+                    [b'\r', b'\n', ..] => (taken + 2, Progress::Whole),
+                    [] | [b'\r'] => (taken, Progress::More),
+                    _ => (taken, Progress::Lost(no_line_end())),
+                }
+            }
+            SkipRest::Lines(scan) => {
+                let taken = scan.feed(input);
+                match lines_verdict(scan, limits) {
+                    Err(Progress::Lost(error)) => (taken, Progress::Lost(error)),
+                    _ if scan.is_done() => (taken, Progress::Whole),
+                    _ => (taken, Progress::More),
+                }
+            }
+        }
+    }
+}
+
+/// What the lines seen so far say about the limits.
+fn lines_verdict(scan: &LineScan, limits: &Limits) -> Result<(), Progress> {
+    let batch_max = batch_bytes_max(limits);
+    if is_oversize(scan.longest, limits.body_bytes_max) || is_oversize(scan.seen, batch_max) {
+        return Err(Progress::Lost(oversize(batch::lines_too_big(limits))));
+    }
+    if scan.longest > limits.body_bytes_max as u64 || scan.seen > batch_max as u64 {
+        return Err(Progress::Over(batch::lines_too_big(limits)));
+    }
+    Ok(())
+}
+
+/// Largest body of a command that is no `PUB`, bytes.
+fn batch_bytes_max(limits: &Limits) -> usize {
+    limits.batch_bytes_max.max(limits.body_bytes_max)
+}
+
+/// So far over its limit that it is not read past.
+fn is_oversize(size: u64, size_max: usize) -> bool {
+    size / OVERSIZE_FACTOR > size_max as u64
+        || (size / OVERSIZE_FACTOR == size_max as u64 && !size.is_multiple_of(OVERSIZE_FACTOR))
+}
+
+/// The place behind a body's line end.
+enum LineEnd {
+    /// Behind so many bytes.
+    At(usize),
+    /// Something else stands there.
+    Missing,
+    /// Not seen before so many bytes are there.
+    Needs(usize),
+}
+
+/// Looks for the line end behind `size` octets.
+fn line_end(input: &[u8], size: usize) -> LineEnd {
+    match input.get(size..) {
+        Some([b'\n', ..]) => LineEnd::At(size + 1),
+        Some([b'\r', b'\n', ..]) => LineEnd::At(size + 2),
+        Some([b'\r']) => LineEnd::Needs(size + 2),
+        None | Some([]) => LineEnd::Needs(size + 1),
+        Some(_) => LineEnd::Missing,
+    }
+}
+
+/// Gives a request its body and checks what is in it. `scanned` is set for lines.
+fn attach<'a>(
+    request: &mut Request<'a>,
+    content: Body<'a>,
+    scanned: Option<(u64, LineScan)>,
+    limits: &Limits,
+) -> Result<(), Error> {
+    match &mut request.command {
+        Command::Publish { body, .. } => *body = content,
+        Command::PublishBatch {
+            count,
+            body_bytes,
+            data,
+            ..
+        } => {
+            let extent = match scanned {
+                Some((lines, scan)) => Extent {
+                    count: lines as u32,
+                    body_bytes: scan.body_bytes,
+                },
+                None => batch::check_counted(content.as_slice(), limits)?,
+            };
+            *count = extent.count;
+            *body_bytes = extent.body_bytes;
+            *data = content;
+        }
+        _ => unreachable!("only publishes have bodies outside their line"),
+    }
+    Ok(())
+}
+
+fn proto(text: &'static str) -> Error {
+    Error::new(ErrorCode::Proto, text)
+}
+
+fn no_line_end() -> Error {
+    proto(
+        "no line end follows the body, so its size was wrong; where the next command begins is \
+         lost, so the connection is closed",
+    )
+}
+
+fn line_error(limits: &Limits) -> Error {
+    Error::new(
+        ErrorCode::Line,
+        format!(
+            "a line has at most {} bytes here (max_line of HELLO): send long bodies as $n and n \
+             octets; the connection is closed",
+            limits.line_bytes_max
+        ),
+    )
+}
+
+/// The same refusal for a body that is not even read past.
+fn oversize(error: Error) -> Error {
+    let text = format!(
+        "{}; this is over {OVERSIZE_FACTOR} times that, so the connection is closed",
+        error.text
+    );
+    Error::new(error.code, text)
+}

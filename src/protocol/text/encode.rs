@@ -1,0 +1,392 @@
+//! Replies to bytes. Appends to the connection's output and never looks at what was there.
+//!
+//! Every line begins with one of `OK ERR MSG END PONG DATA LAG EXPIRED`, ends with a single LF,
+//! and holds at most [`SENT_LINE_BYTES_MAX`] bytes: what peers chose the length of was bounded when
+//! it was decoded, and headers that do not fit are left out.
+
+use crate::broker::headers::{self, Value};
+use crate::broker::id::{Handle, Level, MessageId};
+use crate::broker::reply::{Delivery, Error, Payload, Reply};
+use crate::buffer::send::{Pool, SendRing};
+
+use super::value::NAME_OCTET;
+use super::{IN_PLACE_BYTES_MAX, SENT_LINE_BYTES_MAX};
+
+/// Why a subscription ended by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gone {
+    /// Its queue or group was deleted.
+    Deleted,
+    /// The broker is going down.
+    Drain,
+}
+
+/// Longest error text, bytes; longer ones are cut.
+const ERROR_TEXT_BYTES_MAX: usize = 1 << 10;
+
+/// Bytes kept free in a `MSG` line for the size of its body and the line end.
+const TAIL_BYTES: usize = 32;
+
+/// One answer.
+pub fn reply(out: &mut Vec<u8>, tag: Option<&[u8]>, reply: &Reply<'_>) {
+    match reply {
+        Reply::Ok => kind(out, b"OK", tag),
+        Reply::Word(word) => {
+            kind(out, b"OK", tag);
+            field(out, word.as_bytes());
+        }
+        Reply::Receipt {
+            id,
+            level,
+            duplicate,
+        } => {
+            kind(out, b"OK", tag);
+            number_field(out, b"", *id);
+            field(out, level.receipt().as_bytes());
+            if *duplicate {
+                field(out, b"dup=1");
+            }
+        }
+        Reply::BatchReceipt {
+            first,
+            count,
+            level,
+            duplicate,
+        } => {
+            kind(out, b"OK", tag);
+            number_field(out, b"", *first);
+            number_field(out, b"", u64::from(*count));
+            field(out, level.receipt().as_bytes());
+            if *duplicate {
+                field(out, b"dup=1");
+            }
+        }
+        Reply::Count { count, stale } => {
+            kind(out, b"OK", tag);
+            number_field(out, b"", *count);
+            stale_field(out, stale);
+        }
+        Reply::QuietStale { count, stale } => {
+            kind(out, b"ERR", tag);
+            field(out, b"STALE");
+            number_field(out, b"done=", *count);
+            stale_field(out, stale);
+            out.extend_from_slice(b" :these are no live leases (any more)");
+        }
+        Reply::End { count } => {
+            kind(out, b"END", tag);
+            number_field(out, b"", *count);
+        }
+        Reply::Pong(text) => {
+            kind(out, b"PONG", tag);
+            if let Some(text) = text {
+                out.extend_from_slice(b" :");
+                out.extend_from_slice(text);
+            }
+        }
+        Reply::Data(data) => {
+            kind(out, b"DATA", tag);
+            number_field(out, b"$", data.len() as u64);
+            out.push(b'\n');
+            out.extend_from_slice(data);
+        }
+        Reply::Hello { .. } => hello(out, tag, reply),
+        Reply::Synced {
+            accepted,
+            rejected,
+            level,
+        } => {
+            kind(out, b"OK", tag);
+            number_field(out, b"accepted=", *accepted);
+            number_field(out, b"rejected=", *rejected);
+            field(out, level.receipt().as_bytes());
+        }
+        Reply::Error(error) => return self::error(out, tag, error),
+    }
+    out.push(b'\n');
+}
+
+/// `OK <id> <level>`, the answer to most publishes.
+#[inline]
+pub fn receipt(out: &mut Vec<u8>, id: MessageId, level: Level) {
+    out.extend_from_slice(b"OK ");
+    number(out, id);
+    out.extend_from_slice(match level {
+        Level::None => b" mem\n",
+        Level::Os => b" os\n",
+        Level::Disk => b" disk\n",
+        Level::Quorum => b" quorum\n",
+    });
+}
+
+/// One message. A large body that is shared is referenced by the ring, any other is copied.
+#[inline]
+pub fn message(ring: &mut SendRing, pool: &mut Pool, tag: Option<&[u8]>, delivery: &Delivery<'_>) {
+    let body = delivery.body.as_slice();
+    let referenced = match &delivery.body {
+        Payload::Shared(bytes) if bytes.len() >= IN_PLACE_BYTES_MAX => Some(bytes),
+        _ => None,
+    };
+    let out = ring.writer(pool);
+    let copied = if referenced.is_some() { 0 } else { body.len() };
+    out.reserve(copied + delivery.source.len() + 128);
+    message_line(out, tag, delivery, body.len());
+    match referenced {
+        Some(bytes) => {
+            ring.share(bytes.clone());
+            ring.writer(pool).push(b'\n');
+        }
+        None => {
+            out.extend_from_slice(body);
+            out.push(b'\n');
+        }
+    }
+}
+
+/// `MSG [@tag] <src> <handle> [id= try= ts= key= reply= h.x=] $<n>`
+fn message_line(out: &mut Vec<u8>, tag: Option<&[u8]>, delivery: &Delivery<'_>, size: usize) {
+    let start = out.len();
+    kind(out, b"MSG", tag);
+    field(out, delivery.source);
+    match delivery.handle {
+        Some(handle) => {
+            out.push(b' ');
+            self::handle(out, handle);
+        }
+        None => {
+            out.extend_from_slice(b" -");
+            number_field(out, b"id=", delivery.id);
+        }
+    }
+    if delivery.tries > 1 {
+        number_field(out, b"try=", u64::from(delivery.tries));
+    }
+    if let Some(timestamp_ms) = delivery.timestamp_ms {
+        number_field(out, b"ts=", timestamp_ms);
+    }
+    let line_max = start + SENT_LINE_BYTES_MAX - TAIL_BYTES;
+    if let Some(key) = delivery.key {
+        text_field(out, b"key=", key, line_max);
+    }
+    if let Some(reply) = delivery.reply {
+        text_field(out, b"reply=", reply, line_max);
+    }
+    if !delivery.headers.is_empty() {
+        header_fields(out, delivery.headers, line_max);
+    }
+    number_field(out, b"$", size as u64);
+    out.push(b'\n');
+}
+
+/// The headers that can be printed, as `h.<name>=<value>`.
+fn header_fields(out: &mut Vec<u8>, octets: &[u8], line_max: usize) {
+    for (name, value) in headers::entries(octets) {
+        let before = out.len();
+        out.extend_from_slice(b" h.");
+        header_name(out, name);
+        out.push(b'=');
+        if !header_value(out, value) || out.len() > line_max {
+            out.truncate(before);
+        }
+    }
+}
+
+/// Appends a header's value; `false` if it has no form as text.
+fn header_value(out: &mut Vec<u8>, value: Value<'_>) -> bool {
+    match value {
+        Value::Text(octets) => escaped(out, octets),
+        Value::Bool(is) => out.push(b'0' + u8::from(is)),
+        Value::Signed(value) => {
+            out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
+        }
+        Value::Unsigned(value) => number(out, value),
+        Value::Float(value) => out.extend_from_slice(value.to_string().as_bytes()),
+        Value::Void => {}
+        Value::Other(_) => return false,
+    }
+    true
+}
+
+/// `END [@tag] <src> gone=<why>`: a subscription has ended by itself.
+pub fn gone(out: &mut Vec<u8>, tag: Option<&[u8]>, source: &[u8], why: Gone) {
+    kind(out, b"END", tag);
+    field(out, source);
+    out.extend_from_slice(match why {
+        Gone::Deleted => b" gone=deleted\n",
+        Gone::Drain => b" gone=drain\n",
+    });
+}
+
+/// `EXPIRED <handle>`: a lease was lost.
+pub fn expired(out: &mut Vec<u8>, handle: Handle) {
+    out.extend_from_slice(b"EXPIRED ");
+    self::handle(out, handle);
+    out.push(b'\n');
+}
+
+/// A name as server lines print it.
+pub fn typed(out: &mut Vec<u8>, octets: &[u8]) {
+    for (at, octet) in octets.iter().enumerate() {
+        let leads = at == 0 && matches!(octet, b':' | b'@');
+        if NAME_OCTET[usize::from(*octet)] && !leads {
+            out.push(*octet);
+        } else {
+            percent(out, *octet);
+        }
+    }
+}
+
+/// A handle.
+#[inline]
+pub fn handle(out: &mut Vec<u8>, handle: Handle) {
+    number(out, handle.incarnation);
+    out.push(b'.');
+    number(out, handle.id);
+    out.push(b'.');
+    number(out, handle.serial);
+}
+
+/// A number in decimal.
+#[inline]
+pub fn number(out: &mut Vec<u8>, number: u64) {
+    out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
+}
+
+/// The octet can't stand in an option's value as it is. Octets above 127 can, so that text in
+/// UTF-8 stays readable.
+#[inline]
+pub fn is_escaped(octet: u8) -> bool {
+    octet <= b' ' || octet == b'%' || octet == 0x7f
+}
+
+#[inline]
+fn kind(out: &mut Vec<u8>, word: &[u8], tag: Option<&[u8]>) {
+    out.extend_from_slice(word);
+    if let Some(tag) = tag {
+        out.extend_from_slice(b" @");
+        out.extend_from_slice(tag);
+    }
+}
+
+#[inline]
+fn field(out: &mut Vec<u8>, text: &[u8]) {
+    out.push(b' ');
+    out.extend_from_slice(text);
+}
+
+#[inline]
+fn number_field(out: &mut Vec<u8>, key: &[u8], value: u64) {
+    out.push(b' ');
+    out.extend_from_slice(key);
+    number(out, value);
+}
+
+/// A value of free text, left out if the line would get too long.
+fn text_field(out: &mut Vec<u8>, key: &[u8], value: &[u8], line_max: usize) {
+    let before = out.len();
+    field(out, key);
+    escaped(out, value);
+    if out.len() > line_max {
+        out.truncate(before);
+    }
+}
+
+fn escaped(out: &mut Vec<u8>, value: &[u8]) {
+    for octet in value {
+        if is_escaped(*octet) {
+            percent(out, *octet);
+        } else {
+            out.push(*octet);
+        }
+    }
+}
+
+/// A header's name: only what an option's key may hold stands for itself.
+fn header_name(out: &mut Vec<u8>, name: &[u8]) {
+    for octet in name {
+        if octet.is_ascii_alphanumeric() || matches!(octet, b'.' | b'-' | b'_') {
+            out.push(*octet);
+        } else {
+            percent(out, *octet);
+        }
+    }
+}
+
+fn percent(out: &mut Vec<u8>, octet: u8) {
+    const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
+    let high = DIGITS[usize::from(octet >> 4)];
+    let low = DIGITS[usize::from(octet & 15)];
+    out.extend_from_slice(&[b'%', high, low]);
+}
+
+/// `stale=a,b`: tokens as typed, but for controls, which could be taken for a line end.
+fn stale_field(out: &mut Vec<u8>, stale: &[u8]) {
+    if !stale.is_empty() {
+        out.extend_from_slice(b" stale=");
+        out.extend(stale.iter().map(|octet| {
+            if octet.is_ascii_control() {
+                b'?'
+            } else {
+                *octet
+            }
+        }));
+    }
+}
+
+fn hello(out: &mut Vec<u8>, tag: Option<&[u8]>, reply: &Reply<'_>) {
+    let Reply::Hello {
+        body_bytes_max,
+        line_bytes_max,
+        batch_count_max,
+        batch_bytes_max,
+        handles_max,
+        node,
+    } = reply
+    else {
+        return;
+    };
+    kind(out, b"OK", tag);
+    field(
+        out,
+        concat!("proto=1 server=ringmq/", env!("CARGO_PKG_VERSION")).as_bytes(),
+    );
+    number_field(out, b"max_body=", *body_bytes_max);
+    number_field(out, b"max_line=", *line_bytes_max);
+    number_field(out, b"max_batch=", *batch_count_max);
+    number_field(out, b"max_batch_bytes=", *batch_bytes_max);
+    number_field(out, b"max_handles=", *handles_max);
+    out.extend_from_slice(b" auth=0 node=");
+    typed(out, node.as_bytes());
+}
+
+/// `ERR [@tag] CODE [retry=ms] [k=v…] :text`
+pub fn error(out: &mut Vec<u8>, tag: Option<&[u8]>, error: &Error) {
+    kind(out, b"ERR", tag);
+    field(out, error.code.word().as_bytes());
+    if let Some(retry_ms) = error.retry_ms {
+        number_field(out, b"retry=", u64::from(retry_ms));
+    }
+    if !error.fields.is_empty() {
+        out.push(b' ');
+        one_line(out, &error.fields, SENT_LINE_BYTES_MAX / 2);
+    }
+    out.extend_from_slice(b" :");
+    one_line(out, &error.text, ERROR_TEXT_BYTES_MAX);
+    out.push(b'\n');
+}
+
+/// Text without anything that could end a line, cut at a character.
+fn one_line(out: &mut Vec<u8>, text: &str, bytes_max: usize) {
+    let start = out.len();
+    for character in text.chars() {
+        if out.len() - start + character.len_utf8() > bytes_max {
+            return;
+        }
+        let shown = if character.is_control() {
+            ' '
+        } else {
+            character
+        };
+        out.extend_from_slice(shown.encode_utf8(&mut [0; 4]).as_bytes());
+    }
+}

@@ -1,0 +1,110 @@
+//! `PULL` and `SUB`.
+
+use crate::broker::command::{Command, From, PullOptions, Sources};
+use crate::broker::reply::{Error, ErrorCode};
+use crate::config::Limits;
+
+use super::super::fast;
+use super::super::settings::once;
+use super::super::value::{self, shown, syntax};
+use super::super::verb::Verb;
+use super::{Arg, Args, credit_of, missing, no_such_option, surplus};
+
+pub(super) fn pull<'a>(mut args: Args<'a>, limits: &Limits) -> Result<Command<'a>, Error> {
+    let mut sources = None;
+    let mut count = None;
+    let (mut wait, mut lease, mut ack, mut hold) = (None, None, None, None);
+    let (mut bytes, mut timestamps) = (None, None);
+    while let Some(arg) = args.next()? {
+        match arg {
+            Arg::Word(word) if sources.is_none() => sources = Some(source_list(word, limits)?),
+            Arg::Word(word) if count.is_none() => {
+                count = Some(value::integer("n", word, 1, u64::from(u32::MAX))? as u32);
+            }
+            Arg::Word(word) => return Err(surplus(Verb::Pull, word)),
+            Arg::Option(key, value) => match key {
+                b"wait" => once(&mut wait, "wait=", value::duration("wait=", value))?,
+                b"lease" => once(
+                    &mut lease,
+                    "lease=",
+                    value::duration_not_zero("lease=", value),
+                )?,
+                b"ack" => once(&mut ack, "ack=", ack_auto(value))?,
+                b"hold" => once(&mut hold, "hold=", value::flag("hold=", value))?,
+                b"bytes" => once(&mut bytes, "bytes=", value::size("bytes=", value))?,
+                b"ts" => once(&mut timestamps, "ts=", value::flag("ts=", value))?,
+                _ => return Err(no_such_option(Verb::Pull, key)),
+            },
+        }
+    }
+    let Some(sources) = sources else {
+        return Err(missing(Verb::Pull, "a queue", "PULL jobs wait=10s"));
+    };
+    let options = PullOptions {
+        count: count.unwrap_or(1),
+        wait_us: wait.unwrap_or(0),
+        lease_us: lease,
+        ack_auto: ack.unwrap_or(false),
+        hold: hold.unwrap_or(false),
+        bytes_max: bytes,
+        timestamps: timestamps.unwrap_or(false),
+        ..fast::PULL_DEFAULTS
+    };
+    Ok(Command::Pull { sources, options })
+}
+
+fn source_list<'a>(word: &'a [u8], limits: &Limits) -> Result<Sources<'a>, Error> {
+    for (index, text) in word.split(|octet| *octet == b',').enumerate() {
+        if index >= limits.handles_max {
+            return Err(Error::new(
+                ErrorCode::TooBig,
+                format!("a PULL names at most {} sources", limits.handles_max),
+            ));
+        }
+        value::source(text)?;
+    }
+    Ok(Sources(word))
+}
+
+fn ack_auto(value: &[u8]) -> Result<bool, Error> {
+    match value {
+        b"auto" => Ok(true),
+        _ => Err(syntax(format!(
+            "ack= is auto (settled before it is sent) or left out, not {}",
+            shown(value)
+        ))),
+    }
+}
+
+pub(super) fn subscribe(mut args: Args<'_>) -> Result<Command<'_>, Error> {
+    let mut source = None;
+    let (mut credit, mut lease, mut ack, mut timestamps) = (None, None, None, None);
+    while let Some(arg) = args.next()? {
+        match arg {
+            Arg::Word(word) if source.is_none() => source = Some(value::source(word)?),
+            Arg::Word(word) => return Err(surplus(Verb::Sub, word)),
+            Arg::Option(key, value) => match key {
+                b"credit" => once(&mut credit, "credit=", credit_of("credit=", value))?,
+                b"lease" => once(
+                    &mut lease,
+                    "lease=",
+                    value::duration_not_zero("lease=", value),
+                )?,
+                b"ack" => once(&mut ack, "ack=", ack_auto(value))?,
+                b"ts" => once(&mut timestamps, "ts=", value::flag("ts=", value))?,
+                _ => return Err(no_such_option(Verb::Sub, key)),
+            },
+        }
+    }
+    let Some(source) = source else {
+        return Err(missing(Verb::Sub, "a queue", "SUB jobs credit=10"));
+    };
+    Ok(Command::Subscribe {
+        source,
+        credit,
+        lease_us: lease,
+        from: None::<From>,
+        ack_auto: ack.unwrap_or(false),
+        timestamps: timestamps.unwrap_or(false),
+    })
+}

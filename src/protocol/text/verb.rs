@@ -1,0 +1,195 @@
+//! The verbs of the line protocol: which are built, which can be quiet, how each is typed.
+
+/// The verbs that this version runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Verb {
+    Hello,
+    Ping,
+    Quit,
+    Help,
+    Pub,
+    Mpub,
+    Pull,
+    Ack,
+    Nack,
+    Touch,
+    Sub,
+    Credit,
+    Unsub,
+    Qset,
+    Qget,
+    Qls,
+    Qdel,
+    Del,
+    Purge,
+    Peek,
+    Move,
+    Sync,
+    Stats,
+    Cancel,
+}
+
+/// What a word in the place of a verb turned out to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lookup {
+    /// One that runs.
+    Built(Verb),
+    /// One of the protocol that this version does not have, in capitals.
+    Planned(&'static str),
+    /// No verb at all.
+    Unknown,
+}
+
+/// Longest verb, letters.
+pub const VERB_BYTES_MAX: usize = 12;
+
+/// Verbs of the protocol that are still to come.
+const PLANNED: [&str; 14] = [
+    "ABORT", "AUTH", "BEGIN", "BIND", "CAST", "COMMIT", "DRAIN", "KILL", "REP", "REQ", "ROUTE",
+    "SEEK", "UNBIND", "WHY",
+];
+
+impl Verb {
+    /// Finds a verb, in capitals or not.
+    pub fn lookup(word: &[u8]) -> Lookup {
+        if word.len() > VERB_BYTES_MAX {
+            return Lookup::Unknown;
+        }
+        let mut upper = [0; VERB_BYTES_MAX];
+        for (upper, letter) in upper.iter_mut().zip(word) {
+            *upper = letter.to_ascii_uppercase();
+        }
+        let verb = match &upper[..word.len()] {
+            b"PUB" => Verb::Pub,
+            b"PULL" | b"POP" => Verb::Pull,
+            b"ACK" => Verb::Ack,
+            b"NACK" => Verb::Nack,
+            b"MPUB" => Verb::Mpub,
+            b"TOUCH" => Verb::Touch,
+            b"SUB" => Verb::Sub,
+            b"CREDIT" => Verb::Credit,
+            b"UNSUB" => Verb::Unsub,
+            b"QSET" => Verb::Qset,
+            b"QGET" => Verb::Qget,
+            b"QLS" => Verb::Qls,
+            b"QDEL" => Verb::Qdel,
+            b"DEL" => Verb::Del,
+            b"PURGE" => Verb::Purge,
+            b"PEEK" => Verb::Peek,
+            b"MOVE" => Verb::Move,
+            b"SYNC" => Verb::Sync,
+            b"STATS" => Verb::Stats,
+            b"CANCEL" => Verb::Cancel,
+            b"HELLO" => Verb::Hello,
+            b"PING" => Verb::Ping,
+            b"QUIT" => Verb::Quit,
+            b"HELP" => Verb::Help,
+            other => {
+                return PLANNED
+                    .iter()
+                    .find(|planned| planned.as_bytes() == other)
+                    .map_or(Lookup::Unknown, |planned| Lookup::Planned(planned));
+            }
+        };
+        Lookup::Built(verb)
+    }
+
+    /// The verb in capitals.
+    pub fn word(self) -> &'static str {
+        self.usage()
+            .split([' ', '['])
+            .next()
+            .expect("a usage begins with its verb")
+    }
+
+    /// Success is one `OK` line, so that a `!` can leave it out.
+    pub fn can_be_quiet(self) -> bool {
+        match self {
+            Verb::Hello
+            | Verb::Quit
+            | Verb::Pub
+            | Verb::Mpub
+            | Verb::Ack
+            | Verb::Nack
+            | Verb::Touch
+            | Verb::Credit
+            | Verb::Unsub
+            | Verb::Qset
+            | Verb::Qdel
+            | Verb::Del
+            | Verb::Purge
+            | Verb::Move
+            | Verb::Sync
+            | Verb::Cancel => true,
+            Verb::Ping
+            | Verb::Help
+            | Verb::Pull
+            | Verb::Sub
+            | Verb::Qget
+            | Verb::Qls
+            | Verb::Peek
+            | Verb::Stats => false,
+        }
+    }
+
+    /// How it is typed, optional parts in brackets.
+    pub fn usage(self) -> &'static str {
+        match self {
+            Verb::Hello => "HELLO [1] [name=x] [expired=1]",
+            Verb::Ping => "PING [:text]",
+            Verb::Quit => "QUIT",
+            Verb::Help => "HELP [verb]",
+            Verb::Pub => "PUB queue [options] :text",
+            Verb::Mpub => "MPUB queue [options] *lines",
+            Verb::Pull => "PULL queue[,queue] [n] [options]",
+            Verb::Ack => "ACK handle [handle]",
+            Verb::Nack => "NACK handle [handle] [options]",
+            Verb::Touch => "TOUCH handle [handle] [lease=30s]",
+            Verb::Sub => "SUB queue [options]",
+            Verb::Credit => "CREDIT queue n",
+            Verb::Unsub => "UNSUB queue",
+            Verb::Qset => "QSET queue [options]",
+            Verb::Qget => "QGET queue",
+            Verb::Qls => "QLS [pattern]",
+            Verb::Qdel => "QDEL queue",
+            Verb::Del => "DEL queue id [id]",
+            Verb::Purge => "PURGE queue [state=ready]",
+            Verb::Peek => "PEEK queue [n] [options]",
+            Verb::Move => "MOVE queue target [n]",
+            Verb::Sync => "SYNC [level]",
+            Verb::Stats => "STATS [q queue] [conns]",
+            Verb::Cancel => "CANCEL @tag",
+        }
+    }
+
+    /// The options it takes; empty if none.
+    pub fn options(self) -> &'static str {
+        match self {
+            Verb::Hello => "name= expired=",
+            Verb::Pub | Verb::Mpub => "delay= at= ttl= pri= key= once= sync= reply= h.<name>=",
+            Verb::Pull => "wait= lease= ack=auto hold=1 bytes= ts=1",
+            Verb::Nack => "delay= dead=1 why=",
+            Verb::Touch => "lease=",
+            Verb::Sub => "credit= lease= ack=auto ts=1",
+            Verb::Qset => {
+                "durable= lease= maxdeliver= dead= deadon= backoff= dedup= full= maxlen= maxbytes= \
+                 ttl= pri= pause="
+            }
+            Verb::Purge => "state=",
+            Verb::Peek => "state= from=",
+            _ => "",
+        }
+    }
+
+    /// Options that the protocol has and this version does not.
+    pub fn planned_options(self) -> &'static [&'static str] {
+        match self {
+            Verb::Pub => &["every"],
+            Verb::Pull => &["from"],
+            Verb::Sub => &["from", "mode"],
+            Verb::Qset => &["retain", "rate", "fair", "single"],
+            _ => &[],
+        }
+    }
+}

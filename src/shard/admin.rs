@@ -1,0 +1,228 @@
+//! Commands about queues: QSET, QGET, QLS, QDEL.
+
+use super::conn::Need;
+use super::session::Asker;
+use super::{Now, Shard};
+use crate::broker::command::{Source, Typed};
+use crate::broker::id::Level;
+use crate::broker::pattern::Pattern;
+use crate::broker::queue::{Queue, QueueKey};
+use crate::broker::reply::{Error, ErrorCode, Reply};
+use crate::broker::settings::SettingsPatch;
+use crate::fault::{Fault, planted};
+use crate::log::disk::Storage;
+use crate::protocol::text::settings;
+
+/// Dead-letter queues followed when looking for a cycle.
+const CHAIN_MAX: usize = 64;
+
+impl<S: Storage> Shard<S> {
+    /// `QSET`: makes a queue or changes it, at once.
+    pub(super) fn queue_set(
+        &mut self,
+        asker: Asker<'_>,
+        name: Typed<'_>,
+        patch: &SettingsPatch,
+        now: Now,
+    ) -> Result<(), Error> {
+        let mut scratch = Vec::new();
+        let name = name.decoded(&mut scratch);
+        let found = self.engine.find(name);
+        self.check_patch(name, found, patch)?;
+        let word = match found {
+            Some(key) => {
+                let queue = self.engine.queue_mut(key);
+                let (ttl_us, pri) = (queue.settings.ttl_us, queue.settings.pri);
+                queue.settings.apply(patch);
+                queue.ttl_changed(ttl_us, now.us);
+                queue.pri_changed(pri);
+                self.engine.log_definition(key);
+                self.engine.arm(key);
+                self.engine.schedule(key);
+                "updated"
+            }
+            None => {
+                let mut settings = self.engine.defaults.clone();
+                settings.apply(patch);
+                self.engine.create(name, settings);
+                "created"
+            }
+        };
+        let mut need = self.engine.need(Level::Disk);
+        if planted(Fault::DefinitionNotSynced) {
+            need = Need::NOW;
+            self.engine.sync_wanted = false;
+        }
+        self.answer_when(asker, need, &Reply::Word(word));
+        Ok(())
+    }
+
+    /// Refuses what cannot be, before anything is changed.
+    fn check_patch(
+        &self,
+        name: &[u8],
+        found: Option<QueueKey>,
+        patch: &SettingsPatch,
+    ) -> Result<(), Error> {
+        let conflict = |text: String| Err(Error::new(ErrorCode::Conflict, text));
+        let queue = found.map(|key| self.engine.queue(key));
+        let before = queue.map_or(self.engine.defaults.durable, |queue| queue.settings.durable);
+        let durable = patch.durable.unwrap_or(before);
+        if self.engine.log.is_none() && durable != Level::None {
+            return conflict(
+                "the broker runs with --memory and stores nothing: durable=none is all there is"
+                    .into(),
+            );
+        }
+        if let Some(queue) = queue {
+            let changes_kind = (before == Level::None) != (durable == Level::None);
+            if changes_kind && queue.index.live() > 0 {
+                let count = queue.index.live();
+                return conflict(format!(
+                    "durable= goes to or from none only while the queue is empty, and it holds {count}; PURGE it or let it drain"
+                ));
+            }
+        }
+        let mut dead = match (&patch.dead, queue) {
+            (Some(dead), _) => Some(dead.clone()).filter(|dead| !dead.is_empty()),
+            (None, Some(queue)) => queue.dead_name(),
+            (None, None) => None,
+        };
+        if let Some(target) = dead.as_deref().and_then(|dead| self.engine.find(dead)) {
+            let target = self.engine.queue(target);
+            if target.settings.durable < durable && patch.dead.is_some() {
+                return conflict(format!(
+                    "the dead-letter queue stores at {}, less than this one; QSET it durable={} first",
+                    target.settings.durable.setting(),
+                    durable.setting()
+                ));
+            }
+        }
+        if patch.dead.is_some() {
+            for _ in 0..CHAIN_MAX {
+                match dead {
+                    Some(next) if *next == *name => {
+                        return conflict("dead= would lead back to this queue; a cycle of dead-letter queues never ends".into());
+                    }
+                    Some(next) => {
+                        dead = self
+                            .engine
+                            .find(&next)
+                            .and_then(|key| self.engine.queue(key).dead_name())
+                    }
+                    None => return Ok(()),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// `QGET`: counts and settings, a line each.
+    pub(super) fn queue_get(
+        &mut self,
+        asker: Asker<'_>,
+        name: Typed<'_>,
+        now: Now,
+    ) -> Result<(), Error> {
+        let key = self.existing(name)?;
+        let text = self.describe_queue(key, now);
+        self.answer(asker, &Reply::Data(&text));
+        Ok(())
+    }
+
+    /// The text of `QGET`.
+    pub(super) fn describe_queue(&mut self, key: QueueKey, now: Now) -> Vec<u8> {
+        let oldest_ms = self.oldest_ms(key, now);
+        let queue = self.engine.queue(key);
+        let mut text = Vec::new();
+        let lines = [
+            ("ready", queue.ready()),
+            ("leased", queue.leased()),
+            ("delayed", queue.delayed()),
+            ("dead", queue.dead),
+            ("bytes", queue.index.bytes()),
+            ("consumers", u64::from(queue.consumers)),
+            ("waiting", self.waiting_pulls(queue)),
+            ("oldest_ms", oldest_ms),
+        ];
+        for (key, value) in lines {
+            text.extend_from_slice(format!("{key}={value}\n").as_bytes());
+        }
+        let dead = queue.dead_name().unwrap_or_default();
+        settings::write(&mut text, &queue.settings, &dead, "set.", b'\n');
+        text
+    }
+
+    fn waiting_pulls(&self, queue: &Queue) -> u64 {
+        queue
+            .waiters
+            .iter()
+            .filter(|key| self.waiters.is_pull(**key))
+            .count() as u64
+    }
+
+    /// Age of the oldest message that is ready, milliseconds; 0 if there is none or it is not in memory.
+    fn oldest_ms(&mut self, key: QueueKey, now: Now) -> u64 {
+        let Some(id) = self.engine.queue_mut(key).oldest_ready() else {
+            return 0;
+        };
+        let place = self.engine.place_of(key, id);
+        let Some(Some(Ok(message))) = place.map(|place| self.engine.stored(key, place)) else {
+            return 0;
+        };
+        (now.us / 1000).saturating_sub(message.time_ms)
+    }
+
+    /// `QLS`: names in order, with counts.
+    pub(super) fn queue_list(
+        &mut self,
+        asker: Asker<'_>,
+        pattern: Option<&[u8]>,
+    ) -> Result<(), Error> {
+        let pattern = pattern.map(Pattern::new).transpose()?;
+        let wanted = |queue: &&Queue| {
+            queue.exists
+                && pattern
+                    .as_ref()
+                    .is_none_or(|pattern| pattern.matches(&queue.name))
+        };
+        let mut queues: Vec<&Queue> = self
+            .engine
+            .queues
+            .iter()
+            .map(|(_, queue)| queue)
+            .filter(wanted)
+            .collect();
+        queues.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        let mut text = Vec::new();
+        for queue in queues {
+            text.extend_from_slice(&queue.printed);
+            let counts = format!(
+                " ready={} leased={} delayed={} dead={}\n",
+                queue.ready(),
+                queue.leased(),
+                queue.delayed(),
+                queue.dead
+            );
+            text.extend_from_slice(counts.as_bytes());
+        }
+        self.answer(asker, &Reply::Data(&text));
+        Ok(())
+    }
+
+    /// `QDEL`: the queue with all that is in it; consumers that wait stay for the name.
+    pub(super) fn queue_delete(
+        &mut self,
+        asker: Asker<'_>,
+        source: Source<'_>,
+    ) -> Result<(), Error> {
+        let key = self.existing(source.queue)?;
+        let holders = self.engine.delete_queue(key, false);
+        for holder in holders {
+            self.credit_returned(holder);
+        }
+        let need: Need = self.engine.need(Level::Disk);
+        self.answer_when(asker, need, &Reply::Ok);
+        Ok(())
+    }
+}

@@ -1,0 +1,356 @@
+//! One connection's state between turns: input left over, output, and what it waits for.
+
+use std::collections::VecDeque;
+
+use super::jobs::Progress;
+use crate::broker::id::Level;
+use crate::broker::id::QueueUid;
+use crate::broker::lease::HolderKey;
+use crate::broker::queue::{QueueKey, WaiterKey};
+use crate::buffer::send::{Pool, SendRing};
+use crate::log::LogIndex;
+use crate::protocol::text::decode::Decoder;
+
+/// When an answer may leave: at once, or when the log has got that far.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Need {
+    /// `None` = at once, `Os` = written, `Disk` = synced.
+    pub level: Level,
+    /// The record that must have got there.
+    pub index: LogIndex,
+}
+
+impl Need {
+    /// At once.
+    pub const NOW: Need = Need {
+        level: Level::None,
+        index: LogIndex(0),
+    };
+}
+
+/// Output from `begins` on waits for `need`.
+#[derive(Clone, Copy, Debug)]
+struct Gate {
+    begins: u64,
+    need: Need,
+}
+
+/// Input that could not be used yet: an incomplete command, or commands behind one that waits.
+#[derive(Debug, Default)]
+pub struct Tail {
+    bytes: Vec<u8>,
+    start: usize,
+    end: usize,
+}
+
+impl Tail {
+    /// Nothing is left over.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.start == self.end
+    }
+
+    /// Bytes left over.
+    pub fn len(&self) -> usize {
+        self.end - self.start
+    }
+
+    /// The bytes.
+    pub fn as_slice(&self) -> &[u8] {
+        &self.bytes[self.start..self.end]
+    }
+
+    /// Keeps what is left of bytes that lie elsewhere.
+    pub fn keep(&mut self, rest: &[u8], pool: &mut Pool) {
+        if self.bytes.capacity() == 0 {
+            self.bytes = pool.take();
+        }
+        self.bytes.clear();
+        self.bytes.extend_from_slice(rest);
+        self.start = 0;
+        self.end = rest.len();
+    }
+
+    /// The first bytes were used; the memory goes back when none is left.
+    pub fn consume(&mut self, count: usize, pool: &mut Pool) {
+        self.start += count;
+        if self.is_empty() {
+            self.start = 0;
+            self.end = 0;
+            pool.give(std::mem::take(&mut self.bytes));
+        }
+    }
+
+    /// Where more can be read to; at least a page, and as much again as there is.
+    pub fn space(&mut self, pool: &mut Pool) -> &mut [u8] {
+        if self.bytes.capacity() == 0 {
+            self.bytes = pool.take();
+        }
+        if self.start > 0 {
+            self.bytes.copy_within(self.start..self.end, 0);
+            self.end -= self.start;
+            self.start = 0;
+        }
+        let wanted = (self.end * 2).max(self.end + 4096);
+        if self.bytes.len() < wanted {
+            self.bytes.resize(wanted, 0);
+        }
+        &mut self.bytes[self.end..]
+    }
+
+    /// That many bytes were read into the space.
+    pub fn filled(&mut self, count: usize) {
+        self.end += count;
+        assert!(
+            self.end <= self.bytes.len(),
+            "more was read than there was room for"
+        );
+    }
+
+    /// Memory held, bytes.
+    pub fn memory(&self) -> usize {
+        self.bytes.capacity()
+    }
+}
+
+/// Where the bytes of the read under way go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReadInto {
+    /// The shard's own buffer.
+    Scratch,
+    /// The connection's tail.
+    Tail,
+    /// The body being received.
+    Body,
+}
+
+/// Why a connection's next commands are not run yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Blocked {
+    /// They are.
+    No,
+    /// Its earlier publishes must be visible first, or the log's backlog is too long.
+    Log(Need),
+    /// Its untagged pull waits.
+    Pull(WaiterKey),
+    /// Something must be read from the disk first.
+    Cold,
+}
+
+/// How far a connection is on its way out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Life {
+    /// Reading and writing.
+    Open,
+    /// The peer has ended its side: what it sent is run and answered, then it closes.
+    HalfClosed,
+    /// Nothing more is read or run; it closes when its output is flushed.
+    Closing,
+}
+
+/// A subscription or waiting pull of this connection.
+#[derive(Clone, Debug)]
+pub struct Wait {
+    /// Without the `@`; untagged when empty.
+    pub tag: Box<[u8]>,
+    /// Its place in the shard's slab.
+    pub waiter: WaiterKey,
+    /// It is a subscription.
+    pub subscription: bool,
+}
+
+/// The last queue used, so that a connection that stays on one queue hashes no name.
+#[derive(Debug, Default)]
+pub struct LastQueue {
+    /// As typed.
+    pub typed: Vec<u8>,
+    /// Its place and identity.
+    pub key: Option<(QueueKey, QueueUid)>,
+}
+
+/// Quiet publishes since the last `SYNC`.
+#[derive(Clone, Copy, Debug)]
+pub struct QuietCount {
+    /// Taken.
+    pub accepted: u64,
+    /// Refused.
+    pub rejected: u64,
+    /// The weakest level among those taken.
+    pub level: Level,
+    /// What the strongest wait among them is for.
+    pub need: Need,
+}
+
+impl Default for QuietCount {
+    fn default() -> QuietCount {
+        QuietCount {
+            accepted: 0,
+            rejected: 0,
+            level: Level::Quorum,
+            need: Need::NOW,
+        }
+    }
+}
+
+/// One connection.
+#[derive(Debug)]
+pub struct Conn {
+    /// Tells the users of a slot apart.
+    pub generation: u32,
+    /// Where the peer is, for people.
+    pub peer: Box<str>,
+    /// What it calls itself.
+    pub name: Box<[u8]>,
+    /// Wants `EXPIRED` lines.
+    pub wants_expired: bool,
+    /// How far it is on its way out.
+    pub life: Life,
+    /// The line protocol's state.
+    pub decoder: Decoder,
+    /// The first bytes were looked at and are of the line protocol.
+    pub detected: bool,
+    /// Input not used yet.
+    pub tail: Tail,
+    /// Where the read under way goes.
+    pub reading: ReadInto,
+    /// It was not read when it could have been.
+    pub read_wanted: bool,
+    /// Bytes taken in this turn.
+    pub turn_bytes: usize,
+    /// Why its commands are not run.
+    pub blocked: Blocked,
+    /// Output.
+    pub out: SendRing,
+    gates: VecDeque<Gate>,
+    /// Is in the list of those that wait for the log.
+    pub gate_listed: bool,
+    /// Is in the list of those that may be read again.
+    pub read_listed: bool,
+    /// The turn that `turn_bytes` is of.
+    pub turn: u64,
+    /// How far a command that takes several turns has got.
+    pub progress: Option<Progress>,
+    /// Is in the list of connections with output.
+    pub dirty: bool,
+    /// Is in the list of connections to be run or read again.
+    pub resuming: bool,
+    /// Its pulls' leases.
+    pub holder: HolderKey,
+    /// Leases that outlive it once the reply that ends at this stream offset was sent: (end, serial).
+    pub holding: VecDeque<(u64, u64)>,
+    /// Its waiting pulls and subscriptions.
+    pub waits: Vec<Wait>,
+    /// The last queue used.
+    pub last_queue: LastQueue,
+    /// Its publishes that must be visible before a later command of its own reads.
+    pub published: Need,
+    /// Quiet publishes since the last `SYNC`.
+    pub quiet: QuietCount,
+    /// When its last byte came, microseconds.
+    pub heard_us: u64,
+}
+
+impl Conn {
+    /// A new connection.
+    pub fn new(generation: u32, peer: &str, holder: HolderKey, now_us: u64) -> Conn {
+        Conn {
+            generation,
+            peer: peer.into(),
+            name: Box::default(),
+            wants_expired: false,
+            life: Life::Open,
+            decoder: Decoder::default(),
+            detected: false,
+            tail: Tail::default(),
+            reading: ReadInto::Scratch,
+            read_wanted: false,
+            turn_bytes: 0,
+            blocked: Blocked::No,
+            out: SendRing::default(),
+            gates: VecDeque::new(),
+            gate_listed: false,
+            read_listed: false,
+            turn: 0,
+            progress: None,
+            dirty: false,
+            resuming: false,
+            holder,
+            holding: VecDeque::new(),
+            waits: Vec::new(),
+            last_queue: LastQueue::default(),
+            published: Need::NOW,
+            quiet: QuietCount::default(),
+            heard_us: now_us,
+        }
+    }
+
+    /// What is appended from now on waits for `need` too. Returns true if the log must tell this
+    /// connection when it got there.
+    #[inline]
+    pub fn gate(&mut self, need: Need) -> bool {
+        if let Some(last) = self.gates.back()
+            && last.need == need
+        {
+            return false;
+        }
+        let begins = self.out.end();
+        self.gates.push_back(Gate { begins, need });
+        if self.gates.len() == 1 {
+            self.out.set_gate(Some(begins));
+        }
+        true
+    }
+
+    /// Opens the gates whose need is met.
+    pub fn open_gates(&mut self, reached: impl Fn(Need) -> bool) {
+        while let Some(gate) = self.gates.front()
+            && reached(gate.need)
+        {
+            self.gates.pop_front();
+        }
+        if self.gates.is_empty() {
+            self.gates = VecDeque::new();
+        }
+        self.out
+            .set_gate(self.gates.front().map(|gate| gate.begins));
+    }
+
+    /// Does any output wait for the log?
+    #[inline]
+    pub fn is_gated(&self) -> bool {
+        !self.gates.is_empty()
+    }
+
+    /// What the last byte of the output waits for.
+    pub fn last_need(&self) -> Need {
+        self.gates.back().map_or(Need::NOW, |gate| gate.need)
+    }
+
+    /// The log has failed: nothing waits for it any more. Returns the output that did.
+    pub fn take_gated(&mut self) -> Vec<u8> {
+        if self.gates.is_empty() {
+            return Vec::new();
+        }
+        self.gates.clear();
+        self.out.take_gated()
+    }
+
+    /// The untagged subscription or wait, if there is one.
+    pub fn has_untagged_subscription(&self) -> bool {
+        self.waits
+            .iter()
+            .any(|wait| wait.subscription && wait.tag.is_empty())
+    }
+
+    /// The wait with that tag.
+    pub fn tagged(&self, tag: &[u8]) -> Option<&Wait> {
+        self.waits
+            .iter()
+            .find(|wait| *wait.tag == *tag && !wait.tag.is_empty())
+    }
+
+    /// Memory held beside this struct, bytes.
+    pub fn memory(&self) -> usize {
+        self.out.memory() + self.tail.memory() + self.decoder.memory()
+    }
+}

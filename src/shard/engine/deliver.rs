@@ -1,0 +1,263 @@
+//! Handing out: the next message of a queue, and messages that must be read from the disk first.
+
+use super::super::Now;
+use super::Engine;
+use crate::broker::id::{Level, MessageId};
+use crate::broker::index::{Located, Slot};
+use crate::broker::queue::{Queue, QueueKey};
+use crate::broker::reply::Payload;
+use crate::log;
+use crate::log::disk::Storage;
+use crate::log::{BlockSlot, Log, Position, Read};
+
+/// The next message of a queue.
+#[derive(Debug)]
+pub enum Next {
+    /// Nothing is ready.
+    Empty,
+    /// The next one is being read from the disk.
+    Cold,
+    /// Taken; it counts as leased.
+    Taken(Taken),
+}
+
+/// A message that was taken for delivery.
+#[derive(Clone, Copy, Debug)]
+pub struct Taken {
+    /// Its id.
+    pub id: MessageId,
+    /// Where it lies.
+    pub place: u64,
+    /// Its priority.
+    pub pri: u8,
+    /// Which try this is.
+    pub tries: u16,
+}
+
+/// A message as it is stored.
+#[derive(Debug)]
+pub struct StoredMessage<'a> {
+    /// Publish time, unix milliseconds.
+    pub time_ms: u64,
+    /// Encoded sections.
+    pub sections: &'a [u8],
+    /// The body.
+    pub body: Payload<'a>,
+}
+
+/// A stored body does not match its checksum.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Damaged;
+
+impl<S: Storage> Engine<S> {
+    /// Where a message lies and how large its body is, if that is known without reading the disk;
+    /// `None` when its index block must be loaded first (that has been asked for).
+    pub fn locate(&mut self, key: QueueKey, id: MessageId) -> Option<(u64, Option<u32>)> {
+        let queue = &mut self.queues[key.0 as usize];
+        match queue.index.find(id) {
+            Located::At(place) => {
+                let size = match self.stored(key, place) {
+                    Some(Ok(message)) => Some(message.body.as_slice().len() as u32),
+                    Some(Err(Damaged)) | None => None,
+                };
+                Some((place, size))
+            }
+            Located::Spilled(slot) => {
+                self.load(slot);
+                None
+            }
+            Located::Gone => panic!("only messages that are there are looked for"),
+        }
+    }
+
+    fn load(&mut self, slot: Slot) {
+        self.log
+            .as_mut()
+            .expect("only a log has block files")
+            .load(BlockSlot(slot.0 as u32));
+    }
+
+    /// Takes the next message of a queue.
+    #[inline]
+    pub fn take_next(&mut self, key: QueueKey, now: Now) -> Next {
+        let queue = &mut self.queues[key.0 as usize];
+        if queue.settings.pause.output {
+            return Next::Empty;
+        }
+        if !queue.expiry.is_empty()
+            && queue
+                .expiry
+                .next_us(queue.settings.ttl_us)
+                .is_some_and(|next| next <= now.us)
+        {
+            self.expire_due(key, now);
+        }
+        loop {
+            let queue = &mut self.queues[key.0 as usize];
+            let Some((id, pri)) = queue.peek() else {
+                return Next::Empty;
+            };
+            let place = match queue.index.find(id) {
+                Located::At(place) => place,
+                Located::Spilled(slot) => {
+                    self.load(slot);
+                    self.cold_queues.push(key);
+                    return Next::Cold;
+                }
+                Located::Gone => panic!("a ready message is in the index"),
+            };
+            if queue.settings.durable != Level::None {
+                match self
+                    .log
+                    .as_mut()
+                    .expect("a logged queue has a log")
+                    .read(Position(place))
+                {
+                    Read::Resident(_) => {}
+                    Read::Cold => {
+                        self.fetch(place);
+                        self.cold_queues.push(key);
+                        return Next::Cold;
+                    }
+                    Read::Damaged => {
+                        self.quarantine(key);
+                        continue;
+                    }
+                }
+            }
+            let queue = &mut self.queues[key.0 as usize];
+            queue.take();
+            let tries = queue.next_try(id);
+            queue.counters.delivered += 1;
+            queue.counters.redelivered += u64::from(tries > 1);
+            return Next::Taken(Taken {
+                id,
+                place,
+                pri,
+                tries,
+            });
+        }
+    }
+
+    /// The next message is damaged on the disk: it is counted and never handed out.
+    #[cold]
+    fn quarantine(&mut self, key: QueueKey) {
+        let queue = self.queue_mut(key);
+        if let Some((id, _)) = queue.take() {
+            queue.counters.damaged += 1;
+            ::log::error!(
+                "message {id} of queue {} is damaged on the disk and is kept back; `ringmq check` names the place",
+                String::from_utf8_lossy(&queue.printed)
+            );
+        }
+    }
+
+    /// Asks for a message to be read from the disk.
+    pub fn fetch(&mut self, place: u64) {
+        self.log
+            .as_mut()
+            .expect("only a log is read from the disk")
+            .fetch(Position(place));
+    }
+
+    /// A message as it is stored; `None` while it is only on the disk.
+    #[inline]
+    pub fn stored(
+        &mut self,
+        key: QueueKey,
+        place: u64,
+    ) -> Option<Result<StoredMessage<'_>, Damaged>> {
+        let Engine { queues, log, .. } = self;
+        stored_in(&queues[key.0 as usize], log, place)
+    }
+
+    /// The same, with the queue's printed name beside it.
+    #[inline]
+    pub fn stored_beside_queue(
+        &mut self,
+        key: QueueKey,
+        place: u64,
+    ) -> Option<Result<(&[u8], StoredMessage<'_>), Damaged>> {
+        let Engine { queues, log, .. } = self;
+        let queue = &queues[key.0 as usize];
+        Some(stored_in(queue, log, place)?.map(|message| (&*queue.printed, message)))
+    }
+
+    /// Where a live message lies, if that is known without reading the disk.
+    pub fn place_of(&mut self, key: QueueKey, id: MessageId) -> Option<u64> {
+        match self.queue_mut(key).index.find(id) {
+            Located::At(place) => Some(place),
+            Located::Spilled(_) | Located::Gone => None,
+        }
+    }
+
+    /// A ready message is damaged on the disk: it is kept back.
+    pub fn keep_back(&mut self, key: QueueKey, id: MessageId) {
+        let queue = self.queue_mut(key);
+        if queue.take_waiting(id).is_some() {
+            queue.counters.damaged += 1;
+        }
+    }
+
+    /// What was read from the disk has come: those who waited for it try again.
+    pub fn handle_fetched(&mut self, now: Now) {
+        for key in std::mem::take(&mut self.cold_queues) {
+            if self.queues.contains(key.0 as usize) {
+                self.schedule(key);
+            }
+        }
+        for moving in std::mem::take(&mut self.moving) {
+            if self.is_same(moving.queue, moving.uid) {
+                self.bury(moving.queue, moving.death, now);
+            }
+        }
+    }
+
+    /// A spilled index block has come back.
+    pub fn handle_block(&mut self, slot: BlockSlot, column: &[u32]) {
+        let slot = Slot(u64::from(slot.0));
+        let indexes = self.queues.iter_mut().map(|(_, queue)| &mut queue.index);
+        for index in indexes.chain(&mut self.doomed) {
+            if let Some(number) = index.block_of(slot) {
+                index.loaded(slot, number, column);
+                return;
+            }
+        }
+    }
+}
+
+/// The message at a place of a queue; `None` while it is only on the disk.
+#[inline]
+fn stored_in<'a, S: Storage>(
+    queue: &'a Queue,
+    log: &'a mut Option<Log<S>>,
+    place: u64,
+) -> Option<Result<StoredMessage<'a>, Damaged>> {
+    if queue.settings.durable == Level::None {
+        let stored = queue.arena.get(place);
+        return Some(Ok(StoredMessage {
+            time_ms: stored.time_ms,
+            sections: stored.sections,
+            body: stored.body,
+        }));
+    }
+    match log
+        .as_mut()
+        .expect("a logged queue has a log")
+        .read(Position(place))
+    {
+        Read::Resident(stored) => {
+            let body = match stored.body {
+                log::Payload::Slice(slice) => Payload::Slice(slice),
+                log::Payload::Shared(bytes) => Payload::Shared(bytes),
+            };
+            Some(Ok(StoredMessage {
+                time_ms: stored.time_ms,
+                sections: stored.sections.0,
+                body,
+            }))
+        }
+        Read::Cold => None,
+        Read::Damaged => Some(Err(Damaged)),
+    }
+}

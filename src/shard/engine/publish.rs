@@ -1,0 +1,430 @@
+//! Publishing: what a queue takes, refuses, or makes room for.
+
+use super::super::Now;
+use super::super::conn::Need;
+use super::{Death, Engine};
+use crate::broker::command::{Body, PublishOptions};
+use crate::broker::dedup::{OnceHash, Original};
+use crate::broker::headers;
+use crate::broker::id::{Level, MessageId};
+use crate::broker::queue::{Published, Queue, QueueKey};
+use crate::broker::reply::{Error, ErrorCode};
+use crate::broker::settings::WhenFull;
+use crate::fault::{Fault, planted};
+use crate::log::disk::Storage;
+use crate::log::{
+    LogIndex, Message, PUBLISH_HEAD_BYTES_MAX, Room, SectionsBuilder, SettleReason, TransferReason,
+};
+
+/// What became of a publish.
+#[derive(Clone, Copy, Debug)]
+pub struct Receipt {
+    /// The first message's id.
+    pub first: MessageId,
+    /// How many.
+    pub count: u32,
+    /// What the receipt may say once `need` is met.
+    pub level: Level,
+    /// When it may be sent.
+    pub need: Need,
+    /// It had been published before.
+    pub duplicate: bool,
+}
+
+/// Why a publish did not happen.
+#[derive(Debug)]
+pub enum Refused {
+    /// Answer this.
+    Error(Error),
+    /// Something must be read from the disk first; ask again.
+    Cold,
+}
+
+impl From<Error> for Refused {
+    fn from(error: Error) -> Refused {
+        Refused::Error(error)
+    }
+}
+
+/// What is said with `ERR DISK`, milliseconds.
+const DISK_RETRY_MS: u32 = 500;
+/// What is said with `ERR MEM` and `ERR FULL`, milliseconds.
+const SPACE_RETRY_MS: u32 = 100;
+
+impl<S: Storage> Engine<S> {
+    /// Takes messages for a queue: all of them or none.
+    #[inline]
+    pub fn publish<'b>(
+        &mut self,
+        key: QueueKey,
+        options: &PublishOptions<'_>,
+        bodies: impl Iterator<Item = Body<'b>>,
+        count: u32,
+        body_bytes: u64,
+        now: Now,
+    ) -> Result<Receipt, Refused> {
+        let queue = &self.queues[key.0 as usize];
+        let level = queue.settings.durable;
+        let receipt_level = options.sync.unwrap_or(level);
+        if receipt_level > level {
+            return Err(stronger_than_stored(level, receipt_level).into());
+        }
+        let mut once = None;
+        if let Some(client_id) = &options.once {
+            let hash = once_hash(self.once_key, client_id.decoded(&mut self.decoded));
+            if let Some(receipt) = self.find_original(key, hash, receipt_level, now) {
+                return Ok(receipt);
+            }
+            once = Some(hash);
+        }
+        let mut message = when_published(&self.queues[key.0 as usize], options, now);
+        self.build_sections(level, options, &message);
+        self.admit(key, count, body_bytes, level, once.is_some(), now)?;
+        let first = self.queues[key.0 as usize].next_id();
+        let queue = &mut self.queues[key.0 as usize];
+        let time_ms = now.us / 1000;
+        for body in bodies {
+            message.size = body.as_slice().len() as u32;
+            message.place = if level == Level::None {
+                queue
+                    .arena
+                    .push(time_ms, &self.sections, &body, &mut self.pool)
+            } else {
+                let log = self.log.as_mut().expect("a logged level needs a log");
+                let id = queue.next_id();
+                log.publish(
+                    queue.uid,
+                    id,
+                    &Message {
+                        time_ms,
+                        sections: &self.sections,
+                        body,
+                    },
+                )
+                .0
+            };
+            queue.publish(message);
+        }
+        if let Some(hash) = once {
+            queue.dedup.insert(
+                hash,
+                Original { first, count },
+                queue.settings.dedup_us,
+                now.us,
+            );
+        }
+        let need = self.published(key, level, receipt_level);
+        if message.due_us != 0 || !self.queues[key.0 as usize].expiry.is_empty() {
+            self.arm(key);
+        }
+        Ok(Receipt {
+            first,
+            count,
+            level: receipt_level,
+            need,
+            duplicate: false,
+        })
+    }
+
+    /// Messages were appended: now visible, or when the log has got to the level. Returns what a
+    /// receipt at `receipt_level` waits for.
+    #[inline]
+    pub(super) fn published(&mut self, key: QueueKey, level: Level, receipt_level: Level) -> Need {
+        let queue = &mut self.queues[key.0 as usize];
+        if level == Level::None {
+            queue.reveal(queue.next_id());
+            self.schedule(key);
+            return Need::NOW;
+        }
+        self.sync_wanted |= level >= Level::Disk;
+        let log = self.log.as_ref().expect("a logged level needs a log");
+        let index = log.index();
+        if queue.last_index != index.0 {
+            queue.last_index = index.0;
+            self.touched.push(key);
+        }
+        Need {
+            level: receipt_level,
+            index,
+        }
+    }
+
+    fn find_original(
+        &mut self,
+        key: QueueKey,
+        hash: OnceHash,
+        level: Level,
+        now: Now,
+    ) -> Option<Receipt> {
+        let queue = &mut self.queues[key.0 as usize];
+        let original = queue.dedup.find(hash, queue.settings.dedup_us, now.us)?;
+        queue.counters.deduplicated += 1;
+        let hidden = original.first >= queue.visible();
+        let need = if hidden {
+            Need {
+                level,
+                index: LogIndex(queue.last_index),
+            }
+        } else {
+            Need::NOW
+        };
+        Some(Receipt {
+            first: original.first,
+            count: original.count,
+            level,
+            need,
+            duplicate: true,
+        })
+    }
+
+    /// May the queue take so much now? Makes room if that is its way.
+    #[inline]
+    fn admit(
+        &mut self,
+        key: QueueKey,
+        count: u32,
+        body_bytes: u64,
+        level: Level,
+        once: bool,
+        now: Now,
+    ) -> Result<(), Refused> {
+        let queue = &mut self.queues[key.0 as usize];
+        let settings = &queue.settings;
+        if settings.pause.input {
+            queue.counters.rejected += 1;
+            return Err(paused().into());
+        }
+        if self.over_budget {
+            queue.counters.rejected += 1;
+            return Err(out_of_memory(once).into());
+        }
+        if level != Level::None
+            && let Some(log) = &mut self.log
+        {
+            if log.room() == Room::DiskFull {
+                queue.counters.rejected += 1;
+                return Err(disk_full().into());
+            }
+            let heads = u64::from(count) * (PUBLISH_HEAD_BYTES_MAX + self.sections.len()) as u64;
+            let record_bytes = (body_bytes + heads) as usize;
+            if !log.begin(record_bytes) {
+                queue.counters.rejected += 1;
+                return Err(no_segment().into());
+            }
+            if settings.maxlen.is_some() || settings.maxbytes.is_some() {
+                self.make_room(key, u64::from(count), body_bytes, now)?;
+                // What was dropped to make room stands in the record too: the messages get one that holds
+                // all of them.
+                let log = self.log.as_mut().expect("it was just asked");
+                if !log.begin(record_bytes) {
+                    return Err(no_segment().into());
+                }
+            }
+        } else if settings.maxlen.is_some() || settings.maxbytes.is_some() {
+            self.make_room(key, u64::from(count), body_bytes, now)?;
+        }
+        Ok(())
+    }
+
+    /// Checks `maxlen` and `maxbytes`; drops the oldest where that is wanted.
+    fn make_room(
+        &mut self,
+        key: QueueKey,
+        count: u64,
+        body_bytes: u64,
+        now: Now,
+    ) -> Result<(), Refused> {
+        let queue = &mut self.queues[key.0 as usize];
+        let length_max = queue.settings.maxlen.unwrap_or(u64::MAX);
+        let length_max = length_max.saturating_add(u64::from(planted(Fault::LimitOffByOne)));
+        let bytes_max = queue.settings.maxbytes.unwrap_or(u64::MAX);
+        let mut length = queue.index.live().saturating_add(count);
+        let mut bytes = queue.index.bytes().saturating_add(body_bytes);
+        if length <= length_max && bytes <= bytes_max {
+            return Ok(());
+        }
+        let possible = count <= length_max && body_bytes <= bytes_max;
+        if queue.settings.full == WhenFull::Reject || !possible {
+            queue.counters.rejected += 1;
+            return Err(full(queue, possible).into());
+        }
+        let mut dropped = Vec::new();
+        let mut from = 0;
+        while length > length_max || bytes > bytes_max {
+            let Some(id) = self.queue(key).next_unleased(from) else {
+                let queue = self.queue_mut(key);
+                queue.counters.rejected += 1;
+                return Err(full(queue, true).into());
+            };
+            let (place, size) = self.locate(key, id).ok_or(Refused::Cold)?;
+            dropped.push((id, place, size));
+            from = id + 1;
+            length -= 1;
+            bytes = bytes.saturating_sub(u64::from(size.unwrap_or(0)));
+        }
+        let dead = self.queue(key).settings.deadon.full;
+        for (id, place, size) in dropped {
+            self.queue_mut(key).counters.dropped += 1;
+            if dead && let Some(pri) = self.queue_mut(key).take_waiting(id) {
+                let tries = self.queue(key).next_try(id) - 1;
+                let why = Vec::new();
+                self.bury(
+                    key,
+                    Death {
+                        id,
+                        place,
+                        size,
+                        pri,
+                        reason: TransferReason::DroppedOld,
+                        tries,
+                        why,
+                    },
+                    now,
+                );
+            } else {
+                self.settle_waiting(key, id, place, size, SettleReason::DroppedOld);
+            }
+        }
+        Ok(())
+    }
+
+    /// The optional parts of a message, encoded as the log keeps them. A `none` queue needs only
+    /// what a consumer is told.
+    fn build_sections(&mut self, level: Level, options: &PublishOptions<'_>, message: &Published) {
+        self.sections.clear();
+        let mut builder = SectionsBuilder::new(&mut self.sections);
+        if let Some(key) = &options.key {
+            builder.key(key.decoded(&mut self.decoded));
+        }
+        if let Some(reply) = &options.reply {
+            builder.reply(reply.decoded(&mut self.decoded));
+        }
+        if !options.args.is_empty() {
+            self.headers.clear();
+            for (name, value) in options.headers() {
+                headers::push_text(&mut self.headers, name, value.decoded(&mut self.decoded));
+            }
+            builder.headers(&self.headers);
+        }
+        if level == Level::None {
+            return;
+        }
+        if let Some(once) = &options.once {
+            builder.once(once.decoded(&mut self.decoded));
+        }
+        if let Some(expires_us) = message.expires_us {
+            builder.expires_at(expires_us);
+        }
+        if message.due_us != 0 {
+            builder.due(message.due_us);
+        }
+        if message.pri != 0 {
+            builder.priority(message.pri);
+        }
+    }
+}
+
+/// When a message becomes ready and when it expires.
+#[inline]
+fn when_published(queue: &Queue, options: &PublishOptions<'_>, now: Now) -> Published {
+    let settings = &queue.settings;
+    let delay_us = match options.at_us {
+        Some(at_us) => at_us.saturating_sub(now.wall_us),
+        None => options.delay_us.unwrap_or(0),
+    };
+    let due_us = if delay_us == 0 {
+        0
+    } else {
+        now.us.saturating_add(delay_us)
+    };
+    let ttl_us = match (options.ttl_us, settings.ttl_us) {
+        (Some(own), _) => Some(own),
+        (None, of_queue) => of_queue.filter(|_| due_us != 0),
+    };
+    Published {
+        place: 0,
+        size: 0,
+        pri: options.pri.unwrap_or(settings.pri),
+        due_us,
+        expires_us: ttl_us.map(|ttl_us| now.us.max(due_us).saturating_add(ttl_us)),
+        now_us: now.us,
+    }
+}
+
+/// A client's id as the dedup window keeps it: SipHash-2-4 with 128 bits.
+pub fn once_hash(key: u64, client_id: &[u8]) -> OnceHash {
+    use siphasher::sip128::{Hasher128, SipHasher24};
+    use std::hash::Hasher;
+    let mut hasher = SipHasher24::new_with_keys(key, !key);
+    hasher.write(client_id);
+    hasher.finish128().as_u128()
+}
+
+#[cold]
+fn stronger_than_stored(level: Level, asked: Level) -> Error {
+    Error::new(
+        ErrorCode::Conflict,
+        format!(
+            "the queue stores at {}, so sync={} cannot be promised; QSET durable={} first",
+            level.setting(),
+            asked.setting(),
+            asked.setting()
+        ),
+    )
+}
+
+#[cold]
+fn paused() -> Error {
+    Error::new(
+        ErrorCode::Paused,
+        "the queue takes nothing at the moment; QSET q pause= opens it",
+    )
+    .retry(1000)
+}
+
+#[cold]
+fn out_of_memory(once: bool) -> Error {
+    if once {
+        let text = "there is no memory to remember another once=; try again when some have left their window";
+        return Error::new(ErrorCode::Limit, text).retry(SPACE_RETRY_MS);
+    }
+    Error::new(
+        ErrorCode::Mem,
+        "the memory budget is used up; consume, or start with a larger --memory-budget",
+    )
+    .retry(SPACE_RETRY_MS)
+}
+
+#[cold]
+fn no_segment() -> Error {
+    Error::new(
+        ErrorCode::Disk,
+        "no segment of the log can hold this yet; try again in a moment, or with a smaller batch",
+    )
+    .retry(SPACE_RETRY_MS)
+}
+
+#[cold]
+fn disk_full() -> Error {
+    Error::new(
+        ErrorCode::Disk,
+        "the disk is full; acks and pulls go on, publishing resumes when there is space",
+    )
+    .retry(DISK_RETRY_MS)
+}
+
+#[cold]
+fn full(queue: &Queue, possible: bool) -> Error {
+    let text = if possible {
+        "the queue is at its maxlen or maxbytes; consume, raise it, or QSET full=dropold"
+    } else {
+        "this is more than the queue's maxlen or maxbytes allows at all; raise it with QSET"
+    };
+    let mut error = Error::new(ErrorCode::Full, text).retry(SPACE_RETRY_MS);
+    error.fields = format!(
+        "messages={} bytes={}",
+        queue.index.live(),
+        queue.index.bytes()
+    );
+    error
+}

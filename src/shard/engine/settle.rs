@@ -1,0 +1,392 @@
+//! Settling: acks, leases that end otherwise, and the move to another queue.
+
+use bytes::Bytes;
+
+use super::super::Now;
+use super::super::trace;
+use super::{Damaged, Engine, Moving};
+use crate::broker::command::Body;
+use crate::broker::id::{Handle, Level, MessageId};
+use crate::broker::lease::Lease;
+use crate::broker::queue::{Published, QueueKey};
+use crate::fault::{Fault, planted};
+use crate::log::disk::Storage;
+use crate::log::{
+    BlockSlot, Entry, Message, Position, Run, Sections, SectionsBuilder, SettleReason,
+    TransferReason,
+};
+
+/// A message that leaves its queue for the dead-letter queue.
+#[derive(Clone, Debug)]
+pub struct Death {
+    /// Which message.
+    pub id: MessageId,
+    /// Where it lies.
+    pub place: u64,
+    /// Size of the body if known, bytes.
+    pub size: Option<u32>,
+    /// Its priority.
+    pub pri: u8,
+    /// Why.
+    pub reason: TransferReason,
+    /// How often it was tried.
+    pub tries: u16,
+    /// What the consumer said.
+    pub why: Vec<u8>,
+}
+
+/// How a lease ended without an ack.
+#[derive(Clone, Debug)]
+pub enum Return {
+    /// The consumer gave it back, with its own delay if it said one.
+    Nacked {
+        /// Microseconds; the queue's backoff when absent.
+        delay_us: Option<u64>,
+    },
+    /// Its deadline passed or its connection closed: ready at once, the try counts.
+    Lost,
+}
+
+impl<S: Storage> Engine<S> {
+    /// Messages on their way to another queue.
+    pub fn moving(&self) -> impl Iterator<Item = (QueueKey, &Death)> {
+        let same = |moving: &&Moving| self.is_same(moving.queue, moving.uid);
+        self.moving
+            .iter()
+            .filter(same)
+            .map(|moving| (moving.queue, &moving.death))
+    }
+
+    /// The lease that a handle names, if it is still on.
+    #[inline]
+    pub fn lease(&self, handle: Handle) -> Option<&Lease> {
+        let lease = self.leases.get(handle.serial)?;
+        (lease.id == handle.id && handle.incarnation == self.incarnation).then_some(lease)
+    }
+
+    /// Settles a leased message; the lease, or `None` if the handle is stale.
+    #[inline]
+    pub fn ack(&mut self, handle: Handle) -> Option<Lease> {
+        let mut serial = handle.serial;
+        if planted(Fault::StaleAckWins) && self.lease(handle).is_none() {
+            serial = self
+                .leases
+                .iter()
+                .find(|lease| lease.id == handle.id)?
+                .serial;
+        } else {
+            self.lease(handle)?;
+        }
+        let lease = self.leases.end(serial)?;
+        self.queues[lease.queue.0 as usize].counters.acked += 1;
+        self.settle_taken(
+            lease.queue,
+            lease.id,
+            lease.place,
+            Some(lease.size),
+            SettleReason::Acked,
+        );
+        Some(lease)
+    }
+
+    /// Settles a message that was taken.
+    #[inline]
+    pub fn settle_taken(
+        &mut self,
+        key: QueueKey,
+        id: MessageId,
+        place: u64,
+        size: Option<u32>,
+        reason: SettleReason,
+    ) {
+        self.queues[key.0 as usize].settle_leased(id, size);
+        self.settled(key, id, place, Some(reason));
+    }
+
+    /// Settles a ready or delayed message.
+    pub fn settle_waiting(
+        &mut self,
+        key: QueueKey,
+        id: MessageId,
+        place: u64,
+        size: Option<u32>,
+        reason: SettleReason,
+    ) -> bool {
+        if !self.queue_mut(key).settle_waiting(id, size) {
+            return false;
+        }
+        self.settled(key, id, place, Some(reason));
+        true
+    }
+
+    /// Gives back a settled message's storage, and logs that it is settled if a reason is given.
+    #[inline]
+    fn settled(&mut self, key: QueueKey, id: MessageId, place: u64, reason: Option<SettleReason>) {
+        let queue = &mut self.queues[key.0 as usize];
+        if queue.settings.durable == Level::None {
+            queue.arena.free(place, &mut self.pool);
+        } else {
+            let log = self.log.as_mut().expect("a logged queue has a log");
+            log.freed(Position(place));
+            let forgotten = planted(Fault::AckNotLogged)
+                && reason == Some(SettleReason::Acked)
+                && id.is_multiple_of(4);
+            if let Some(reason) = reason.filter(|_| !forgotten) {
+                log.settle(queue.uid, 0, reason, id);
+                self.sync_wanted |= queue.settings.durable >= Level::Disk;
+            }
+            if queue.index.has_freed_slots() {
+                for slot in queue.index.take_freed_slots() {
+                    log.free_slot(BlockSlot(slot.0 as u32));
+                }
+            }
+        }
+        if !queue.origins.is_empty()
+            && let Some(origin) = queue.origins.remove(&id)
+        {
+            self.dead_settled(origin);
+        }
+    }
+
+    /// A lease ended without an ack.
+    pub fn give_back(&mut self, lease: &Lease, how: Return, why: &[u8], now: Now) {
+        let key = lease.queue;
+        let queue = &mut self.queues[key.0 as usize];
+        let failed = lease.tries;
+        queue.counters.nacked += u64::from(matches!(how, Return::Nacked { .. }));
+        let death = |reason| Death {
+            id: lease.id,
+            place: lease.place,
+            size: Some(lease.size),
+            pri: lease.pri,
+            reason,
+            tries: failed,
+            why: why.to_vec(),
+        };
+        if queue.is_overdue(lease.id) {
+            queue.counters.expired += 1;
+            if queue.settings.deadon.ttl && queue.dead_name().is_some() {
+                self.bury(key, death(TransferReason::Expired), now);
+            } else {
+                self.settle_taken(
+                    key,
+                    lease.id,
+                    lease.place,
+                    Some(lease.size),
+                    SettleReason::Expired,
+                );
+            }
+            return;
+        }
+        let most = queue.settings.maxdeliver;
+        let spent = most > 0 && u32::from(failed) >= most;
+        if spent && queue.settings.deadon.tries && queue.dead_name().is_some() {
+            self.bury(key, death(TransferReason::Tries), now);
+            return;
+        }
+        let delay_us = match how {
+            Return::Nacked { delay_us } => {
+                delay_us.unwrap_or_else(|| queue.settings.backoff.after(u32::from(failed)))
+            }
+            Return::Lost => 0,
+        };
+        let due_us = if delay_us == 0 {
+            0
+        } else {
+            now.us.saturating_add(delay_us)
+        };
+        if !planted(Fault::TriesForgotten) {
+            queue.set_failed(lease.id, failed);
+        }
+        let due_us = match planted(Fault::NackDelayIgnored) {
+            true => 0,
+            false => due_us,
+        };
+        let pri = match planted(Fault::OrderLostOnReturn) {
+            true => lease.pri.saturating_add(1),
+            false => lease.pri,
+        };
+        queue.put_back(lease.id, pri, due_us);
+        if queue.settings.durable != Level::None {
+            let log = self.log.as_mut().expect("a logged queue has a log");
+            log.append(&Entry::Release {
+                queue: queue.uid,
+                group: 0,
+                run: Run {
+                    first: lease.id,
+                    count: 1,
+                },
+                tries: u32::from(failed),
+                not_before_us: due_us,
+            });
+        }
+        if due_us == 0 {
+            self.schedule(key);
+        } else {
+            self.arm(key);
+        }
+    }
+
+    /// A consumer says that a message is dead.
+    pub fn reject(&mut self, lease: &Lease, reason: TransferReason, why: &[u8], now: Now) {
+        self.queue_mut(lease.queue).counters.nacked += 1;
+        let death = Death {
+            id: lease.id,
+            place: lease.place,
+            size: Some(lease.size),
+            pri: lease.pri,
+            reason,
+            tries: lease.tries,
+            why: why.to_vec(),
+        };
+        self.bury(lease.queue, death, now);
+    }
+
+    /// Moves a taken message to the dead-letter queue, in one log entry.
+    pub fn bury(&mut self, key: QueueKey, death: Death, now: Now) {
+        let Some(name) = self.queue(key).dead_name() else {
+            let pri = death.pri;
+            self.queue_mut(key).put_back(death.id, pri, 0);
+            self.schedule(key);
+            return;
+        };
+        let (sections, body) = match self.stored(key, death.place) {
+            Some(Ok(message)) => (
+                message.sections.to_vec(),
+                Bytes::copy_from_slice(message.body.as_slice()),
+            ),
+            Some(Err(Damaged)) => {
+                self.queue_mut(key).counters.damaged += 1;
+                return;
+            }
+            None => {
+                self.fetch(death.place);
+                let uid = self.queue(key).uid;
+                self.moving.push(Moving {
+                    queue: key,
+                    uid,
+                    death,
+                });
+                return;
+            }
+        };
+        let target = match self.find(&name) {
+            Some(target) => target,
+            None => {
+                let settings = self.queue(key).settings.for_dead_letters(&self.defaults);
+                self.create(&name, settings)
+            }
+        };
+        let queue = self.queue_mut(key);
+        queue.counters.dead += 1;
+        queue.dead += 1;
+        let origin = queue.uid;
+        let note = trace::Note {
+            queue: &queue.name.clone(),
+            id: death.id,
+            reason: death.reason,
+            tries: death.tries,
+            why: &death.why,
+        };
+        let sections = trace::add(Sections(&sections), &note);
+        let id = self.transfer(
+            key,
+            death.id,
+            death.place,
+            death.size,
+            death.reason,
+            target,
+            &sections,
+            body,
+            now,
+        );
+        self.queue_mut(target).origins.insert(id, origin);
+    }
+
+    /// Settles a taken message at its queue and publishes it anew at another, in one log entry when both are
+    /// logged. Returns its id there.
+    #[allow(clippy::too_many_arguments)]
+    pub fn transfer(
+        &mut self,
+        key: QueueKey,
+        id: MessageId,
+        place: u64,
+        size: Option<u32>,
+        reason: TransferReason,
+        target: QueueKey,
+        sections: &[u8],
+        body: Bytes,
+        now: Now,
+    ) -> MessageId {
+        let (source_uid, source_level) = (self.queue(key).uid, self.queue(key).settings.durable);
+        let to = self.queue(target);
+        let (target_uid, target_id, level) = (to.uid, to.next_id(), to.settings.durable);
+        // A message without the section has priority 0, whatever the queue's default is later.
+        let mut with_priority = Vec::new();
+        let sections = match to.settings.pri {
+            0 => sections,
+            pri => {
+                with_priority.extend_from_slice(sections);
+                SectionsBuilder::new(&mut with_priority).priority(pri);
+                &with_priority[..]
+            }
+        };
+        let message = Message {
+            time_ms: now.us / 1000,
+            sections,
+            body: Body::Owned(body.clone()),
+        };
+        let both = source_level != Level::None && level != Level::None;
+        let unsettled = both && planted(Fault::DeadLetterNotSettled);
+        let both = both && !unsettled;
+        let new_place = if level == Level::None {
+            let to = &mut self.queues[target.0 as usize];
+            to.arena
+                .push(message.time_ms, sections, &message.body, &mut self.pool)
+        } else {
+            let log = self.log.as_mut().expect("a logged queue has a log");
+            if both {
+                let entry = Entry::Transfer {
+                    source: source_uid,
+                    source_id: id,
+                    group: 0,
+                    reason,
+                    target: target_uid,
+                    target_id,
+                    message,
+                };
+                log.append(&entry).0
+            } else {
+                log.publish(target_uid, target_id, &message).0
+            }
+        };
+        self.queues[key.0 as usize].settle_leased(id, size);
+        let settle_reason = match reason {
+            TransferReason::Expired => SettleReason::Expired,
+            TransferReason::DroppedOld => SettleReason::DroppedOld,
+            TransferReason::Tries | TransferReason::Rejected | TransferReason::Moved => {
+                SettleReason::Dead
+            }
+        };
+        self.settled(
+            key,
+            id,
+            place,
+            (!both && !unsettled).then_some(settle_reason),
+        );
+        let settings = &self.queue(target).settings;
+        let published = Published {
+            place: new_place,
+            size: body.len() as u32,
+            pri: settings.pri,
+            due_us: 0,
+            expires_us: None,
+            now_us: now.us,
+        };
+        self.queue_mut(target).publish(published);
+        self.sync_wanted |= source_level.max(level) >= Level::Disk;
+        self.published(target, level, level);
+        self.arm(target);
+        target_id
+    }
+}

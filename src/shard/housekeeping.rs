@@ -1,0 +1,522 @@
+//! The end of a turn, and what is done now and then: deadlines, the log's events, memory, checkpoints.
+
+use super::conn::{Blocked, Life};
+use super::engine::Return;
+use super::failure::unknown_results;
+use super::{ConnKey, Ending, Now, Shard, Stop};
+use crate::broker::index::Slot;
+use crate::broker::reply::ErrorCode;
+use crate::fault::{Fault, planted};
+use crate::log::disk::Storage;
+use crate::log::{BlockSlot, Event, Position};
+
+/// Leases ended by their deadline in one turn at most.
+const TURN_EXPIRIES: usize = 4096;
+/// How often memory is counted and index blocks are looked at, microseconds.
+const MEMORY_INTERVAL_US: u64 = 100_000;
+/// How often stalled connections are looked for, microseconds.
+const STALL_INTERVAL_US: u64 = 1_000_000;
+/// Index blocks unused for so many memory checks are spilled first.
+const COLD_TURNS: u64 = 8;
+
+/// When the shard last did what it does now and then.
+#[derive(Debug)]
+pub(super) struct Housekeeping {
+    /// When memory is counted next, microseconds; only while there is traffic.
+    memory_due_us: u64,
+    /// Memory beside the messages, as last counted, bytes.
+    other_bytes: usize,
+    /// When stalled connections are looked for, microseconds; `u64::MAX` = none is in a frame.
+    stalls_due_us: u64,
+    /// Something happened since memory was counted.
+    busy: bool,
+    /// A long task goes on in the next turn.
+    again: bool,
+    /// A shutdown has let every connection run what it had sent.
+    closing: bool,
+    /// A shutdown has begun to close the log.
+    closed_log: bool,
+}
+
+impl Housekeeping {
+    pub(super) fn new(now: Now) -> Housekeeping {
+        Housekeeping {
+            memory_due_us: now.us + MEMORY_INTERVAL_US,
+            other_bytes: 0,
+            stalls_due_us: u64::MAX,
+            busy: false,
+            again: false,
+            closing: false,
+            closed_log: false,
+        }
+    }
+
+    pub(super) fn watch_stalls(&mut self, now: Now, stall_us: u64) {
+        if self.stalls_due_us == u64::MAX {
+            self.stalls_due_us = now.us + STALL_INTERVAL_US.min(stall_us);
+        }
+    }
+}
+
+impl<S: Storage> Shard<S> {
+    /// The storage has finished something, a deadline passed, or input was handled: commit,
+    /// apply, expire, deliver.
+    pub fn handle_turn_end(&mut self, now: Now) {
+        self.housekeeping.again = false;
+        self.resume_conns(now);
+        self.take_log_events(now);
+        self.expire_leases(now);
+        self.engine.handle_timers(now);
+        self.end_waits(now);
+        self.housekeeping.again |= self.engine.drain_doomed();
+        // Two rounds: what is visible is handed out before the commit, so that what that settles is in
+        // this turn's record; what the commit makes visible is handed out after it.
+        self.dispatch_all(now);
+        self.commit(now);
+        self.apply();
+        self.dispatch_all(now);
+        self.commit(now);
+        self.now_and_then(now);
+        self.go_on_ending(now);
+    }
+
+    fn dispatch_all(&mut self, now: Now) {
+        for _ in 0..self.engine.runnable.len() {
+            let Some(key) = self.engine.runnable.pop_front() else {
+                break;
+            };
+            if !self.engine.queues.contains(key.0 as usize) {
+                continue;
+            }
+            self.engine.queue_mut(key).scheduled = false;
+            self.dispatch(key, now);
+            self.engine.drop_ghost(key);
+        }
+    }
+
+    fn commit(&mut self, now: Now) {
+        self.engine.before_commit();
+        let sync = std::mem::take(&mut self.engine.sync_wanted);
+        let Some(log) = &mut self.engine.log else {
+            return;
+        };
+        if sync || !log.is_empty_turn() {
+            self.housekeeping.busy = true;
+            log.commit(now.us, sync);
+        }
+        if self.failed.is_none() {
+            self.check_failure();
+        }
+    }
+
+    /// Makes visible what has reached its level, and lets out what waited for it.
+    fn apply(&mut self) {
+        if self.failed.is_some() {
+            return;
+        }
+        self.engine.apply_reached();
+        if self.gated.is_empty() {
+            return;
+        }
+        let mut gated = std::mem::take(&mut self.gated);
+        gated.retain(|key| {
+            let Some(slot) = self.slot(*key) else {
+                return false;
+            };
+            let engine = &self.engine;
+            let conn = &mut self.conns[slot];
+            conn.open_gates(|need| engine.reached(need));
+            if let Blocked::Log(need) = conn.blocked
+                && engine.reached(need)
+            {
+                conn.blocked = Blocked::No;
+                self.resume(slot);
+            }
+            let conn = &mut self.conns[slot];
+            let stays = conn.is_gated() || matches!(conn.blocked, Blocked::Log(_));
+            conn.gate_listed = stays;
+            self.mark_dirty(slot);
+            if !stays && self.conns[slot].life == Life::HalfClosed {
+                self.resume(slot);
+            }
+            stays
+        });
+        gated.append(&mut self.gated);
+        self.gated = gated;
+    }
+
+    /// Runs the kept commands of connections that are no longer held up.
+    fn resume_conns(&mut self, now: Now) {
+        self.turn += 1;
+        if std::mem::take(&mut self.goes_on) {
+            for key in std::mem::take(&mut self.cold) {
+                self.unblock_cold(key);
+            }
+        }
+        for _ in 0..self.resuming.len() {
+            let Some(key) = self.resuming.pop_front() else {
+                break;
+            };
+            let Some(slot) = self.slot(key) else { continue };
+            self.conns[slot].resuming = false;
+            if self.conns[slot].blocked == Blocked::No {
+                self.run_input(slot, now);
+            }
+            self.after_run(slot, now);
+            if let Some(slot) = self.slot(key)
+                && self.conns[slot].blocked == Blocked::No
+            {
+                self.read_again(slot);
+            }
+        }
+    }
+
+    fn take_log_events(&mut self, now: Now) {
+        let mut fetched = false;
+        while let Some(log) = &mut self.engine.log
+            && let Some(event) = log.poll(now.us)
+        {
+            match event {
+                Event::Durable(_) | Event::CheckpointDone | Event::Room => {}
+                Event::Fetched(_) => fetched = true,
+                Event::BlockLoaded { slot, result } => match result {
+                    Ok(column) => {
+                        self.engine.handle_block(slot, &column);
+                        fetched = true;
+                    }
+                    Err(what) => {
+                        self.fail(format!("an index block cannot be read back: {what}"));
+                        return;
+                    }
+                },
+                Event::Compacted { moves, damaged } => {
+                    for (uid, id, _) in damaged {
+                        ::log::error!(
+                            "message {id} of queue {} is damaged on the disk and is kept back",
+                            uid.0
+                        );
+                    }
+                    self.relocate(moves);
+                }
+                Event::Failed => self.check_failure(),
+            }
+        }
+        self.apply();
+        if fetched {
+            self.engine.handle_fetched(now);
+            for key in std::mem::take(&mut self.cold) {
+                self.unblock_cold(key);
+            }
+        }
+        if let Some(log) = &mut self.engine.log
+            && log.deadline_us().is_some_and(|due_us| due_us <= now.us)
+        {
+            log.handle_deadline(now.us);
+            self.check_failure();
+        }
+    }
+
+    /// The next command of that connection goes on.
+    pub(super) fn unblock_cold(&mut self, key: ConnKey) {
+        if let Some(slot) = self.slot(key)
+            && self.conns[slot].blocked == Blocked::Cold
+        {
+            self.conns[slot].blocked = Blocked::No;
+            self.resume(slot);
+        }
+    }
+
+    fn relocate(&mut self, moves: Vec<(crate::broker::id::QueueUid, u64, Position, Position)>) {
+        for (uid, id, old, new) in moves {
+            let live = self
+                .engine
+                .find_uid(uid)
+                .filter(|key| self.engine.queue(*key).index.is_live(id));
+            if let Some(key) = live {
+                self.engine.queue_mut(key).index.relocate(id, new.0);
+                if self.engine.queue(key).leased() > 0 {
+                    self.engine.leases.relocate(key, id, new.0);
+                }
+            }
+            let log = self
+                .engine
+                .log
+                .as_mut()
+                .expect("a compaction comes from the log");
+            // Settled meanwhile, it was freed at its old place: only the copy is left to free.
+            log.freed(if live.is_some() { old } else { new });
+        }
+    }
+
+    fn expire_leases(&mut self, now: Now) {
+        for _ in 0..TURN_EXPIRIES {
+            let Some((deadline_us, serial)) = self.engine.leases.first_deadline() else {
+                return;
+            };
+            if deadline_us > now.us {
+                return;
+            }
+            let lease = self.engine.leases.end(serial).expect("it is in the lists");
+            self.tell_expired(&lease);
+            self.credit_returned(lease.holder);
+            if planted(Fault::ExpiryLost) && lease.serial.is_multiple_of(4) {
+                continue;
+            }
+            self.engine.give_back(&lease, Return::Lost, b"", now);
+        }
+        self.housekeeping.again = true;
+    }
+
+    fn check_failure(&mut self) {
+        if let Some(log) = &self.engine.log
+            && let Some(failure) = log.failure()
+        {
+            let text = failure.to_string();
+            self.fail(text);
+        }
+    }
+
+    /// The disk cannot be trusted any more: who waits is told that the result is unknown, and the process stops.
+    fn fail(&mut self, text: String) {
+        if self.failed.is_some() {
+            return;
+        }
+        self.failed = Some(text);
+        let slots: Vec<usize> = self.conns.iter().map(|(slot, _)| slot).collect();
+        for slot in slots {
+            let gated = self.conns[slot].take_gated();
+            if !gated.is_empty() {
+                let out = self.conns[slot].out.writer(&mut self.pool);
+                unknown_results(out, &gated);
+            }
+            self.conns[slot].life = Life::Closing;
+            self.mark_dirty(slot);
+        }
+    }
+
+    fn now_and_then(&mut self, now: Now) {
+        if now.us >= self.housekeeping.stalls_due_us {
+            self.close_stalled(now);
+        }
+        let messages = self.engine.message_memory();
+        if messages + self.housekeeping.other_bytes > self.memory_budget_bytes
+            || now.us >= self.housekeeping.memory_due_us
+        {
+            self.count_memory(now);
+        }
+        self.checkpoint_if_due();
+        self.compact_if_due();
+    }
+
+    /// Counts memory; makes room where something can be read again from the disk.
+    fn count_memory(&mut self, now: Now) {
+        self.housekeeping.memory_due_us = now.us + MEMORY_INTERVAL_US;
+        self.housekeeping.busy = false;
+        let budget = self.memory_budget_bytes;
+        let conns: usize = self.conns.iter().map(|(_, conn)| conn.memory()).sum();
+        let buffers = conns + self.pool.bytes();
+        for (_, queue) in &mut self.engine.queues {
+            queue.index.turn += 1;
+        }
+        let mut used = self.engine.memory() + buffers;
+        if used > budget - budget / 8 {
+            self.engine.pool.trim();
+            self.spill_blocks(COLD_TURNS);
+            let others = self.engine.memory() + buffers
+                - self.engine.log.as_ref().map_or(0, |log| log.memory());
+            if let Some(log) = &mut self.engine.log {
+                log.trim((budget - budget / 4).saturating_sub(others));
+            }
+            used = self.engine.memory() + buffers;
+            if used > budget {
+                self.spill_blocks(0);
+                used = self.engine.memory() + buffers;
+            }
+        }
+        self.housekeeping.other_bytes = used - self.engine.message_memory();
+        self.engine.over_budget = used > budget;
+    }
+
+    /// Stores full index blocks away and drops their columns when they were not used for a while.
+    fn spill_blocks(&mut self, idle: u64) {
+        self.save_blocks();
+        for (_, queue) in &mut self.engine.queues {
+            queue.index.evict(idle);
+        }
+    }
+
+    /// Hands every full index block that has no slot to the log.
+    pub(super) fn save_blocks(&mut self) {
+        let Some(log) = &mut self.engine.log else {
+            return;
+        };
+        for (_, queue) in &mut self.engine.queues {
+            if queue.settings.durable == crate::broker::id::Level::None {
+                continue;
+            }
+            let unsaved: Vec<_> = queue.index.unsaved().collect();
+            for (number, column) in unsaved {
+                let slot: BlockSlot = log.spill(queue.uid, number, column);
+                queue.index.saved(number, Slot(u64::from(slot.0)));
+            }
+        }
+    }
+
+    fn compact_if_due(&mut self) {
+        let Some(log) = &mut self.engine.log else {
+            return;
+        };
+        let Some(range) = log.compaction_due() else {
+            return;
+        };
+        let mut live = Vec::new();
+        for (_, queue) in &self.engine.queues {
+            if !queue.exists || queue.settings.durable == crate::broker::id::Level::None {
+                continue;
+            }
+            match queue.index.live_between(range.start.0, range.end.0) {
+                Ok(found) => {
+                    live.extend(
+                        found
+                            .into_iter()
+                            .map(|(id, place)| (queue.uid, id, Position(place))),
+                    );
+                }
+                Err(slot) => {
+                    // Ask again when the column is in memory.
+                    log.load(BlockSlot(slot.0 as u32));
+                    return;
+                }
+            }
+        }
+        log.compact(range, live);
+    }
+
+    fn close_stalled(&mut self, now: Now) {
+        self.housekeeping.stalls_due_us = u64::MAX;
+        let mut watched = false;
+        let mut stalled = Vec::new();
+        for (slot, conn) in &self.conns {
+            if conn.life != Life::Open || conn.blocked != Blocked::No || !conn.decoder.in_frame() {
+                continue;
+            }
+            watched = true;
+            if conn.heard_us.saturating_add(self.limits.stall_us) <= now.us
+                && conn.out.len() < self.limits.send_bytes_max
+            {
+                stalled.push(slot);
+            }
+        }
+        if watched {
+            self.housekeeping.watch_stalls(now, self.limits.stall_us);
+        }
+        for slot in stalled {
+            let error = crate::broker::reply::Error::new(
+                ErrorCode::Proto,
+                "the rest of the command did not come in time; the connection is closed",
+            );
+            self.answer_error(slot, None, &error);
+            self.conns[slot].life = Life::Closing;
+            self.after_close(slot, now);
+        }
+    }
+
+    pub(super) fn after_close(&mut self, slot: usize, now: Now) {
+        self.mark_dirty(slot);
+        self.settle_life(slot, now);
+    }
+
+    /// The earliest deadline, on the clock of `Now::us`; `None` = no need to wake.
+    pub fn poll_timeout(&self) -> Option<u64> {
+        let busy = self.housekeeping.again
+            || self.goes_on
+            || !self.resuming.is_empty()
+            || !self.engine.runnable.is_empty()
+            || !self.readable.is_empty()
+            || self.has_unwritten();
+        if busy {
+            return Some(0);
+        }
+        let lease = self.engine.leases.first_deadline().map(|(at_us, _)| at_us);
+        let log = self.engine.log.as_ref().and_then(|log| log.deadline_us());
+        let stalls = Some(self.housekeeping.stalls_due_us).filter(|at_us| *at_us != u64::MAX);
+        let memory = (self.housekeeping.busy || self.engine.over_budget)
+            .then_some(self.housekeeping.memory_due_us);
+        [
+            lease,
+            log,
+            stalls,
+            memory,
+            self.engine.next_timer_us(),
+            self.waiters.next_deadline_us(),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+
+    /// Something happened after the turn's end (a connection went, and its leases with it) that must
+    /// still be written.
+    fn has_unwritten(&self) -> bool {
+        self.engine.sync_wanted
+            || self
+                .engine
+                .log
+                .as_ref()
+                .is_some_and(|log| !log.is_empty_turn())
+    }
+
+    /// SIGTERM: take nothing new, flush, sync, answer the waiters, then `poll_stopped` says so.
+    pub fn handle_shutdown(&mut self, now: Now) {
+        if self.ending != Ending::No {
+            return;
+        }
+        self.ending = Ending::Closing;
+        let slots: Vec<usize> = self.conns.iter().map(|(slot, _)| slot).collect();
+        for slot in slots {
+            if !self.conns.contains(slot) {
+                continue;
+            }
+            if self.conns[slot].life == Life::Open {
+                self.conns[slot].life = Life::HalfClosed;
+            }
+            self.end_interests(slot, now);
+        }
+    }
+
+    /// Moves a shutdown on: first everybody gets what is due, then leases go back and the log is closed.
+    fn go_on_ending(&mut self, now: Now) {
+        if let Some(text) = &self.failed {
+            if self.ending != Ending::Done {
+                self.ending = Ending::Done;
+                self.stop = Some(Stop::Failed(text.clone()));
+            }
+            return;
+        }
+        if self.ending != Ending::Closing {
+            return;
+        }
+        let Some(log) = &mut self.engine.log else {
+            self.ending = Ending::Done;
+            self.stop = Some(Stop::Finished);
+            return;
+        };
+        if !self.housekeeping.closing {
+            self.housekeeping.closing = true;
+            let slots: Vec<usize> = self.conns.iter().map(|(slot, _)| slot).collect();
+            for slot in slots {
+                self.resume(slot);
+            }
+            self.housekeeping.again = true;
+            return;
+        }
+        if !self.housekeeping.closed_log {
+            self.housekeeping.closed_log = true;
+            log.close(now.us);
+        }
+        if log.is_closed() {
+            self.ending = Ending::Done;
+            self.stop = Some(Stop::Finished);
+        }
+    }
+}

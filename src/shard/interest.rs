@@ -1,0 +1,171 @@
+//! PULL, SUB, CREDIT, UNSUB and CANCEL: what a connection wants to receive, and under which tag.
+
+use super::conn::{Life, Need};
+use super::session::{Asker, Flow};
+use super::waiters::Terms;
+use super::{Now, Shard};
+use crate::broker::command::Source;
+use crate::broker::reply::{Error, ErrorCode, Reply};
+use crate::log::disk::Storage;
+use crate::protocol::text::value;
+
+impl<S: Storage> Shard<S> {
+    #[inline]
+    pub(super) fn run_pull(
+        &mut self,
+        asker: Asker<'_>,
+        sources: crate::broker::command::Sources<'_>,
+        options: &crate::broker::command::PullOptions,
+        now: Now,
+    ) -> Flow {
+        let slot = asker.slot;
+        if self.wait_for_publishes(slot) {
+            return Flow::Again;
+        }
+        if let Err(error) = self.may_wait(asker) {
+            return self.conclude(asker, Err(error));
+        }
+        let at = self.key(slot);
+        let tag = asker.tag.unwrap_or_default();
+        let mut rest = sources.iter();
+        let first = rest.next().expect("a pull names at least one source");
+        let first = self.target(slot, first.queue);
+        let mut keys = std::mem::take(&mut self.keys);
+        keys.clear();
+        keys.push(first);
+        for source in rest {
+            let key = self.find_or_create(source.queue);
+            if !keys.contains(&key) {
+                keys.push(key);
+            }
+        }
+        self.pull(at, tag, &keys, options, now);
+        self.keys = keys;
+        Flow::Done
+    }
+
+    /// May this connection wait for messages under that tag?
+    pub(super) fn may_wait(&self, asker: Asker<'_>) -> Result<(), Error> {
+        let conn = &self.conns[asker.slot];
+        match asker.tag {
+            None if conn.has_untagged_subscription() => Err(Error::new(
+                ErrorCode::Conflict,
+                "this connection has an untagged SUB, whose MSG lines could not be told apart; tag one of them, as in @1 PULL",
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn run_subscribe(
+        &mut self,
+        asker: Asker<'_>,
+        source: Source<'_>,
+        credit: Option<u32>,
+        terms: Terms,
+    ) -> Result<(), Error> {
+        let at = self.key(asker.slot);
+        if let Some(tag) = asker.tag
+            && let Some(wait) = self.conns[asker.slot].tagged(tag)
+        {
+            let waiter = wait.waiter;
+            let mut scratch = Vec::new();
+            let name = source.queue.decoded(&mut scratch);
+            // Its own tag is what an update of a subscription is expected to have.
+            let update = self
+                .waiters
+                .subscription(waiter)
+                .is_some_and(|subscription| *self.engine.queue(subscription.queue).name == *name);
+            if !update {
+                return Err(tag_in_use(tag));
+            }
+        }
+        if self.conns[asker.slot].life != Life::Open {
+            return Err(Error::new(
+                ErrorCode::Conflict,
+                "the connection is closing; a subscription would end at once",
+            ));
+        }
+        let queue = self.find_or_create(source.queue);
+        self.answer(
+            Asker {
+                quiet: false,
+                ..asker
+            },
+            &Reply::Ok,
+        );
+        self.subscribe(at, asker.tag.unwrap_or_default(), queue, credit, terms);
+        Ok(())
+    }
+
+    fn own_subscription(
+        &mut self,
+        slot: usize,
+        source: Source<'_>,
+    ) -> Result<crate::broker::queue::WaiterKey, Error> {
+        let at = self.key(slot);
+        let mut scratch = Vec::new();
+        let found = self
+            .engine
+            .find_with_ghosts(source.queue.decoded(&mut scratch));
+        found
+            .and_then(|queue| self.find_subscription(at, queue))
+            .ok_or_else(|| {
+                let text = format!(
+                    "this connection has no SUB on {}; SUB begins one",
+                    value::shown(source.queue.0)
+                );
+                Error::new(ErrorCode::Conflict, text)
+            })
+    }
+
+    pub(super) fn set_credit(
+        &mut self,
+        asker: Asker<'_>,
+        source: Source<'_>,
+        credit: u32,
+    ) -> Result<(), Error> {
+        let key = self.own_subscription(asker.slot, source)?;
+        if let Some(subscription) = self.waiters.subscription(key) {
+            subscription.credit = credit;
+        }
+        self.line_up(key);
+        self.answer_when(asker, Need::NOW, &Reply::Ok);
+        Ok(())
+    }
+
+    pub(super) fn run_unsubscribe(
+        &mut self,
+        asker: Asker<'_>,
+        source: Source<'_>,
+    ) -> Result<(), Error> {
+        let key = self.own_subscription(asker.slot, source)?;
+        self.unsubscribe(key);
+        self.answer_when(asker, Need::NOW, &Reply::Ok);
+        Ok(())
+    }
+
+    pub(super) fn cancel(&mut self, asker: Asker<'_>, tag: &[u8]) {
+        let waiting = self.conns[asker.slot]
+            .tagged(tag)
+            .filter(|wait| !wait.subscription)
+            .map(|wait| wait.waiter);
+        if let Some(waiter) = waiting {
+            self.finish_pull(waiter, 0);
+        }
+        self.answer(
+            asker,
+            &Reply::Count {
+                count: u64::from(waiting.is_some()),
+                stale: b"",
+            },
+        );
+    }
+}
+
+pub(super) fn tag_in_use(tag: &[u8]) -> Error {
+    let text = format!(
+        "@{0} is in use; end what it names with CANCEL or UNSUB, or take another tag",
+        String::from_utf8_lossy(tag)
+    );
+    Error::new(ErrorCode::Conflict, text)
+}

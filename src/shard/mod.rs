@@ -1,0 +1,546 @@
+//! One shard: connections, sessions, queues and log, driven by whoever owns the sockets.
+//!
+//! Calling order of one turn: any number of `handle_*`, then [`Shard::handle_turn_end`], then the
+//! `poll_*` until each is empty. Never a socket, a file or a clock of its own.
+
+mod admin;
+mod conn;
+mod consume;
+mod engine;
+mod failure;
+mod hand_out;
+mod housekeeping;
+mod interest;
+mod jobs;
+mod placement;
+mod recovery;
+mod session;
+mod settling;
+mod snapshot;
+mod stats;
+mod trace;
+mod waiters;
+
+use std::collections::VecDeque;
+use std::io::IoSlice;
+
+use slab::Slab;
+
+use crate::broker::id::Level;
+use crate::broker::lease::HolderKey;
+use crate::broker::queue::QueueKey;
+use crate::buffer::send::Pool;
+use crate::config::{Config, Limits};
+use crate::fault::{Fault, planted};
+use crate::log::disk::Storage;
+use crate::log::{BlockSlot, Log, OpenError, OpenOptions, Recovered};
+use conn::{Blocked, Conn, Life, ReadInto};
+use engine::{Engine, Return};
+use waiters::Waiters;
+
+/// A connection: a slab slot and the generation that tells its users apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ConnKey {
+    /// Index in the slab.
+    pub slot: u32,
+    /// Increases with every use of the slot.
+    pub generation: u32,
+}
+
+/// What the clocks say; read once a turn by the owner of the shard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Now {
+    /// Microseconds since the unix epoch on a clock that never jumps nor goes back while the
+    /// process lives: the wall clock at start plus the monotonic time since.
+    pub us: u64,
+    /// Microseconds since the unix epoch as the system says now; only for `at=`.
+    pub wall_us: u64,
+}
+
+/// Why the shard wants its thread to end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// A graceful shutdown is complete.
+    Finished,
+    /// The disk failed; nothing more can be confirmed. The text is for stderr.
+    Failed(String),
+}
+
+/// How far a graceful shutdown is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ending {
+    /// None was asked for.
+    No,
+    /// Receipts are awaited and the log is being closed.
+    Closing,
+    /// All is said.
+    Done,
+}
+
+/// Size of the buffer that sockets are read into, bytes.
+const SCRATCH_BYTES: usize = 256 << 10;
+/// Output buffers kept for reuse, and the largest of them.
+const POOL_COUNT: usize = 256;
+const POOL_BYTES_MAX: usize = 64 << 10;
+
+/// A whole broker without its sockets.
+pub struct Shard<S: Storage> {
+    limits: Limits,
+    memory_budget_bytes: usize,
+    node: String,
+    conns: Slab<Conn>,
+    next_generation: u32,
+    /// Counts the turns.
+    turn: u64,
+    waiters: Waiters,
+    engine: Engine<S>,
+    pool: Pool,
+    scratch: Vec<u8>,
+    /// Connections with something to write.
+    dirty: VecDeque<ConnKey>,
+    /// Connections whose commands or sockets go on.
+    resuming: VecDeque<ConnKey>,
+    /// Connections that may be read again.
+    readable: VecDeque<ConnKey>,
+    /// Connections with output or commands that wait for the log.
+    gated: Vec<ConnKey>,
+    /// Connections whose next command waits for a read from the disk, or goes on with a long job.
+    cold: Vec<ConnKey>,
+    closing: VecDeque<ConnKey>,
+    /// Whose leases a holder's are, for holders that are connections.
+    holders: Vec<Option<ConnKey>>,
+    /// A long command goes on in the next turn.
+    goes_on: bool,
+    /// Scratch for the sources of a pull.
+    keys: Vec<QueueKey>,
+    ending: Ending,
+    failed: Option<String>,
+    stop: Option<Stop>,
+    housekeeping: housekeeping::Housekeeping,
+    totals: stats::Totals,
+    /// Scratch for tokens that were stale, and texts.
+    text: Vec<u8>,
+}
+
+impl<S: Storage> Shard<S> {
+    /// A shard on that storage, recovered from what it holds; without one everything is in memory.
+    /// `random` seeds what a peer must not foresee.
+    ///
+    /// # Errors
+    /// The data directory cannot be served; see [`OpenError`].
+    pub fn open(
+        config: &Config,
+        storage: Option<S>,
+        now: Now,
+        random: u64,
+    ) -> Result<(Shard<S>, Recovered), OpenError> {
+        let mut defaults = config.queue_defaults.clone();
+        if storage.is_none() {
+            defaults.durable = Level::None;
+        }
+        let mut engine = Engine::new(defaults, random);
+        let mut recovered = Recovered::default();
+        match storage {
+            Some(storage) => {
+                let options = OpenOptions {
+                    must_exist: config.data_must_exist,
+                    now_ms: now.us / 1000,
+                    directory_id: random,
+                };
+                let mut replay = recovery::Recovery::new(&mut engine);
+                let (mut log, found) = Log::open(storage, &config.log, options, &mut replay)?;
+                replay.finish(now, &found);
+                for slot in std::mem::take(&mut engine.unused_slots) {
+                    log.free_slot(BlockSlot(slot.0 as u32));
+                }
+                engine.incarnation = log.incarnation();
+                engine.log = Some(log);
+                recovered = found;
+            }
+            // Without a directory nothing remembers how many runs there were: the time tells them apart.
+            None => engine.incarnation = (now.us / 1000).max(1),
+        }
+        let shard = Shard {
+            limits: config.limits.clone(),
+            memory_budget_bytes: config.memory_budget_bytes,
+            node: "ringmq".to_owned(),
+            conns: Slab::new(),
+            next_generation: 1,
+            turn: 1,
+            waiters: Waiters::default(),
+            engine,
+            pool: Pool::new(POOL_COUNT, POOL_BYTES_MAX),
+            scratch: vec![0; SCRATCH_BYTES],
+            dirty: VecDeque::new(),
+            resuming: VecDeque::new(),
+            readable: VecDeque::new(),
+            gated: Vec::new(),
+            cold: Vec::new(),
+            closing: VecDeque::new(),
+            holders: Vec::new(),
+            goes_on: false,
+            keys: Vec::new(),
+            ending: Ending::No,
+            failed: None,
+            stop: None,
+            housekeeping: housekeeping::Housekeeping::new(now),
+            totals: stats::Totals::new(now),
+            text: Vec::new(),
+        };
+        Ok((shard, recovered))
+    }
+
+    #[inline]
+    fn key(&self, slot: usize) -> ConnKey {
+        ConnKey {
+            slot: slot as u32,
+            generation: self.conns[slot].generation,
+        }
+    }
+
+    /// The slot of a connection that is still there.
+    #[inline]
+    fn slot(&self, key: ConnKey) -> Option<usize> {
+        let conn = self.conns.get(key.slot as usize)?;
+        (conn.generation == key.generation).then_some(key.slot as usize)
+    }
+
+    /// A new connection; `None` when there are too many, or none is taken any more (close the socket).
+    pub fn handle_accept(&mut self, peer: &str, now: Now) -> Option<ConnKey> {
+        if self.conns.len() >= self.limits.connections_max
+            || self.ending != Ending::No
+            || self.failed.is_some()
+        {
+            self.totals.connections_refused += 1;
+            return None;
+        }
+        let generation = self.next_generation;
+        self.next_generation = self.next_generation.wrapping_add(1);
+        let holder = self.engine.leases.add_holder();
+        let slot = self
+            .conns
+            .insert(Conn::new(generation, peer, holder, now.us));
+        self.totals.connections += 1;
+        let key = ConnKey {
+            slot: slot as u32,
+            generation,
+        };
+        if self.holders.len() <= holder.0 as usize {
+            self.holders.resize(holder.0 as usize + 1, None);
+        }
+        self.holders[holder.0 as usize] = Some(key);
+        Some(key)
+    }
+
+    /// Where to read the connection's next bytes to; `None` when it must not be read now (it will
+    /// come out of `poll_resume` when it may be read again). Never an empty slice.
+    pub fn receive_space(&mut self, conn: ConnKey) -> Option<&mut [u8]> {
+        let slot = self.slot(conn)?;
+        let limits = &self.limits;
+        let turn = self.turn;
+        let conn = &mut self.conns[slot];
+        if conn.turn != turn {
+            conn.turn = turn;
+            conn.turn_bytes = 0;
+        }
+        let room = match conn.blocked {
+            _ if conn.life != Life::Open => false,
+            Blocked::No => conn.out.len() < limits.send_bytes_max,
+            // What is behind a command that waits is kept, up to a line and a small body.
+            _ => conn.tail.len() < limits.line_bytes_max,
+        };
+        if !room || conn.turn_bytes >= limits.turn_bytes_max {
+            conn.read_wanted = conn.life == Life::Open;
+            if room {
+                self.read_again(slot);
+            }
+            return None;
+        }
+        let conn = &mut self.conns[slot];
+        if conn.blocked == Blocked::No
+            && conn.tail.is_empty()
+            && conn.decoder.body_space().is_some()
+        {
+            conn.reading = ReadInto::Body;
+            return Some(
+                conn.decoder
+                    .body_space()
+                    .expect("the decoder is inside a body"),
+            );
+        }
+        if conn.tail.is_empty() && conn.blocked == Blocked::No {
+            conn.reading = ReadInto::Scratch;
+            return Some(&mut self.scratch);
+        }
+        conn.reading = ReadInto::Tail;
+        Some(conn.tail.space(&mut self.pool))
+    }
+
+    /// `count` bytes were read into the space.
+    pub fn handle_received(&mut self, conn: ConnKey, count: usize, now: Now) {
+        let Some(slot) = self.slot(conn) else { return };
+        let conn = &mut self.conns[slot];
+        conn.heard_us = now.us;
+        conn.turn_bytes += count;
+        self.totals.bytes_in += count as u64;
+        match conn.reading {
+            ReadInto::Body => {
+                conn.decoder.body_filled(count);
+                self.run_input(slot, now);
+            }
+            ReadInto::Tail => {
+                conn.tail.filled(count);
+                self.run_input(slot, now);
+            }
+            ReadInto::Scratch => {
+                let scratch = std::mem::take(&mut self.scratch);
+                let used = self.run(slot, &scratch[..count], now);
+                if used < count && self.conns[slot].life != Life::Closing {
+                    self.conns[slot]
+                        .tail
+                        .keep(&scratch[used..count], &mut self.pool);
+                }
+                self.scratch = scratch;
+            }
+        }
+        self.after_run(slot, now);
+    }
+
+    /// Runs what is in the connection's tail and decoder.
+    fn run_input(&mut self, slot: usize, now: Now) {
+        let mut tail = std::mem::take(&mut self.conns[slot].tail);
+        let used = self.run(slot, tail.as_slice(), now);
+        tail.consume(used, &mut self.pool);
+        self.conns[slot].tail = tail;
+    }
+
+    fn after_run(&mut self, slot: usize, now: Now) {
+        let conn = &mut self.conns[slot];
+        if conn.decoder.in_frame() || !conn.tail.is_empty() {
+            self.housekeeping.watch_stalls(now, self.limits.stall_us);
+        }
+        if !conn.out.is_empty() {
+            self.mark_dirty(slot);
+        }
+        self.settle_life(slot, now);
+    }
+
+    /// The peer has ended its side; nothing more will be read.
+    pub fn handle_half_close(&mut self, conn: ConnKey, now: Now) {
+        let Some(slot) = self.slot(conn) else { return };
+        if self.conns[slot].life == Life::Open {
+            self.conns[slot].life = Life::HalfClosed;
+            self.conns[slot].read_wanted = false;
+            self.end_interests(slot, now);
+        }
+        self.settle_life(slot, now);
+    }
+
+    /// Waits for messages end, subscriptions end: the peer sends nothing more.
+    fn end_interests(&mut self, slot: usize, now: Now) {
+        for wait in self.conns[slot].waits.clone() {
+            if wait.subscription {
+                self.unsubscribe(wait.waiter);
+            } else {
+                self.end_wait(wait.waiter, now);
+            }
+        }
+    }
+
+    /// Closes a connection whose work is done.
+    fn settle_life(&mut self, slot: usize, now: Now) {
+        let conn = &self.conns[slot];
+        let done = match conn.life {
+            Life::Open => false,
+            Life::HalfClosed => {
+                let waiting =
+                    conn.blocked != Blocked::No || conn.resuming || !conn.waits.is_empty();
+                // What is left in the tail of a blocked connection will be run; else it is a command that never ends.
+                !waiting && conn.out.is_empty() && !conn.is_gated()
+            }
+            Life::Closing => conn.out.is_empty(),
+        };
+        if done
+            && self.conns[slot].life == Life::HalfClosed
+            && let Some(error) = self.conns[slot].decoder.unfinished()
+        {
+            // The peer ended its side inside a command: it is told, and nothing of it is run.
+            self.answer_error(slot, None, &error);
+            self.conns[slot].life = Life::Closing;
+            self.mark_dirty(slot);
+            return;
+        }
+        if done {
+            let key = self.key(slot);
+            self.remove(slot, now);
+            self.closing.push_back(key);
+        }
+    }
+
+    /// The connection is broken (reset, write error): everything of it goes at once. Not followed
+    /// by `poll_close`.
+    pub fn handle_reset(&mut self, conn: ConnKey, now: Now) {
+        if let Some(slot) = self.slot(conn) {
+            self.remove(slot, now);
+        }
+    }
+
+    fn remove(&mut self, slot: usize, now: Now) {
+        for wait in std::mem::take(&mut self.conns[slot].waits) {
+            if wait.subscription {
+                self.unsubscribe(wait.waiter);
+            } else {
+                self.drop_pull(wait.waiter);
+            }
+        }
+        let mut conn = self.conns.remove(slot);
+        while let Some(serial) = self.engine.leases.any_of(conn.holder) {
+            let lease = self.engine.leases.end(serial).expect("the holder has it");
+            if !planted(Fault::LeaseLostAtClose) {
+                self.engine.give_back(&lease, Return::Lost, b"", now);
+            }
+        }
+        self.holders[conn.holder.0 as usize] = None;
+        self.engine.leases.remove_holder(conn.holder);
+        conn.out.clear(&mut self.pool);
+        let left = conn.tail.len();
+        conn.tail.consume(left, &mut self.pool);
+    }
+
+    #[inline]
+    fn mark_dirty(&mut self, slot: usize) {
+        let conn = &mut self.conns[slot];
+        let key = ConnKey {
+            slot: slot as u32,
+            generation: conn.generation,
+        };
+        if conn.is_gated() && !conn.gate_listed {
+            conn.gate_listed = true;
+            self.gated.push(key);
+        }
+        if !conn.dirty && conn.out.sendable() > 0 {
+            conn.dirty = true;
+            self.dirty.push_back(key);
+        }
+    }
+
+    /// The connection's kept commands will be run in this turn or the next.
+    fn resume(&mut self, slot: usize) {
+        let key = self.key(slot);
+        let conn = &mut self.conns[slot];
+        if !conn.resuming {
+            conn.resuming = true;
+            self.resuming.push_back(key);
+        }
+    }
+
+    fn read_again(&mut self, slot: usize) {
+        let key = self.key(slot);
+        let conn = &mut self.conns[slot];
+        if conn.read_wanted && !conn.read_listed {
+            conn.read_listed = true;
+            self.readable.push_back(key);
+        }
+    }
+
+    /// A connection that stopped being read and may be read again.
+    pub fn poll_resume(&mut self) -> Option<ConnKey> {
+        while let Some(key) = self.readable.pop_front() {
+            if let Some(slot) = self.slot(key) {
+                let conn = &mut self.conns[slot];
+                conn.read_listed = false;
+                conn.read_wanted = false;
+                return Some(key);
+            }
+        }
+        None
+    }
+
+    /// A connection with something to write, once each until it is written and dirty again.
+    pub fn poll_output(&mut self) -> Option<ConnKey> {
+        while let Some(key) = self.dirty.pop_front() {
+            if let Some(slot) = self.slot(key) {
+                self.conns[slot].dirty = false;
+                return Some(key);
+            }
+        }
+        None
+    }
+
+    /// What to write; fills `slices`, returns how many.
+    pub fn output<'a>(&'a self, conn: ConnKey, slices: &mut [IoSlice<'a>]) -> usize {
+        match self.slot(conn) {
+            Some(slot) => self.conns[slot].out.slices(slices),
+            None => 0,
+        }
+    }
+
+    /// The socket took `count` bytes. Returns true while more could be written now.
+    pub fn handle_sent(&mut self, conn: ConnKey, count: usize, now: Now) -> bool {
+        let Some(slot) = self.slot(conn) else {
+            return false;
+        };
+        self.totals.bytes_out += count as u64;
+        let conn = &mut self.conns[slot];
+        let was_full = conn.out.len() >= self.limits.send_bytes_max / 2;
+        conn.out.consume(count, &mut self.pool);
+        let more = conn.out.sendable() > 0;
+        let has_room = conn.out.len() < self.limits.send_bytes_max / 2;
+        if !conn.holding.is_empty() {
+            self.release_holds(slot);
+        }
+        if was_full && has_room {
+            self.room_again(slot);
+        }
+        self.settle_life(slot, now);
+        more
+    }
+
+    /// The output has room again: commands, reads and subscriptions go on.
+    fn room_again(&mut self, slot: usize) {
+        for wait in self.conns[slot].waits.clone() {
+            if wait.subscription {
+                self.line_up(wait.waiter);
+            }
+        }
+        self.resume(slot);
+        self.read_again(slot);
+    }
+
+    /// A connection whose output is flushed and that must be closed; the key is dead after this.
+    pub fn poll_close(&mut self) -> Option<ConnKey> {
+        self.closing.pop_front()
+    }
+
+    /// The thread should end.
+    pub fn poll_stopped(&mut self) -> Option<Stop> {
+        self.stop.take()
+    }
+
+    /// Connections now open.
+    pub fn connections(&self) -> usize {
+        self.conns.len()
+    }
+
+    /// Messages that exist now, for the first lines a broker prints.
+    pub fn messages(&self) -> u64 {
+        self.engine
+            .queues
+            .iter()
+            .map(|(_, queue)| queue.index.live())
+            .sum()
+    }
+
+    /// Queues that exist now.
+    pub fn queues(&self) -> usize {
+        self.engine
+            .queues
+            .iter()
+            .filter(|(_, queue)| queue.exists)
+            .count()
+    }
+
+    fn holder(&self, slot: usize) -> HolderKey {
+        self.conns[slot].holder
+    }
+}

@@ -1,0 +1,347 @@
+//! Rebuilds the queues from a checkpoint and the log behind it, and writes the next checkpoint.
+//!
+//! Replaying applies outcomes; it decides nothing. There are no leases and no connections then, so
+//! every unsettled message waits.
+
+use super::Now;
+use super::Shard;
+use super::engine::{Engine, once_hash};
+use super::snapshot::{QueueImage, QueueState, Reader, Writer};
+use crate::broker::dedup::Original;
+use crate::broker::id::{Level, MessageId, QueueUid};
+use crate::broker::index::Located;
+use crate::broker::queue::{Published, QueueKey};
+use crate::broker::settings::Settings;
+use crate::fault::{Fault, planted};
+use crate::log::disk::Storage;
+use crate::log::{
+    BlockSlot, Entry, Message, Place, Position, ReadBlock, Recovered, Replay, SectionKind,
+    Sections, TransferReason,
+};
+
+/// Replays a log into an engine.
+pub(super) struct Recovery<'a, S: Storage> {
+    engine: &'a mut Engine<S>,
+}
+
+impl<'a, S: Storage> Recovery<'a, S> {
+    pub(super) fn new(engine: &'a mut Engine<S>) -> Recovery<'a, S> {
+        Recovery { engine }
+    }
+
+    /// Everything was replayed: times are put right and deadlines armed.
+    pub(super) fn finish(self, now: Now, found: &Recovered) {
+        let down_us = now.us.saturating_sub(found.last_wall_ms * 1000);
+        let keys: Vec<QueueKey> = self
+            .engine
+            .queues
+            .iter()
+            .map(|(key, _)| QueueKey(key as u32))
+            .collect();
+        for key in keys {
+            let queue = self.engine.queue_mut(key);
+            queue.counters = Default::default();
+            queue.dedup.shift(down_us);
+            self.engine.arm(key);
+        }
+    }
+
+    fn restore_queue(&mut self, image: QueueImage<'_>) {
+        let key = self.engine.install(image.uid, image.name, image.settings);
+        let Some(state) = image.state else { return };
+        let QueueState {
+            image,
+            index,
+            seen,
+            expiry_done,
+            expiry_runs,
+            expiry_own,
+            origins,
+            dead,
+        } = state;
+        let queue = self.engine.queue_mut(key);
+        queue.index = index;
+        queue.restore(&image);
+        for (at_us, hash, original) in seen {
+            queue
+                .dedup
+                .insert(hash, original, queue.settings.dedup_us, at_us);
+        }
+        queue.expiry.restore(expiry_done, expiry_runs.into_iter());
+        for (expires_us, id) in expiry_own {
+            queue.expiry.own(id, expires_us);
+        }
+        queue.origins = origins
+            .into_iter()
+            .map(|(id, uid)| (id, QueueUid(uid)))
+            .collect();
+        queue.dead = dead;
+    }
+
+    fn find(&self, uid: QueueUid) -> Result<QueueKey, String> {
+        self.engine
+            .find_uid(uid)
+            .ok_or_else(|| format!("the log speaks of queue {}, which was never defined", uid.0))
+    }
+
+    fn publish(
+        &mut self,
+        uid: QueueUid,
+        id: MessageId,
+        message: &Message<'_>,
+        at: &Place,
+    ) -> Result<(), String> {
+        let key = self.find(uid)?;
+        let sections = Sections(message.sections);
+        let hash = sections
+            .get(SectionKind::Once)
+            .map(|once| once_hash(self.engine.once_key, once));
+        let queue = self.engine.queue_mut(key);
+        if queue.next_id() > id {
+            return Err(format!(
+                "message {id} of queue {} comes after {}",
+                uid.0,
+                queue.next_id() - 1
+            ));
+        }
+        queue.skip_to(id);
+        let now_us = at.time_ms * 1000;
+        queue.publish(Published {
+            place: at.position.0,
+            size: message.body.as_slice().len() as u32,
+            pri: sections.priority().unwrap_or(0),
+            due_us: sections.number(SectionKind::Due).unwrap_or(0),
+            expires_us: sections.number(SectionKind::ExpiresAt),
+            now_us,
+        });
+        queue.reveal(id + 1);
+        if let Some(hash) = hash.filter(|_| !planted(Fault::DedupInMemoryOnly)) {
+            let window_us = queue.settings.dedup_us;
+            // The messages of one batch carry the same id and follow each other.
+            let original = match queue.dedup.find(hash, window_us, now_us) {
+                Some(known) if known.first + u64::from(known.count) == id => Original {
+                    count: known.count + 1,
+                    ..known
+                },
+                _ => Original {
+                    first: id,
+                    count: 1,
+                },
+            };
+            queue.dedup.insert(hash, original, window_us, now_us);
+        }
+        Ok(())
+    }
+
+    /// A queue is deleted: the storage of all its messages is given back at once, so that the log knows
+    /// which segments nobody needs before it looks for their files.
+    fn free_all(
+        &mut self,
+        key: QueueKey,
+        blocks: &mut ReadBlock<'_>,
+        freed: &mut Vec<Position>,
+    ) -> Result<(), String> {
+        let queue = self.engine.queue_mut(key);
+        if queue.settings.durable == Level::None {
+            return Ok(());
+        }
+        let mut index = std::mem::take(&mut queue.index);
+        loop {
+            match index.take_any() {
+                None | Some(Located::Gone) => {
+                    self.engine.unused_slots.extend(index.take_freed_slots());
+                    return Ok(());
+                }
+                Some(Located::At(place)) => freed.push(Position(place)),
+                Some(Located::Spilled(slot)) => {
+                    let column = blocks(BlockSlot(slot.0 as u32))?;
+                    let number = index.block_of(slot).ok_or("an index block lost its slot")?;
+                    index.loaded(slot, number, &column);
+                }
+            }
+        }
+    }
+
+    fn settle(
+        &mut self,
+        key: QueueKey,
+        id: MessageId,
+        blocks: &mut ReadBlock<'_>,
+        freed: &mut Vec<Position>,
+    ) -> Result<(), String> {
+        let queue = self.engine.queue_mut(key);
+        let place = match queue.index.find(id) {
+            Located::At(place) => place,
+            Located::Gone => return Ok(()),
+            Located::Spilled(slot) => {
+                let column = blocks(BlockSlot(slot.0 as u32))?;
+                let number = queue
+                    .index
+                    .block_of(slot)
+                    .ok_or("an index block lost its slot")?;
+                queue.index.loaded(slot, number, &column);
+                match queue.index.find(id) {
+                    Located::At(place) => place,
+                    Located::Spilled(_) | Located::Gone => {
+                        return Err("an index block is too short".into());
+                    }
+                }
+            }
+        };
+        queue.settle_replayed(id, None);
+        freed.push(Position(place));
+        if let Some(origin) = queue.origins.remove(&id) {
+            self.engine.dead_settled(origin);
+        }
+        Ok(())
+    }
+}
+
+impl<S: Storage> Replay for Recovery<'_, S> {
+    fn restore(&mut self, payload: &[u8]) -> Result<(), String> {
+        let (mut reader, next_uid, queues) = Reader::new(payload)?;
+        for _ in 0..queues {
+            let image = reader.queue()?;
+            self.restore_queue(image);
+        }
+        self.engine.next_uid = next_uid;
+        Ok(())
+    }
+
+    fn apply(
+        &mut self,
+        entry: &Entry<'_>,
+        at: Place,
+        blocks: &mut ReadBlock<'_>,
+        freed: &mut Vec<Position>,
+    ) -> Result<(), String> {
+        match entry {
+            Entry::Publish { targets, message } => {
+                for (uid, id) in *targets {
+                    self.publish(*uid, *id, message, &at)?;
+                }
+            }
+            Entry::Settle { queue, runs, .. } => {
+                let key = self.find(*queue)?;
+                for run in *runs {
+                    for id in run.first..run.first + run.count {
+                        self.settle(key, id, blocks, freed)?;
+                    }
+                }
+            }
+            Entry::Release {
+                queue,
+                run,
+                tries,
+                not_before_us,
+                ..
+            } => {
+                let key = self.find(*queue)?;
+                let queue = self.engine.queue_mut(key);
+                for id in run.first..run.first + run.count {
+                    if queue.index.is_live(id) {
+                        queue.set_failed(id, u16::try_from(*tries).unwrap_or(u16::MAX));
+                        queue.wait_replayed(id, *not_before_us);
+                    }
+                }
+            }
+            Entry::Transfer {
+                source,
+                source_id,
+                reason,
+                target,
+                target_id,
+                message,
+                ..
+            } => {
+                let key = self.find(*source)?;
+                self.settle(key, *source_id, blocks, freed)?;
+                self.publish(*target, *target_id, message, &at)?;
+                if *reason != TransferReason::Moved {
+                    self.engine.queue_mut(key).dead += 1;
+                    let target = self.find(*target)?;
+                    self.engine
+                        .queue_mut(target)
+                        .origins
+                        .insert(*target_id, *source);
+                }
+            }
+            Entry::Define {
+                uid,
+                name,
+                settings,
+                ..
+            } => {
+                let settings = Settings::decode(settings)
+                    .ok_or_else(|| format!("the settings of queue {} make no sense", uid.0))?;
+                match self.engine.find_uid(*uid) {
+                    Some(key) => {
+                        let queue = self.engine.queue_mut(key);
+                        let ttl_us = queue.settings.ttl_us;
+                        queue.settings = settings;
+                        queue.ttl_changed(ttl_us, at.time_ms * 1000);
+                    }
+                    None => {
+                        self.engine.install(*uid, name, settings);
+                    }
+                }
+            }
+            Entry::DeleteQueue { uid } => {
+                let key = self.find(*uid)?;
+                self.free_all(key, blocks, freed)?;
+                self.engine.delete_queue(key, true);
+            }
+            Entry::Open { .. } => {}
+        }
+        Ok(())
+    }
+}
+
+impl<S: Storage> Shard<S> {
+    /// Writes a checkpoint when enough was logged since the last one.
+    pub(super) fn checkpoint_if_due(&mut self) {
+        // Storage that a deleted queue still holds is in no queue's state: it is given back first.
+        if self.engine.doomed.is_empty()
+            && self
+                .engine
+                .log
+                .as_ref()
+                .is_some_and(|log| log.checkpoint_due())
+        {
+            self.save_blocks();
+            let payload = self.snapshot();
+            let log = self.engine.log.as_mut().expect("it was just looked at");
+            log.checkpoint(payload);
+        }
+    }
+
+    /// The state with everything that was logged so far.
+    fn snapshot(&self) -> Vec<u8> {
+        let engine = &self.engine;
+        let mut leased: Vec<Vec<(MessageId, u8)>> = vec![Vec::new(); engine.queues.capacity()];
+        for lease in engine.leases.iter() {
+            leased[lease.queue.0 as usize].push((lease.id, lease.pri));
+        }
+        for (key, death) in engine.moving() {
+            leased[key.0 as usize].push((death.id, death.pri));
+        }
+        leased.iter_mut().for_each(|ids| ids.sort_unstable());
+        let exist = engine
+            .queues
+            .iter()
+            .filter(|(_, queue)| queue.exists)
+            .count();
+        let mut writer = Writer::new(engine.next_uid, exist);
+        for (key, queue) in &engine.queues {
+            if queue.exists {
+                writer.queue(queue, &leased[key]);
+            }
+        }
+        writer.finish()
+    }
+
+    /// Is anything stored at all?
+    pub fn is_memory_only(&self) -> bool {
+        self.engine.defaults.durable == Level::None && self.engine.log.is_none()
+    }
+}

@@ -1,0 +1,211 @@
+//! ACK, NACK and TOUCH: what a consumer says of the messages it holds.
+
+use super::engine::Return;
+use super::session::Asker;
+use super::{Now, Shard};
+use crate::broker::command::{Tokens, Typed};
+use crate::broker::id::{Handle, Level};
+use crate::broker::lease::Lease;
+use crate::broker::reply::Reply;
+use crate::log::TransferReason;
+use crate::log::disk::Storage;
+use crate::protocol::text::encode;
+
+impl<S: Storage> Shard<S> {
+    #[inline]
+    pub(super) fn ack(&mut self, asker: Asker<'_>, handles: Tokens<'_>) {
+        let mut count = 0;
+        let mut level = Level::None;
+        self.text.clear();
+        for token in handles.iter() {
+            match parse_handle(token).and_then(|handle| self.engine.ack(handle)) {
+                Some(lease) => {
+                    count += 1;
+                    level = level.max(self.engine.queue(lease.queue).settings.durable);
+                    self.credit_returned(lease.holder);
+                }
+                None => push_stale(&mut self.text, token),
+            }
+        }
+        self.settled(asker, count, level);
+    }
+
+    /// Answers `ACK`, `NACK` and `TOUCH`; the stale tokens are in the scratch text.
+    #[inline]
+    fn settled(&mut self, asker: Asker<'_>, count: u64, level: Level) {
+        let need = self.engine.need(level);
+        let stale = std::mem::take(&mut self.text);
+        if asker.quiet && !stale.is_empty() {
+            let loud = Asker {
+                quiet: false,
+                ..asker
+            };
+            self.answer_when(
+                loud,
+                need,
+                &Reply::QuietStale {
+                    count,
+                    stale: &stale,
+                },
+            );
+        } else if !asker.quiet {
+            self.answer_when(
+                asker,
+                need,
+                &Reply::Count {
+                    count,
+                    stale: &stale,
+                },
+            );
+        }
+        self.text = stale;
+    }
+
+    pub(super) fn nack(
+        &mut self,
+        asker: Asker<'_>,
+        handles: Tokens<'_>,
+        delay_us: Option<u64>,
+        dead: bool,
+        why: Option<Typed<'_>>,
+        now: Now,
+    ) {
+        let mut scratch = Vec::new();
+        let why = why.map(|why| why.decoded(&mut scratch)).unwrap_or_default();
+        let mut count = 0;
+        let mut level = Level::None;
+        self.text.clear();
+        for token in handles.iter() {
+            let lease = parse_handle(token).and_then(|handle| {
+                self.engine.lease(handle)?;
+                self.engine.leases.end(handle.serial)
+            });
+            let Some(lease) = lease else {
+                push_stale(&mut self.text, token);
+                continue;
+            };
+            count += 1;
+            level = level.max(self.engine.queue(lease.queue).settings.durable);
+            self.credit_returned(lease.holder);
+            if dead && self.engine.queue(lease.queue).dead_name().is_some() {
+                self.engine
+                    .reject(&lease, TransferReason::Rejected, why, now);
+            } else {
+                self.engine
+                    .give_back(&lease, Return::Nacked { delay_us }, why, now);
+            }
+        }
+        self.settled(asker, count, level);
+    }
+
+    pub(super) fn touch(
+        &mut self,
+        asker: Asker<'_>,
+        handles: Tokens<'_>,
+        lease_us: Option<u64>,
+        now: Now,
+    ) {
+        let mut count = 0;
+        self.text.clear();
+        for token in handles.iter() {
+            let touched = parse_handle(token).is_some_and(|handle| {
+                let Some(lease) = self.engine.lease(handle) else {
+                    return false;
+                };
+                let lease_us = lease_us.unwrap_or(self.engine.queue(lease.queue).settings.lease_us);
+                self.engine.leases.touch(handle.serial, now.us, lease_us)
+            });
+            if touched {
+                count += 1;
+            } else {
+                push_stale(&mut self.text, token);
+            }
+        }
+        self.settled(asker, count, Level::None);
+    }
+
+    /// Tells the holder of an expired lease, if it wants to know.
+    pub(super) fn tell_expired(&mut self, lease: &Lease) {
+        let Some(slot) = self.conn_of_holder(lease.holder) else {
+            return;
+        };
+        let handle = Handle {
+            incarnation: self.engine.incarnation,
+            id: lease.id,
+            serial: lease.serial,
+        };
+        let conn = &mut self.conns[slot];
+        conn.holding.retain(|(_, serial)| *serial != lease.serial);
+        if conn.wants_expired && conn.out.len() < self.limits.send_bytes_max {
+            encode::expired(conn.out.writer(&mut self.pool), handle);
+            self.mark_dirty(slot);
+        }
+    }
+}
+
+/// `<incarnation>.<id>.<serial>`; anything else names nothing.
+#[inline]
+fn parse_handle(token: &[u8]) -> Option<Handle> {
+    let mut numbers = [0u64; 3];
+    let mut nth = 0;
+    let mut digits = 0;
+    for octet in token {
+        match octet {
+            b'0'..=b'9' => {
+                digits += 1;
+                numbers[nth] = numbers[nth]
+                    .checked_mul(10)?
+                    .checked_add(u64::from(octet - b'0'))?;
+            }
+            b'.' if nth < 2 && digits > 0 => {
+                nth += 1;
+                digits = 0;
+            }
+            _ => return None,
+        }
+    }
+    let [incarnation, id, serial] = numbers;
+    (nth == 2 && digits > 0).then_some(Handle {
+        incarnation,
+        id,
+        serial,
+    })
+}
+
+fn push_stale(stale: &mut Vec<u8>, token: &[u8]) {
+    if !stale.is_empty() {
+        stale.push(b',');
+    }
+    stale.extend_from_slice(token);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_three_numbers_are_a_handle() {
+        assert_eq!(
+            parse_handle(b"1.22.333"),
+            Some(Handle {
+                incarnation: 1,
+                id: 22,
+                serial: 333
+            })
+        );
+        for bad in [
+            "",
+            "-",
+            "1",
+            "1.2",
+            "1.2.",
+            ".1.2",
+            "1..2",
+            "1.2.3.4",
+            "1.2.x",
+            "1.2.99999999999999999999",
+        ] {
+            assert_eq!(parse_handle(bad.as_bytes()), None, "{bad}");
+        }
+    }
+}

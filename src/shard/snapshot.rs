@@ -1,0 +1,319 @@
+//! The broker's part of a checkpoint: every queue's definition and the states of its messages.
+//!
+//! Numbers are varints (seven bits an octet, low first), octets have their length in front. The version stands
+//! first; another version is refused by name.
+
+use crate::broker::arena::put_varint;
+use crate::broker::dedup::Original;
+use crate::broker::id::{Level, MessageId, QueueUid};
+use crate::broker::index::{BlockImage, Index, Slot};
+use crate::broker::queue::{Image, Queue};
+use crate::broker::settings::Settings;
+
+/// Version of this encoding.
+pub(super) const VERSION: u64 = 1;
+
+/// Writes a checkpoint's payload.
+#[derive(Debug, Default)]
+pub(super) struct Writer {
+    out: Vec<u8>,
+}
+
+impl Writer {
+    /// A payload with its head: version, the next queue's identity, how many queues follow.
+    pub(super) fn new(next_uid: u64, queues: usize) -> Writer {
+        let mut writer = Writer::default();
+        writer.number(VERSION);
+        writer.number(next_uid);
+        writer.number(queues as u64);
+        writer
+    }
+
+    /// The finished payload.
+    pub(super) fn finish(self) -> Vec<u8> {
+        self.out
+    }
+
+    fn number(&mut self, number: u64) {
+        put_varint(&mut self.out, number);
+    }
+
+    fn octets(&mut self, octets: &[u8]) {
+        self.number(octets.len() as u64);
+        self.out.extend_from_slice(octets);
+    }
+
+    /// One queue; `leased` are its messages that are with consumers, with their priorities.
+    pub(super) fn queue(&mut self, queue: &Queue, leased: &[(MessageId, u8)]) {
+        self.number(queue.uid.0);
+        self.octets(&queue.name);
+        let mut settings = Vec::new();
+        queue.settings.encode(&mut settings);
+        self.octets(&settings);
+        if queue.settings.durable == Level::None {
+            return;
+        }
+        let image = queue.image(leased);
+        self.image(&image);
+        self.index(&queue.index);
+        let mut seen: Vec<_> = queue.dedup.iter().collect();
+        seen.sort_unstable_by_key(|(at_us, hash, _)| (*at_us, *hash));
+        self.number(seen.len() as u64);
+        for (at_us, hash, original) in seen {
+            self.number(at_us);
+            self.out.extend_from_slice(&hash.to_le_bytes());
+            self.number(original.first);
+            self.number(u64::from(original.count));
+        }
+        self.number(queue.expiry.done());
+        self.pairs(queue.expiry.runs());
+        // What outlived its time while it was leased or not yet visible is due at once after a
+        // restart: there are no leases then.
+        let overdue = queue.overdue().map(|id| (0, id));
+        self.pairs(queue.expiry.owned().chain(overdue));
+        self.pairs(queue.origins.iter().map(|(id, origin)| (*id, origin.0)));
+        self.number(queue.dead);
+    }
+
+    fn image(&mut self, image: &Image) {
+        self.number(image.next_id);
+        self.number(image.lanes.len() as u64);
+        for (pri, runs) in &image.lanes {
+            self.number(u64::from(*pri));
+            self.pairs(runs.iter().copied());
+        }
+        self.number(image.delayed.len() as u64);
+        for (due_us, id, pri) in &image.delayed {
+            self.number(*due_us);
+            self.number(*id);
+            self.number(u64::from(*pri));
+        }
+        self.pairs(
+            image
+                .tries
+                .iter()
+                .map(|(id, tries)| (*id, u64::from(*tries))),
+        );
+    }
+
+    fn pairs(&mut self, pairs: impl Iterator<Item = (u64, u64)>) {
+        let pairs: Vec<_> = pairs.collect();
+        self.number(pairs.len() as u64);
+        for (one, two) in pairs {
+            self.number(one);
+            self.number(two);
+        }
+    }
+
+    /// Where a queue's messages lie.
+    pub(super) fn index(&mut self, index: &Index) {
+        let blocks: Vec<_> = index.images().collect();
+        self.number(blocks.len() as u64);
+        for block in blocks {
+            self.number(block.number);
+            self.number(block.base);
+            self.number(u64::from(block.located));
+            self.number(block.bytes);
+            for word in block.settled {
+                self.out.extend_from_slice(&word.to_le_bytes());
+            }
+            self.number(block.slot.map_or(0, |slot| slot.0 + 1));
+            self.number(block.offsets.len() as u64);
+            for offset in block.offsets {
+                self.out.extend_from_slice(&offset.to_le_bytes());
+            }
+            self.pairs(
+                block
+                    .far
+                    .iter()
+                    .map(|(nth, place)| (u64::from(*nth), *place)),
+            );
+        }
+    }
+}
+
+/// Reads a checkpoint's payload.
+#[derive(Debug)]
+pub(super) struct Reader<'a> {
+    rest: &'a [u8],
+}
+
+/// A queue as it stood in a checkpoint.
+#[derive(Debug)]
+pub(super) struct QueueImage<'a> {
+    pub uid: QueueUid,
+    pub name: &'a [u8],
+    pub settings: Settings,
+    /// Absent for a `none` queue.
+    pub state: Option<QueueState>,
+}
+
+/// The states of a queue's messages as they stood in a checkpoint.
+#[derive(Debug)]
+pub(super) struct QueueState {
+    pub image: Image,
+    pub index: Index,
+    /// (publish time, hash, what was published).
+    pub seen: Vec<(u64, u128, Original)>,
+    pub expiry_done: MessageId,
+    pub expiry_runs: Vec<(u64, u64)>,
+    pub expiry_own: Vec<(u64, u64)>,
+    pub origins: Vec<(u64, u64)>,
+    pub dead: u64,
+}
+
+type Outcome<T> = Result<T, String>;
+
+impl<'a> Reader<'a> {
+    /// Reads the head; returns the next queue's identity and how many queues follow.
+    pub(super) fn new(payload: &'a [u8]) -> Outcome<(Reader<'a>, u64, u64)> {
+        let mut reader = Reader { rest: payload };
+        let version = reader.number()?;
+        if version != VERSION {
+            return Err(format!(
+                "the checkpoint is of version {version}, this program reads version {VERSION}"
+            ));
+        }
+        let next_uid = reader.number()?;
+        let queues = reader.number()?;
+        Ok((reader, next_uid, queues))
+    }
+
+    fn number(&mut self) -> Outcome<u64> {
+        let mut number = 0u64;
+        for shift in (0..64).step_by(7) {
+            let (octet, rest) = self.rest.split_first().ok_or("the checkpoint ends early")?;
+            self.rest = rest;
+            number |= u64::from(octet & 0x7f) << shift;
+            if *octet < 0x80 {
+                return Ok(number);
+            }
+        }
+        Err("the checkpoint holds a number that is too long".into())
+    }
+
+    fn take(&mut self, count: usize) -> Outcome<&'a [u8]> {
+        let (taken, rest) = self
+            .rest
+            .split_at_checked(count)
+            .ok_or("the checkpoint ends early")?;
+        self.rest = rest;
+        Ok(taken)
+    }
+
+    fn octets(&mut self) -> Outcome<&'a [u8]> {
+        let count = self.number()?;
+        self.take(count as usize)
+    }
+
+    fn pairs(&mut self) -> Outcome<Vec<(u64, u64)>> {
+        let count = self.number()?;
+        (0..count)
+            .map(|_| Ok((self.number()?, self.number()?)))
+            .collect()
+    }
+
+    /// The next queue.
+    pub(super) fn queue(&mut self) -> Outcome<QueueImage<'a>> {
+        let uid = QueueUid(self.number()?);
+        let name = self.octets()?;
+        let settings = Settings::decode(self.octets()?)
+            .ok_or("the checkpoint holds settings that make no sense")?;
+        let state = match settings.durable {
+            Level::None => None,
+            _ => Some(self.state()?),
+        };
+        Ok(QueueImage {
+            uid,
+            name,
+            settings,
+            state,
+        })
+    }
+
+    fn state(&mut self) -> Outcome<QueueState> {
+        let image = self.image()?;
+        let index = self.index()?;
+        let count = self.number()?;
+        let mut seen = Vec::new();
+        for _ in 0..count {
+            let at_us = self.number()?;
+            let hash = u128::from_le_bytes(self.take(16)?.try_into().expect("sixteen octets"));
+            let first = self.number()?;
+            let count = self.number()? as u32;
+            seen.push((at_us, hash, Original { first, count }));
+        }
+        Ok(QueueState {
+            image,
+            index,
+            seen,
+            expiry_done: self.number()?,
+            expiry_runs: self.pairs()?,
+            expiry_own: self.pairs()?,
+            origins: self.pairs()?,
+            dead: self.number()?,
+        })
+    }
+
+    fn image(&mut self) -> Outcome<Image> {
+        let mut image = Image {
+            next_id: self.number()?,
+            ..Image::default()
+        };
+        for _ in 0..self.number()? {
+            let pri = self.number()? as u8;
+            let runs = self.pairs()?;
+            image.lanes.insert(pri, runs);
+        }
+        for _ in 0..self.number()? {
+            image
+                .delayed
+                .push((self.number()?, self.number()?, self.number()? as u8));
+        }
+        image.tries = self
+            .pairs()?
+            .into_iter()
+            .map(|(id, tries)| (id, tries as u16))
+            .collect();
+        Ok(image)
+    }
+
+    /// Where a queue's messages lie.
+    pub(super) fn index(&mut self) -> Outcome<Index> {
+        let mut index = Index::default();
+        for _ in 0..self.number()? {
+            let number = self.number()?;
+            let base = self.number()?;
+            let located =
+                u16::try_from(self.number()?).map_err(|_| "an index block is too long")?;
+            let bytes = self.number()?;
+            let mut settled = [0; 16];
+            for word in &mut settled {
+                *word = u64::from_le_bytes(self.take(8)?.try_into().expect("eight octets"));
+            }
+            let slot = self.number()?.checked_sub(1).map(Slot);
+            let count = self.number()? as usize;
+            let column = self.take(count.saturating_mul(4))?;
+            let offsets: Vec<u32> = column
+                .chunks_exact(4)
+                .map(|octets| u32::from_le_bytes(octets.try_into().expect("four octets")))
+                .collect();
+            let far = self
+                .pairs()?
+                .into_iter()
+                .map(|(nth, place)| (nth as u16, place))
+                .collect();
+            index.restore(BlockImage {
+                number,
+                base,
+                located,
+                bytes,
+                settled: &settled,
+                offsets: &offsets,
+                slot,
+                far,
+            })?;
+        }
+        Ok(index)
+    }
+}

@@ -1,0 +1,234 @@
+//! STATS: what the broker has counted and holds.
+
+use std::fmt::Write;
+
+use super::session::Asker;
+use super::{Now, Shard};
+use crate::broker::command::StatsScope;
+use crate::broker::id::Level;
+use crate::broker::queue::Counters;
+use crate::broker::reply::{Error, ErrorCode, Reply};
+use crate::log::disk::Storage;
+use crate::protocol::text::encode;
+
+/// Counted since the broker's start.
+#[derive(Debug)]
+#[allow(missing_docs)]
+pub(super) struct Totals {
+    started_us: u64,
+    pub connections: u64,
+    pub connections_refused: u64,
+    pub bytes_in: u64,
+    pub bytes_out: u64,
+    pub commands: u64,
+    pub errors: u64,
+    /// Errors by code, in the order of first use.
+    by_code: Vec<(ErrorCode, u64)>,
+    /// Counters of deleted queues.
+    pub gone: Counters,
+}
+
+impl Totals {
+    pub(super) fn new(now: Now) -> Totals {
+        Totals {
+            started_us: now.us,
+            connections: 0,
+            connections_refused: 0,
+            bytes_in: 0,
+            bytes_out: 0,
+            commands: 0,
+            errors: 0,
+            by_code: Vec::new(),
+            gone: Counters::default(),
+        }
+    }
+
+    pub(super) fn count_error(&mut self, code: ErrorCode) {
+        self.errors += 1;
+        match self
+            .by_code
+            .iter_mut()
+            .find(|(counted, _)| *counted == code)
+        {
+            Some((_, count)) => *count += 1,
+            None => self.by_code.push((code, 1)),
+        }
+    }
+}
+
+impl<S: Storage> Shard<S> {
+    /// `STATS`, `STATS q <queue>`, `STATS conns`.
+    pub(super) fn stats(
+        &mut self,
+        asker: Asker<'_>,
+        scope: StatsScope<'_>,
+        now: Now,
+    ) -> Result<(), Error> {
+        let text = match scope {
+            StatsScope::Broker => self.broker_stats(now),
+            StatsScope::Queue(name) => {
+                let key = self.existing(name)?;
+                let mut text = self.describe_queue(key, now);
+                let queue = self.engine.queue(key);
+                let mut counted = String::new();
+                write_counters(&mut counted, &queue.counters);
+                let _ = writeln!(
+                    counted,
+                    "memory_bytes={}",
+                    queue.memory() + queue.arena.memory()
+                );
+                let _ = writeln!(counted, "next_id={}", queue.next_id());
+                text.extend_from_slice(counted.as_bytes());
+                text
+            }
+            StatsScope::Connections => self.connection_stats(now),
+        };
+        self.answer(asker, &Reply::Data(&text));
+        Ok(())
+    }
+
+    fn broker_stats(&mut self, now: Now) -> Vec<u8> {
+        let mut text = String::new();
+        let totals = &self.totals;
+        let mut counted = totals.gone;
+        let mut messages = [0u64; 4];
+        let mut queues = 0;
+        for (_, queue) in &self.engine.queues {
+            queues += u64::from(queue.exists);
+            add(&mut counted, &queue.counters);
+            messages[0] += queue.ready();
+            messages[1] += queue.leased();
+            messages[2] += queue.delayed();
+            messages[3] += queue.index.bytes();
+        }
+        let level = self.engine.defaults.durable;
+        let lines = [
+            ("uptime_ms", (now.us - totals.started_us) / 1000),
+            ("connections", self.conns.len() as u64),
+            ("connections_total", totals.connections),
+            ("connections_refused_total", totals.connections_refused),
+            ("bytes_in_total", totals.bytes_in),
+            ("bytes_out_total", totals.bytes_out),
+            ("commands_total", totals.commands),
+            ("errors_total", totals.errors),
+            ("queues", queues),
+            ("ready", messages[0]),
+            ("leased", messages[1]),
+            ("delayed", messages[2]),
+            ("bytes", messages[3]),
+            ("memory_bytes", self.engine.memory() as u64),
+            ("memory_budget_bytes", self.memory_budget_bytes as u64),
+            ("incarnation", self.engine.incarnation),
+        ];
+        let _ = writeln!(text, "server=ringmq/{}", env!("CARGO_PKG_VERSION"));
+        let _ = writeln!(text, "durable={}", level.setting());
+        for (key, value) in lines {
+            let _ = writeln!(text, "{key}={value}");
+        }
+        write_counters(&mut text, &counted);
+        for (code, count) in &totals.by_code {
+            let _ = writeln!(text, "errors_total.{}={count}", code.word());
+        }
+        self.write_log_stats(&mut text);
+        text.into_bytes()
+    }
+
+    fn write_log_stats(&self, text: &mut String) {
+        let Some(log) = &self.engine.log else { return };
+        let stats = log.stats();
+        let lines = [
+            ("log_bytes", stats.bytes),
+            ("log_segments", stats.segments as u64),
+            ("log_segments_kept", stats.segments_kept as u64),
+            ("log_segments_spare", stats.segments_spare as u64),
+            ("log_records_total", stats.records),
+            ("log_bytes_written_total", stats.bytes_written),
+            ("log_syncs_total", stats.syncs),
+            ("log_sync_us_max", stats.sync_us_max),
+            ("log_reads_total", stats.reads),
+            ("log_damaged_total", stats.damaged),
+            ("log_checkpoints_total", stats.checkpoints),
+            ("log_compactions_total", stats.compactions),
+        ];
+        for (key, value) in lines {
+            let _ = writeln!(text, "{key}={value}");
+        }
+    }
+
+    fn connection_stats(&mut self, now: Now) -> Vec<u8> {
+        let mut text = Vec::new();
+        for (slot, conn) in &self.conns {
+            let subscriptions = conn.waits.iter().filter(|wait| wait.subscription).count();
+            let leased: u32 = self.engine.leases.held(conn.holder)
+                + conn
+                    .waits
+                    .iter()
+                    .filter_map(|wait| self.waiters.holder_of(wait.waiter))
+                    .map(|holder| self.engine.leases.held(holder))
+                    .sum::<u32>();
+            text.extend_from_slice(
+                format!("conn={}.{} peer={} name=", slot, conn.generation, conn.peer).as_bytes(),
+            );
+            encode::typed(&mut text, &conn.name);
+            let rest = format!(
+                " leased={leased} subscriptions={subscriptions} waiting={} unsent_bytes={} idle_ms={}\n",
+                conn.waits.len() - subscriptions,
+                conn.out.len(),
+                now.us.saturating_sub(conn.heard_us) / 1000
+            );
+            text.extend_from_slice(rest.as_bytes());
+        }
+        text
+    }
+
+    /// The level at which queues made without settings store.
+    pub fn default_level(&self) -> Level {
+        self.engine.defaults.durable
+    }
+}
+
+fn add(sum: &mut Counters, counters: &Counters) {
+    let Counters {
+        published,
+        delivered,
+        redelivered,
+        acked,
+        nacked,
+        expired,
+        dead,
+        deduplicated,
+        rejected,
+        dropped,
+        damaged,
+    } = counters;
+    sum.published += published;
+    sum.delivered += delivered;
+    sum.redelivered += redelivered;
+    sum.acked += acked;
+    sum.nacked += nacked;
+    sum.expired += expired;
+    sum.dead += dead;
+    sum.deduplicated += deduplicated;
+    sum.rejected += rejected;
+    sum.dropped += dropped;
+    sum.damaged += damaged;
+}
+
+fn write_counters(text: &mut String, counters: &Counters) {
+    let lines = [
+        ("published_total", counters.published),
+        ("delivered_total", counters.delivered),
+        ("redelivered_total", counters.redelivered),
+        ("acked_total", counters.acked),
+        ("nacked_total", counters.nacked),
+        ("expired_total", counters.expired),
+        ("dead_total", counters.dead),
+        ("deduplicated_total", counters.deduplicated),
+        ("rejected_total", counters.rejected),
+        ("dropped_total", counters.dropped),
+        ("damaged_total", counters.damaged),
+    ];
+    for (key, value) in lines {
+        let _ = writeln!(text, "{key}={value}");
+    }
+}

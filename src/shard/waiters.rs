@@ -1,0 +1,187 @@
+//! Who waits for messages: pulls that found nothing ready, and subscriptions. Knows places, times and
+//! terms; never a message.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
+use slab::Slab;
+
+use super::ConnKey;
+use crate::broker::lease::HolderKey;
+use crate::broker::queue::{QueueKey, WaiterKey};
+
+/// Whom a message goes to and how.
+#[derive(Clone, Copy, Debug)]
+pub struct Terms {
+    /// Whose lease it will be.
+    pub holder: HolderKey,
+    /// Lease, microseconds; the queue's when absent.
+    pub lease_us: Option<u64>,
+    /// Settled before it is sent.
+    pub ack_auto: bool,
+    /// Tell the publish time.
+    pub timestamps: bool,
+    /// The lease outlives the connection.
+    pub hold: bool,
+}
+
+/// Who waits.
+#[derive(Debug)]
+pub enum Waiter {
+    /// A pull that found nothing ready.
+    Pull(PullWaiter),
+    /// A subscription.
+    Subscription(Subscription),
+}
+
+/// A pull that found nothing ready.
+#[derive(Debug)]
+pub struct PullWaiter {
+    /// Whose.
+    pub conn: ConnKey,
+    /// Without the `@`; untagged when empty.
+    pub tag: Box<[u8]>,
+    /// The first source.
+    pub first: QueueKey,
+    /// The other sources.
+    pub others: Vec<QueueKey>,
+    /// Most messages.
+    pub count: u32,
+    /// Most bytes of bodies.
+    pub bytes_max: u64,
+    /// How.
+    pub terms: Terms,
+    /// It ends with `END 0` then, microseconds.
+    pub deadline_us: u64,
+    /// Tells the users of a place apart.
+    pub(super) serial: u64,
+}
+
+impl PullWaiter {
+    pub(super) fn sources(&self) -> impl Iterator<Item = QueueKey> {
+        std::iter::once(self.first).chain(self.others.iter().copied())
+    }
+}
+
+/// A subscription.
+#[derive(Debug)]
+pub struct Subscription {
+    /// Whose.
+    pub conn: ConnKey,
+    /// Without the `@`; untagged when empty.
+    pub tag: Box<[u8]>,
+    /// What it reads.
+    pub queue: QueueKey,
+    /// Most unacked messages.
+    pub credit: u32,
+    /// How.
+    pub terms: Terms,
+    /// Stands in the queue's line of waiters.
+    pub queued: bool,
+}
+
+/// Every waiting consumer.
+#[derive(Debug, Default)]
+pub struct Waiters {
+    /// By [`WaiterKey`].
+    pub slab: Slab<Waiter>,
+    /// (deadline, place, serial) of waiting pulls, and of some that wait no more.
+    pub(super) deadlines: BinaryHeap<Reverse<(u64, WaiterKey, u64)>>,
+    /// Pulls that wait.
+    pulls: usize,
+    next_serial: u64,
+    /// Subscriptions by their holder.
+    pub(super) by_holder: Vec<Option<WaiterKey>>,
+}
+
+impl Waiters {
+    /// The earliest end of a wait, microseconds.
+    pub fn next_deadline_us(&self) -> Option<u64> {
+        self.deadlines.peek().map(|Reverse((at_us, ..))| *at_us)
+    }
+
+    /// The subscription at that place.
+    pub fn subscription(&mut self, key: WaiterKey) -> Option<&mut Subscription> {
+        match self.slab.get_mut(key.0 as usize) {
+            Some(Waiter::Subscription(subscription)) => Some(subscription),
+            _ => None,
+        }
+    }
+
+    pub(super) fn next_serial(&mut self) -> u64 {
+        self.next_serial += 1;
+        self.next_serial
+    }
+
+    pub(super) fn add_pull(&mut self, waiter: PullWaiter) -> WaiterKey {
+        let (deadline_us, serial) = (waiter.deadline_us, waiter.serial);
+        let key = WaiterKey(self.slab.insert(Waiter::Pull(waiter)) as u32);
+        self.deadlines.push(Reverse((deadline_us, key, serial)));
+        self.pulls += 1;
+        key
+    }
+
+    /// A pull waits no more. Its deadline stays in the heap until most of those there are stale.
+    pub(super) fn pull_gone(&mut self) {
+        self.pulls -= 1;
+        if self.deadlines.len() > 2 * self.pulls + STALE_DEADLINES_MAX {
+            let slab = &self.slab;
+            self.deadlines.retain(|Reverse((at_us, key, serial))| {
+                waits_until(slab, *key, *serial) == Some(*at_us)
+            });
+        }
+    }
+
+    /// The next pull that has waited long enough.
+    pub(super) fn next_due(&mut self, now_us: u64) -> Option<WaiterKey> {
+        while let Some(Reverse((at_us, key, serial))) = self.deadlines.peek().copied()
+            && at_us <= now_us
+        {
+            self.deadlines.pop();
+            if waits_until(&self.slab, key, serial) == Some(at_us) {
+                return Some(key);
+            }
+        }
+        None
+    }
+
+    /// A pull waits at that place.
+    pub fn is_pull(&self, key: WaiterKey) -> bool {
+        matches!(self.slab.get(key.0 as usize), Some(Waiter::Pull(_)))
+    }
+
+    /// The holder of a subscription's leases.
+    pub fn holder_of(&self, key: WaiterKey) -> Option<HolderKey> {
+        match self.slab.get(key.0 as usize) {
+            Some(Waiter::Subscription(subscription)) => Some(subscription.terms.holder),
+            _ => None,
+        }
+    }
+
+    /// The connection whose subscription holds leases as this holder.
+    pub fn conn_of(&self, holder: HolderKey) -> Option<ConnKey> {
+        match self.slab.get(self.of_holder(holder)?.0 as usize) {
+            Some(Waiter::Subscription(subscription)) => Some(subscription.conn),
+            _ => None,
+        }
+    }
+
+    /// The subscription that holds leases as this holder.
+    pub fn of_holder(&self, holder: HolderKey) -> Option<WaiterKey> {
+        self.by_holder.get(holder.0 as usize).copied().flatten()
+    }
+}
+
+/// Until when the pull with that serial waits, if it still does.
+fn waits_until(slab: &Slab<Waiter>, key: WaiterKey, serial: u64) -> Option<u64> {
+    match slab.get(key.0 as usize) {
+        Some(Waiter::Pull(waiter)) if waiter.serial == serial => Some(waiter.deadline_us),
+        _ => None,
+    }
+}
+
+/// Deadlines of pulls that wait no more, kept before the heap is cleaned.
+const STALE_DEADLINES_MAX: usize = 1024;
+
+/// A pull whose time is up waits so much longer for a message that is being read from the disk, microseconds.
+pub(super) const COLD_PATIENCE_US: u64 = 10_000;

@@ -1,0 +1,190 @@
+//! A disk without space: publishes are refused with a time to try again, acks and pulls go on, and
+//! it heals by itself. Once by a file size limit, and, where a small filesystem may be mounted,
+//! with a disk that is really full.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "these tests watch a real process"
+)]
+#![cfg(target_os = "linux")]
+
+mod support;
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use support::client::Client;
+use support::os::{self, Limit};
+use support::{Broker, Launch, TempDir, eventually};
+
+const BODY_BYTES: usize = 200_000;
+
+/// The body of the nth message.
+fn body(n: usize) -> Vec<u8> {
+    let mut body = format!("{n} ").into_bytes();
+    body.resize(BODY_BYTES, b'a' + (n % 26) as u8);
+    body
+}
+
+/// Publishes until the disk refuses; the number that was confirmed.
+fn fill(client: &mut Client, most: usize) -> usize {
+    for n in 0..most {
+        let answer = client
+            .publish("jobs", &body(n))
+            .expect("the broker stays up");
+        if answer.starts_with("ERR") {
+            assert!(answer.starts_with("ERR DISK retry="), "{answer}");
+            return n;
+        }
+        assert_eq!(answer, format!("OK {} disk", n + 1));
+    }
+    panic!("{most} messages of {BODY_BYTES} bytes fit where they should not");
+}
+
+/// Pulls and acks go on; the number that was acked.
+fn assert_consumers_go_on(broker: &mut Broker, confirmed: usize) -> usize {
+    broker.assert_well();
+    let mut client = broker.client();
+    let messages = client.pull("jobs 5 lease=60s").expect("pulls go on");
+    assert_eq!(messages.len(), confirmed.min(5));
+    for (n, message) in messages.iter().enumerate() {
+        assert!(message.body == body(n), "message {n} has other octets");
+        let start = Instant::now();
+        assert_eq!(client.ask(&format!("ACK {}", message.handle)), "OK 1");
+        assert!(start.elapsed() < Duration::from_secs(5));
+    }
+    messages.len()
+}
+
+/// After space has come back: publishes are taken again; then nothing confirmed is missing after a
+/// kill, and nothing acked or refused is there.
+fn assert_heals(mut broker: Broker, launch: &Launch, confirmed: usize, acked: usize) {
+    let mut client = broker.client();
+    eventually("publishes are taken again", Duration::from_secs(10), || {
+        let answer = client
+            .publish("jobs", b"healed")
+            .expect("the broker stays up");
+        assert!(
+            answer.starts_with("OK ") || answer.starts_with("ERR DISK retry="),
+            "{answer}"
+        );
+        answer.starts_with("OK ")
+    });
+    broker.process.kill();
+    let broker = launch.start();
+    let mut client = broker.client();
+    let mut bodies = Vec::new();
+    loop {
+        let messages = client.pull("jobs 100 lease=60s").expect("an answer");
+        if messages.is_empty() {
+            break;
+        }
+        bodies.extend(messages.into_iter().map(|message| message.body));
+    }
+    assert_eq!(bodies.pop().as_deref(), Some(&b"healed"[..]));
+    assert_eq!(bodies.len(), confirmed - acked);
+    for (index, got) in bodies.iter().enumerate() {
+        assert!(
+            *got == body(acked + index),
+            "message {} has other octets",
+            acked + index
+        );
+    }
+}
+
+#[test]
+fn a_file_size_limit_refuses_publishes_and_nothing_else() {
+    let dir = TempDir::new("limit");
+    let launch = Launch::data(&dir.data());
+    let mut broker = launch.start();
+    let mut client = broker.client();
+    // Every write of the broker beyond 8 MiB of any file fails from now on.
+    os::set_limit(broker.process.pid(), Limit::FileSize, Some(8 << 20));
+    let confirmed = fill(&mut client, 1000);
+    assert!(confirmed >= 5, "only {confirmed} messages fit 8 MiB");
+    let again = client
+        .publish("jobs", &body(0))
+        .expect("the broker stays up");
+    assert!(again.starts_with("ERR DISK retry="), "{again}");
+    let acked = assert_consumers_go_on(&mut broker, confirmed);
+    os::set_limit(broker.process.pid(), Limit::FileSize, None);
+    assert_heals(broker, &launch, confirmed, acked);
+}
+
+/// A mounted tmpfs, unmounted at the end.
+struct SmallDisk {
+    path: PathBuf,
+}
+
+impl SmallDisk {
+    /// `None` where mounting is not permitted.
+    fn mount(dir: &TempDir, size: &str) -> Option<SmallDisk> {
+        let path = dir.path().join("disk");
+        fs::create_dir(&path).expect("a directory of ours");
+        let mut mount = Command::new("mount");
+        mount
+            .args(["-t", "tmpfs", "-o", &format!("size={size}"), "ringmq-test"])
+            .arg(&path);
+        let status = mount.stdout(Stdio::null()).stderr(Stdio::null()).status();
+        let mounted = status.is_ok_and(|status| status.success());
+        mounted.then_some(SmallDisk { path })
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        // Lazily: a broker that was killed a moment ago may still hold a file.
+        let _ = Command::new("umount").arg("-l").arg(&self.path).status();
+    }
+}
+
+/// Takes all the space that is left.
+fn ballast(dir: &Path) -> PathBuf {
+    let path = dir.join("ballast");
+    let mut file = fs::File::create(&path).expect("a directory of ours");
+    let block = vec![0; 64 << 10];
+    while file.write_all(&block).is_ok() {}
+    while file.write_all(&block[..512]).is_ok() {}
+    path
+}
+
+#[test]
+fn a_full_disk_refuses_publishes_and_nothing_else() {
+    let dir = TempDir::new("full");
+    let Some(disk) = SmallDisk::mount(&dir, "24m") else {
+        println!("mounting is not permitted here; the file size limit is tested all the same");
+        return;
+    };
+    let data = disk.path.join("data");
+    let launch = Launch::data(&data).arg("--segment 1M --checkpoint 1M");
+    let mut broker = launch.start();
+    let mut client = broker.client();
+    assert_eq!(client.ask("PUB other :x"), "OK 1 disk");
+    // Segments that are prepared ahead have their space; what comes after them has none.
+    let path = ballast(&disk.path);
+    let confirmed = fill(&mut client, 1000);
+    let acked = assert_consumers_go_on(&mut broker, confirmed);
+    fs::remove_file(&path).expect("a file of ours");
+    assert_heals(broker, &launch, confirmed, acked);
+}
+
+#[test]
+fn a_disk_that_is_full_at_start_is_told() {
+    let dir = TempDir::new("fullstart");
+    let Some(disk) = SmallDisk::mount(&dir, "4m") else {
+        println!("mounting is not permitted here");
+        return;
+    };
+    let data = disk.path.join("data");
+    fs::create_dir(&data).expect("a directory of ours");
+    let path = ballast(&disk.path);
+    let launch = Launch::data(&data).arg("--segment 1M --checkpoint 1M");
+    let (code, stderr) = launch.refused();
+    assert!(matches!(code, Some(1 | 3)), "{code:?} {stderr}");
+    assert!(stderr.to_lowercase().contains("space"), "{stderr}");
+    fs::remove_file(&path).expect("a file of ours");
+    let mut broker = launch.start();
+    broker.assert_well();
+}

@@ -1,0 +1,16 @@
+//! Whole brokers with a fake clock, network and disk, and an oracle that knows only what clients
+//! saw. Nothing here reads a clock, opens a socket or touches a file.
+
+mod client;
+mod command;
+mod disk;
+mod oracle;
+mod plan;
+#[cfg(feature = "planted-bugs")]
+mod planted;
+mod rng;
+mod runs;
+mod storage;
+mod trace;
+mod wire;
+mod world;

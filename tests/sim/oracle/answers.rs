@@ -1,0 +1,970 @@
+//! Which command a server line belongs to, and what the answers to publishes, pulls and
+//! definitions prove. Answers that settle deliveries are in `settling`.
+
+use super::record::{Certainty, Fate, Reason, Sent, Sub};
+use super::sighting::Consumer;
+use std::collections::VecDeque;
+
+use super::{Deferred, Oracle};
+use crate::command::{Kind, Level, Publish};
+use crate::wire::Line;
+
+impl Oracle {
+    /// One line of the server. Gives the command it belongs to.
+    pub(super) fn line(&mut self, link: usize, line: &Line) -> Option<usize> {
+        match line.kind.as_str() {
+            "EXPIRED" => {
+                self.expired_line(link, line);
+                return None;
+            }
+            "LAG" => {
+                self.fail(
+                    "F",
+                    format!("connection {link} has no live subscription: {line:?}"),
+                );
+                return None;
+            }
+            "END" if line.option("gone").is_some() => {
+                let source = line.words.first().cloned().unwrap_or_default();
+                self.links[link].subs.retain(|sub| sub.source != source);
+                return None;
+            }
+            _ => {}
+        }
+        if line.kind == "MSG" {
+            return self.message_line(link, line);
+        }
+        if self.is_about_the_end(link, line) {
+            return None;
+        }
+        let command = match &line.tag {
+            Some(tag) => self.links[link].tagged.get(tag).copied(),
+            None => self.head(link, line),
+        };
+        let Some(command) = command else {
+            let quiet = line.kind == "ERR" && !self.links[link].quiet_errors.is_empty();
+            if !quiet {
+                self.fail(
+                    "F",
+                    format!("connection {link}: a line that answers nothing: {line:?}"),
+                );
+            }
+            return None;
+        };
+        self.terminal(link, command, line);
+        Some(command)
+    }
+
+    /// The input ended inside a command that never wholly arrived: that is said once, behind the
+    /// answers to all others.
+    fn is_about_the_end(&self, link: usize, line: &Line) -> bool {
+        let record = &self.links[link];
+        let closes = |command: &usize| {
+            matches!(
+                self.commands[*command].command.kind,
+                Kind::Bad { closes: true, .. }
+            )
+        };
+        line.kind == "ERR"
+            && line.words[0] == "PROTO"
+            && (record.half_closed || record.shut)
+            && !record.waiting.iter().any(closes)
+    }
+
+    /// The untagged command that a terminal line answers. Quiet ones in front of it are thereby
+    /// known to have been run; an error in front of it may be one of theirs.
+    fn head(&mut self, link: usize, line: &Line) -> Option<usize> {
+        let waiting = &self.links[link].waiting;
+        let quiet = |command: &&usize| self.commands[**command].command.quiet;
+        let quiets: Vec<usize> = waiting.iter().take_while(quiet).copied().collect();
+        if line.kind == "ERR" && !quiets.is_empty() {
+            self.links[link].quiet_errors.push(line.clone());
+            return None;
+        }
+        self.links[link].waiting.drain(..quiets.len());
+        let errors = std::mem::take(&mut self.links[link].quiet_errors);
+        self.quiet_done(link, &quiets, &errors);
+        self.links[link].waiting.front().copied()
+    }
+
+    fn message_line(&mut self, link: usize, line: &Line) -> Option<usize> {
+        let source = line.words.first().cloned().unwrap_or_default();
+        let record = &self.links[link];
+        let command = match &line.tag {
+            Some(tag) => record.tagged.get(tag).copied(),
+            None => {
+                let quiet = |command: &&usize| !self.commands[**command].command.quiet;
+                let untagged_sub = record.subs.iter().any(|sub| sub.tag.is_none());
+                record
+                    .waiting
+                    .iter()
+                    .find(quiet)
+                    .copied()
+                    .filter(|_| !untagged_sub)
+            }
+        };
+        let reads = |command: &usize| {
+            matches!(
+                self.commands[*command].command.kind,
+                Kind::Pull(_) | Kind::Peek { .. }
+            )
+        };
+        if let Some(command) = command.filter(reads) {
+            if line.tag.is_none() {
+                let before = record.waiting.iter().take_while(|other| **other != command);
+                let count = before.count();
+                let quiets: Vec<usize> = self.links[link].waiting.drain(..count).collect();
+                let errors = std::mem::take(&mut self.links[link].quiet_errors);
+                self.quiet_done(link, &quiets, &errors);
+            }
+            self.commands[command].messages += 1;
+            match self.commands[command].command.kind.clone() {
+                Kind::Peek { .. } => self.peeked(command, line),
+                Kind::Pull(pull) => {
+                    if self.commands[command].messages > pull.count {
+                        self.fail("F", format!("more than {} messages: {line:?}", pull.count));
+                    }
+                    let arrived = self.commands[command].arrived.unwrap_or(self.now);
+                    let since = arrived.max(self.held_back_since(link));
+                    let consumer = Consumer {
+                        link,
+                        command,
+                        sub: None,
+                        auto: pull.auto,
+                        leases: vec![pull.lease_us],
+                        hold: pull.hold,
+                        sources: pull.sources,
+                        since,
+                    };
+                    self.delivered(&consumer, line);
+                }
+                _ => unreachable!("filtered above"),
+            }
+            return Some(command);
+        }
+        let subs = &self.links[link].subs;
+        let Some(index) = subs
+            .iter()
+            .position(|sub| sub.source == source && sub.tag == line.tag)
+        else {
+            self.fail(
+                "F",
+                format!("connection {link}: a message nobody asked for: {line:?}"),
+            );
+            return None;
+        };
+        let sub = &subs[index];
+        let consumer = Consumer {
+            link,
+            command: sub.command,
+            sub: Some(index),
+            auto: sub.auto,
+            leases: sub.leases.clone(),
+            hold: false,
+            sources: vec![source],
+            since: match sub.auto {
+                true => sub.begun,
+                false => sub.begun.max(self.held_back_since(link)),
+            },
+        };
+        self.delivered(&consumer, line);
+        Some(consumer.command)
+    }
+
+    /// Since when lines of this connection may have been held back by an answer before them that
+    /// waits for the log: what is read now may have happened then.
+    pub(super) fn held_back_since(&self, link: usize) -> u64 {
+        let record = &self.links[link];
+        let open = record.waiting.iter().chain(record.tagged.values());
+        let open = open.map(|command| &self.commands[*command]);
+        let open = open
+            .filter(|sent| waits_for_log(&sent.command.kind))
+            .filter_map(|sent| sent.arrived);
+        let just = record
+            .burst
+            .filter(|burst| burst.0 == self.now)
+            .map(|burst| burst.1);
+        // A message that is settled before it is sent waits for the log as an answer does.
+        let settling = record
+            .subs
+            .iter()
+            .filter(|sub| sub.auto)
+            .map(|sub| sub.begun);
+        open.chain(just)
+            .chain(settling)
+            .chain(record.blocked)
+            .chain([self.now])
+            .min()
+            .expect("now is in it")
+    }
+
+    /// An answer on this connection may wait for the log now.
+    pub(super) fn is_held_back(&self, link: usize) -> bool {
+        let record = &self.links[link];
+        let mut open = record.waiting.iter().chain(record.tagged.values());
+        open.any(|command| waits_for_log(&self.commands[*command].command.kind))
+            || self.held_back_since(link) < self.now
+    }
+
+    /// The terminal line of a command.
+    fn terminal(&mut self, link: usize, command: usize, line: &Line) {
+        let now = self.now;
+        match &line.tag {
+            Some(tag) => {
+                self.links[link].tagged.remove(tag);
+            }
+            None => {
+                self.links[link].waiting.pop_front();
+            }
+        }
+        self.commands[command].answered = Some(now);
+        let arrived = self.commands[command].arrived.unwrap_or(now);
+        let record = &mut self.links[link];
+        record.burst = match record.burst {
+            Some((at, first)) if at == now => Some((at, first.min(arrived))),
+            _ => Some((now, arrived)),
+        };
+        let asked = self.commands[command].command.clone();
+        self.checked("F");
+        if line.kind == "ERR" {
+            self.refused(command, line);
+        } else if asked.quiet {
+            self.fail(
+                "F",
+                format!("a quiet command was answered: {asked:?} {line:?}"),
+            );
+        } else {
+            self.done(link, command, &asked.kind, line);
+        }
+        if line.tag.is_none() {
+            self.links[link].idle_since = now;
+        }
+        self.finish_claims(command);
+    }
+
+    fn done(&mut self, link: usize, command: usize, kind: &Kind, line: &Line) {
+        let wanted = match kind {
+            Kind::Ping(_) => "PONG",
+            Kind::Help | Kind::QGet(_) | Kind::QLs | Kind::Stats => "DATA",
+            Kind::Pull(_) | Kind::Peek { .. } => "END",
+            Kind::Bad { .. } => "ERR",
+            _ => "OK",
+        };
+        if line.kind != wanted {
+            self.fail("F", format!("{line:?} answers {kind:?}"));
+            return;
+        }
+        let number = line.words.first().and_then(|word| word.parse::<u64>().ok());
+        let counts = matches!(
+            kind,
+            Kind::Pull(_)
+                | Kind::Peek { .. }
+                | Kind::Ack(_)
+                | Kind::Nack { .. }
+                | Kind::Touch { .. }
+                | Kind::Del { .. }
+                | Kind::Purge { .. }
+                | Kind::Move { .. }
+                | Kind::Cancel(_)
+        );
+        if counts && number.is_none() {
+            self.fail("F", format!("{line:?} tells no number to {kind:?}"));
+            return;
+        }
+        let number = number.unwrap_or(0);
+        match kind {
+            Kind::Ping(body) if *body != line.text => {
+                self.fail("F", format!("{line:?} answers {kind:?}"));
+            }
+            Kind::Hello { expired } => self.links[link].expired |= *expired,
+            Kind::Publish(publish) => self.published(link, command, publish, line),
+            Kind::Pull(pull) => {
+                let given = self.commands[command].messages;
+                if number != given {
+                    self.fail("F", format!("END {number} after {given} messages"));
+                }
+                if number == 0 {
+                    let sources = pull.sources.clone();
+                    if !self.may_be_cut_short(command) {
+                        self.deferred.push(Deferred::Empty { command, sources });
+                    }
+                }
+                for delivery in self.commands[command].deliveries.clone() {
+                    let lease = &mut self.deliveries[delivery];
+                    if lease.held.is_some() {
+                        lease.held = Some(true);
+                    }
+                }
+                for source in &pull.sources {
+                    self.queue(source).established |= number > 0;
+                }
+            }
+            Kind::Peek { .. } => {
+                let given = self.commands[command].messages;
+                if number != given {
+                    self.fail("F", format!("END {number} after {given} messages"));
+                }
+            }
+            Kind::Sub {
+                source,
+                credit,
+                lease_us,
+                auto,
+            } => {
+                let tag = self.commands[command].command.tag.clone();
+                self.subscribed(link, command, tag, source, *credit, *lease_us, *auto);
+            }
+            Kind::Credit { source, credit } => {
+                for sub in self.links[link]
+                    .subs
+                    .iter_mut()
+                    .filter(|sub| sub.source == *source)
+                {
+                    sub.changing = sub.changing.saturating_sub(1);
+                    sub.credit = (*credit, *credit);
+                    sub.since = self.now;
+                }
+            }
+            Kind::Unsub(source) => self.links[link].subs.retain(|sub| sub.source != *source),
+            Kind::QSet { queue, .. } => {
+                if !matches!(line.words[..], [ref word] if word == "created" || word == "updated") {
+                    self.fail("F", format!("{line:?} answers QSET"));
+                }
+                let now = self.now;
+                self.queue(queue).track.end(command, now, true);
+            }
+            Kind::QDel(queue) => self.queue_deleted(command, queue),
+            Kind::Ack(_) | Kind::Nack { .. } | Kind::Touch { .. } => {
+                self.settled(command, number, &line.stale());
+            }
+            Kind::Del { queue, ids } => self.deleted(command, queue, ids, number, &line.stale()),
+            Kind::Purge { queue, state } => self.purged(command, queue, *state, number),
+            Kind::Move { from, to, count } => {
+                if count.is_some_and(|count| number > count) {
+                    self.fail("F", format!("MOVE of {count:?} moved {number}"));
+                }
+                match number {
+                    0 => self.void_claims(command),
+                    // What was dead-lettered while it waited may have been moved too.
+                    _ => self.claim_all(command, from, Reason::Move, vec![to.clone()]),
+                }
+            }
+            Kind::Sync(_) => self.synced(link, line),
+            Kind::Cancel(_) if number > 1 => self.fail("F", format!("{line:?} answers CANCEL")),
+            _ => {}
+        }
+    }
+
+    /// Its wait may have been ended before it was begun: it waits for the connection's publishes.
+    fn may_be_cut_short(&self, command: usize) -> bool {
+        let sent = &self.commands[command];
+        let link = &self.links[sent.link];
+        let cancels = |other: &Sent| match &other.command.kind {
+            Kind::Cancel(tag) => sent.command.tag.as_ref() == Some(tag),
+            Kind::Empty => sent.command.tag.is_none(),
+            _ => false,
+        };
+        let mut later = self.commands[command + 1..].iter();
+        link.half_closed
+            || link.shut
+            || later
+                .any(|other| other.link == sent.link && other.arrived.is_some() && cancels(other))
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn subscribed(
+        &mut self,
+        link: usize,
+        command: usize,
+        tag: Option<String>,
+        source: &str,
+        credit: Option<u64>,
+        lease_us: Option<u64>,
+        auto: bool,
+    ) {
+        let now = self.now;
+        let subs = &mut self.links[link].subs;
+        if let Some(sub) = subs.iter_mut().find(|sub| sub.source == source) {
+            sub.changing = sub.changing.saturating_sub(1);
+            if let Some(credit) = credit {
+                sub.credit = (credit, credit);
+            }
+            match lease_us {
+                // The queue's, or what it was: the change doesn't say.
+                None => sub.leases.push(None),
+                Some(_) if sub.changing == 0 => sub.leases = vec![lease_us],
+                Some(_) => {}
+            }
+            sub.since = now;
+            return;
+        }
+        let credit = credit.unwrap_or(100);
+        subs.push(Sub {
+            command,
+            tag,
+            source: source.to_string(),
+            credit: (credit, credit),
+            leases: vec![lease_us],
+            auto,
+            since: now,
+            begun: self.commands[command].arrived.unwrap_or(now),
+            changing: 0,
+            deliveries: Vec::new(),
+        });
+    }
+
+    fn expired_line(&mut self, link: usize, line: &Line) {
+        let handle = line.words.first().cloned().unwrap_or_default();
+        if !self.links[link].expired {
+            self.fail("F", format!("connection {link} did not ask for {line:?}"));
+        }
+        match self.by_handle.get(&handle) {
+            Some(delivery) if self.deliveries[*delivery].link == link => {}
+            _ => self.fail("F", format!("connection {link} never held {line:?}")),
+        }
+    }
+
+    /// The receipt of a publish: P, D, the levels, and O's order of ids.
+    fn published(&mut self, link: usize, command: usize, publish: &Publish, line: &Line) {
+        let now = self.now;
+        let count = publish.bodies.len() as u64;
+        let batch = matches!(
+            publish.form,
+            crate::command::Form::Lines | crate::command::Form::Blocks
+        );
+        let words: Vec<&str> = line.words.iter().map(String::as_str).collect();
+        let (id, told, level) = match (&words[..], batch) {
+            ([id, level, ..], false) => (id.parse::<u64>(), 1, Level::of_receipt(level)),
+            ([id, told, level, ..], true) => (
+                id.parse::<u64>(),
+                told.parse().unwrap_or(0),
+                Level::of_receipt(level),
+            ),
+            _ => {
+                self.fail("F", format!("{line:?} answers a publish"));
+                return;
+            }
+        };
+        let (Ok(id), Some(level)) = (id, level) else {
+            self.fail("F", format!("{line:?} answers a publish"));
+            return;
+        };
+        let duplicate = line.option("dup") == Some("1");
+        if !duplicate {
+            self.drop_old(command, publish);
+        }
+        self.check_dedup(command, publish, duplicate, id, level);
+        if duplicate {
+            for (index, _) in &publish.bodies {
+                self.messages[*index].fate = Fate::Failed("it is a duplicate".to_string());
+            }
+            return;
+        }
+        if told != count {
+            self.fail("P", format!("{count} messages were sent: {line:?}"));
+        }
+        for (offset, (index, _)) in publish.bodies.iter().enumerate() {
+            self.receipt(
+                *index,
+                id + offset as u64,
+                level,
+                publish.sync,
+                &publish.queue,
+            );
+        }
+        let arrived = self.commands[command].arrived.unwrap_or(now);
+        if level == Level::Disk {
+            self.floor = self.floor.max(arrived);
+        }
+        if self.commands[command].command.tag.is_none() {
+            let last = (self.boot, id + count - 1);
+            let before = self.links[link].ids.insert(publish.queue.clone(), last);
+            let deleted = self.queue(&publish.queue).deleted.is_some();
+            if before.is_some_and(|(boot, before)| boot == self.boot && before >= id && !deleted) {
+                self.fail(
+                    "O",
+                    format!("{line:?} after id {before:?} on the same connection"),
+                );
+            }
+        }
+        self.check_length(command, publish);
+    }
+
+    fn receipt(&mut self, index: usize, id: u64, level: Level, sync: Option<Level>, queue: &str) {
+        let now = self.now;
+        self.learn_bounds(index, now);
+        let message = &self.messages[index];
+        let (least, most) = message.stored;
+        self.checked("P");
+        if level > most || (self.terms.memory && level != Level::None) {
+            let text = format!(
+                "{} was confirmed at {level:?}, its queue is {most:?}",
+                self.name_of(index)
+            );
+            self.fail("P", text);
+        } else if level < sync.unwrap_or(least).min(least) {
+            let text = format!(
+                "{} asked for {sync:?} of {least:?}, got {level:?}",
+                self.name_of(index)
+            );
+            self.fail("P", text);
+        }
+        let message = &mut self.messages[index];
+        // A consumer may have seen it first; what was proved then stays proved.
+        let (at, proved) = match message.fate {
+            Fate::Confirmed { at, level: seen } if seen >= level => (at, seen),
+            _ => (now, level),
+        };
+        message.fate = Fate::Confirmed { at, level: proved };
+        if level >= most {
+            message.visible.get_or_insert(now);
+        }
+        message.first_id = Some(id);
+        if message.moved {
+            return;
+        }
+        match message.id {
+            Some(known) if known != id => {
+                let text = format!("{} has id {id} in its receipt", self.name_of(index));
+                self.fail("P", text);
+            }
+            _ => message.id = Some(id),
+        }
+        let members = self.queue(queue).messages.clone();
+        let deleted = self.queue(queue).deleted.is_some();
+        let twin = members.iter().find(|other| {
+            let message = &self.messages[**other];
+            **other != index
+                && message.id == Some(id)
+                && message.place == queue
+                && !message.moved
+                && message.surely_exists()
+                && message.visible.is_some()
+                && !message.possibly_claimed(now)
+        });
+        if let Some(twin) = twin.filter(|_| !deleted) {
+            let text = format!(
+                "{} and {} have one id",
+                self.name_of(index),
+                self.name_of(*twin)
+            );
+            self.fail("P", text);
+        }
+    }
+
+    /// A queue that has a limit takes nothing beyond it.
+    fn check_length(&mut self, command: usize, publish: &Publish) {
+        let now = self.now;
+        let arrived = self.commands[command].arrived.unwrap_or(now);
+        let (_, maxlen) = self.queue(&publish.queue).track.maxlen(arrived, now);
+        if maxlen == u64::MAX || self.queue(&publish.queue).moved_into {
+            return;
+        }
+        self.checked("P");
+        let there = self
+            .queue(&publish.queue)
+            .messages
+            .clone()
+            .into_iter()
+            .filter(|index| {
+                let message = &self.messages[*index];
+                let early = matches!(message.fate, Fate::Confirmed { at, .. } if at < arrived);
+                early
+                    && message.surely_exists()
+                    && !message.moved
+                    && !self.possibly_gone(*index, now)
+            });
+        let there = there.count() as u64;
+        if there + publish.bodies.len() as u64 > maxlen {
+            let text = format!(
+                "{} took {} messages beside {there}, maxlen is {maxlen}",
+                publish.queue,
+                publish.bodies.len()
+            );
+            self.fail("P", text);
+        }
+    }
+
+    /// D: within the window a second publish with the same id is a duplicate of the first.
+    fn check_dedup(
+        &mut self,
+        command: usize,
+        publish: &Publish,
+        duplicate: bool,
+        id: u64,
+        level: Level,
+    ) {
+        let now = self.now;
+        let Some(once) = &publish.once else {
+            if duplicate {
+                self.fail(
+                    "D",
+                    format!("command {command} has no once= and is a duplicate"),
+                );
+            }
+            return;
+        };
+        self.checked("D");
+        let arrived = self.commands[command].arrived.unwrap_or(now);
+        let attempts = self
+            .queue(&publish.queue)
+            .once
+            .get(once)
+            .cloned()
+            .unwrap_or_default();
+        let others: Vec<usize> = attempts
+            .into_iter()
+            .filter(|other| *other != command)
+            .collect();
+        let first_of = |oracle: &Oracle, other: usize| {
+            oracle
+                .publish_of(other)
+                .map(|publish| publish.bodies[0].0)
+                .expect("a publish")
+        };
+        if duplicate {
+            let known = others.iter().any(|other| {
+                let message = &self.messages[first_of(self, *other)];
+                let same = message.first_id.is_none_or(|first| first == id);
+                same && !matches!(message.fate, Fate::Failed(_) | Fate::Unsent)
+            });
+            if !known {
+                let text =
+                    format!("command {command} is a duplicate of id {id}, which has no original");
+                self.fail("D", text);
+            }
+            let mut original = others.iter().filter(|other| {
+                let message = &self.messages[first_of(self, **other)];
+                matches!(message.fate, Fate::Unknown | Fate::InFlight)
+                    && message.first_id.is_none_or(|known| known == id)
+            });
+            if let (Some(other), None) = (original.next().copied(), original.next()) {
+                let confirmed_elsewhere = others.iter().any(|other| {
+                    let message = &self.messages[first_of(self, *other)];
+                    message.first_id == Some(id)
+                });
+                if !confirmed_elsewhere {
+                    self.proved_by_duplicate(other, id, level);
+                }
+            }
+            return;
+        }
+        let (window, _) = self.queue(&publish.queue).track.dedup(0, now);
+        let deleted = self.queue(&publish.queue).deleted;
+        for other in others {
+            let before = self.commands[other].arrived.unwrap_or(now);
+            let closed = self.commands[other]
+                .answered
+                .or(self.commands[other].orphaned);
+            let over = closed.is_none_or(|closed| closed >= arrived);
+            // The window is counted from the original's publish; over it, anything is right.
+            if over || now - before >= window || deleted.is_some_and(|deleted| deleted.1 >= before)
+            {
+                continue;
+            }
+            let index = first_of(self, other);
+            let message = &self.messages[index];
+            match message.fate {
+                Fate::Confirmed { level, .. } if message.weak.is_none() && level > Level::None => {
+                    let text = format!(
+                        "command {command} was taken as new with once={once}, {} µs after {}",
+                        now - before,
+                        self.name_of(index)
+                    );
+                    self.fail("D", text);
+                }
+                Fate::Unknown if message.stored.0 > Level::None => {
+                    let bodies = self.publish_of(other).map(|publish| publish.bodies.clone());
+                    for (index, _) in bodies.unwrap_or_default() {
+                        self.messages[index].fate =
+                            Fate::Failed("its once= was free later".to_string());
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// A duplicate isn't answered before its original is as durable as the answer says.
+    fn proved_by_duplicate(&mut self, command: usize, id: u64, level: Level) {
+        let now = self.now;
+        let bodies = self
+            .publish_of(command)
+            .map(|publish| publish.bodies.clone());
+        for (offset, (index, _)) in bodies.unwrap_or_default().into_iter().enumerate() {
+            if self.messages[index].fate == Fate::InFlight {
+                self.learn_bounds(index, now);
+            }
+            let message = &mut self.messages[index];
+            message.fate = Fate::Confirmed { at: now, level };
+            message.first_id = Some(id + offset as u64);
+            if !message.moved {
+                message.id = Some(id + offset as u64);
+            }
+            if level >= message.stored.1 {
+                message.visible.get_or_insert(now);
+            }
+        }
+    }
+
+    /// `SYNC`: one wait for all quiet publishes since the last.
+    fn synced(&mut self, link: usize, line: &Line) {
+        let now = self.now;
+        let count = |key| line.option(key).and_then(|value| value.parse::<u64>().ok());
+        let level = line.words.last().and_then(|word| Level::of_receipt(word));
+        let (Some(accepted), Some(rejected), Some(level)) =
+            (count("accepted"), count("rejected"), level)
+        else {
+            self.fail("F", format!("{line:?} answers SYNC"));
+            return;
+        };
+        let commands = std::mem::take(&mut self.links[link].unsynced);
+        let all = commands.len() as u64;
+        let bodies: Vec<usize> = commands
+            .iter()
+            .filter_map(|command| self.publish_of(*command))
+            .flat_map(|publish| publish.bodies.iter().map(|body| body.0))
+            .collect();
+        let total = accepted + rejected;
+        if total != all && total != bodies.len() as u64 {
+            self.fail("F", format!("{line:?} after {all} quiet publishes"));
+        }
+        let refused = std::mem::take(&mut self.links[link].refused);
+        if (rejected == 0) != (refused == 0) {
+            self.fail(
+                "F",
+                format!("{line:?} after {refused} errors of quiet publishes"),
+            );
+        }
+        for index in bodies {
+            if self.messages[index].fate == Fate::InFlight {
+                self.learn_bounds(index, now);
+                let message = &mut self.messages[index];
+                message.fate = Fate::Confirmed { at: now, level };
+                if level >= message.stored.1 {
+                    message.visible.get_or_insert(now);
+                }
+            }
+        }
+        if level == Level::Disk {
+            self.floor = self.floor.max(self.links[link].idle_since);
+        }
+    }
+
+    /// Quiet commands that were run before the answer that was just read.
+    fn quiet_done(&mut self, link: usize, quiets: &[usize], errors: &[Line]) {
+        let now = self.now;
+        let is_publish = |oracle: &Oracle, command: &usize| {
+            matches!(oracle.commands[*command].command.kind, Kind::Publish(_))
+        };
+        let mut settle_errors: VecDeque<&Line> = errors
+            .iter()
+            .filter(|line| line.option("done").is_some())
+            .collect();
+        let refused = errors.len() - settle_errors.len();
+        let publishes = quiets
+            .iter()
+            .filter(|command| is_publish(self, command))
+            .count();
+        let others = quiets.len() - publishes;
+        for command in quiets {
+            self.commands[*command].answered = Some(now);
+            let kind = self.commands[*command].command.kind.clone();
+            match kind {
+                Kind::Publish(publish) => {
+                    self.links[link].unsynced.push(*command);
+                    let once = publish.once.is_some();
+                    for (index, _) in publish.bodies {
+                        self.learn_bounds(index, now);
+                        let message = &mut self.messages[index];
+                        if message.fate != Fate::InFlight {
+                            continue;
+                        }
+                        if refused == publishes && others == 0 {
+                            message.fate = Fate::Failed("a quiet publish had an error".to_string());
+                        } else if refused > 0 || once {
+                            // It isn't known whose the errors are, or which is the duplicate.
+                            message.fate = Fate::Unknown;
+                        }
+                    }
+                }
+                Kind::Ack(handles) | Kind::Nack { handles, .. } | Kind::Touch { handles, .. } => {
+                    // Errors come in the order of their commands: the first that fits is its own.
+                    let fits = |line: &&Line| {
+                        let done = line
+                            .option("done")
+                            .and_then(|done| done.parse::<usize>().ok());
+                        let stale = line.stale();
+                        done.is_some_and(|done| done + stale.len() == handles.len())
+                            && stale.iter().all(|handle| handles.contains(handle))
+                    };
+                    let stale = match settle_errors.front().copied().filter(fits) {
+                        Some(line) => {
+                            settle_errors.pop_front();
+                            line.stale()
+                        }
+                        None => Vec::new(),
+                    };
+                    match refused == 0 {
+                        true => {
+                            self.settled(*command, (handles.len() - stale.len()) as u64, &stale)
+                        }
+                        false => self.settle_unknown(*command),
+                    }
+                }
+                Kind::QSet { queue, .. } if refused == 0 => {
+                    self.queue(&queue).track.end(*command, now, true);
+                }
+                Kind::QSet { queue, .. } => self.queue(&queue).track.lose(*command, now),
+                _ => {}
+            }
+            self.finish_claims(*command);
+        }
+        self.links[link].refused += refused as u64;
+    }
+
+    /// An `ERR`: nothing was done, but for `UNKNOWNRESULT`.
+    fn refused(&mut self, command: usize, line: &Line) {
+        let now = self.now;
+        let code = line.words[0].clone();
+        let kind = self.commands[command].command.kind.clone();
+        self.check_refusal(command, &kind, &code, line);
+        if code == "UNKNOWNRESULT" {
+            self.commands[command].answered = None;
+            self.orphan(command);
+            return;
+        }
+        let link = self.commands[command].link;
+        match &kind {
+            Kind::Publish(publish) => {
+                for (index, _) in &publish.bodies {
+                    if matches!(self.messages[*index].fate, Fate::Confirmed { .. }) {
+                        let text = format!("{} was refused: {line:?}", self.name_of(*index));
+                        self.fail("P", text);
+                    }
+                    self.messages[*index].fate = Fate::Failed(format!("refused at {now}: {code}"));
+                }
+                if self.commands[command].command.quiet {
+                    self.links[link].unsynced.push(command);
+                    self.links[link].refused += 1;
+                }
+            }
+            Kind::QSet { queue, .. } => self.queue(queue).track.end(command, now, false),
+            Kind::QDel(queue) => {
+                let queue = self.queue(queue);
+                queue.track.end(command, now, false);
+            }
+            Kind::Ack(_) | Kind::Nack { .. } | Kind::Touch { .. } => {
+                match line.option("done").and_then(|done| done.parse().ok()) {
+                    Some(done) if code == "STALE" => self.settled(command, done, &line.stale()),
+                    _ => self.settle_nothing(command),
+                }
+            }
+            Kind::Credit { source, .. } | Kind::Unsub(source) | Kind::Sub { source, .. } => {
+                for sub in self.links[link]
+                    .subs
+                    .iter_mut()
+                    .filter(|sub| sub.source == *source)
+                {
+                    sub.changing = sub.changing.saturating_sub(1);
+                }
+            }
+            _ => {}
+        }
+        self.void_claims(command);
+    }
+
+    /// P: a refusal has its reason.
+    fn check_refusal(&mut self, command: usize, kind: &Kind, code: &str, line: &Line) {
+        let now = self.now;
+        let arrived = self.commands[command].arrived.unwrap_or(now);
+        let known = match (kind, code) {
+            (_, "INTERNAL") => false,
+            (Kind::Bad { codes, .. }, code) => codes.contains(&code),
+            (_, "UNKNOWNRESULT" | "DRAINING") => true,
+            // Full, or the next segment is not prepared yet: a capacity, with a time to retry.
+            (_, "DISK") => !self.terms.memory,
+            (Kind::Publish(publish), "FULL") => self.may_be_full(command, publish),
+            (Kind::Publish(publish), "PAUSED") => {
+                self.queue(&publish.queue).track.may_pause_in(arrived, now)
+            }
+            (Kind::Publish(publish), "CONFLICT") => {
+                let least = self.queue(&publish.queue).track.durable(arrived, now).0;
+                publish
+                    .sync
+                    .is_some_and(|sync| sync > least || self.terms.memory)
+            }
+            (Kind::Publish(_), "MEM" | "LIMIT") => false,
+            (Kind::Pull(_) | Kind::Peek { .. } | Kind::Sub { .. }, "CONFLICT") => true,
+            (Kind::QSet { .. } | Kind::Move { .. } | Kind::Sync(_), "CONFLICT") => true,
+            (Kind::Move { .. }, "FULL" | "PAUSED") => true,
+            (Kind::Ack(_) | Kind::Nack { .. } | Kind::Touch { .. }, "STALE") => {
+                self.commands[command].command.quiet
+            }
+            (Kind::Credit { .. } | Kind::Unsub(_), "CONFLICT" | "NOQUEUE" | "STALE") => true,
+            (
+                Kind::QGet(_)
+                | Kind::QDel(_)
+                | Kind::Del { .. }
+                | Kind::Purge { .. }
+                | Kind::Peek { .. }
+                | Kind::Move { .. },
+                "NOQUEUE",
+            ) => true,
+            _ => false,
+        };
+        if !known {
+            let promise = if matches!(kind, Kind::Publish(_)) {
+                "P"
+            } else {
+                "F"
+            };
+            self.fail(
+                promise,
+                format!("{line:?} answers {kind:?}, for no reason that can be seen"),
+            );
+        }
+    }
+
+    /// The queue may have been at a limit.
+    fn may_be_full(&mut self, command: usize, publish: &Publish) -> bool {
+        let now = self.now;
+        let arrived = self.commands[command].arrived.unwrap_or(now);
+        let track = &self.queue(&publish.queue).track;
+        let (maxlen, _) = track.maxlen(arrived, now);
+        let (maxbytes, _) = track.maxbytes(arrived, now);
+        let own: Vec<usize> = publish.bodies.iter().map(|body| body.0).collect();
+        let moved = self.maybe_moved_to(&publish.queue);
+        let here = self.queue(&publish.queue).messages.clone();
+        let others = here.into_iter().chain(moved).filter(|index| {
+            let message = &self.messages[*index];
+            !own.contains(index) && message.possibly_exists() && !message.surely_claimed(arrived)
+        });
+        let others: Vec<usize> = others.collect();
+        let count = (others.len() + own.len()) as u64;
+        let bytes = |list: &[usize]| -> u64 {
+            list.iter()
+                .map(|index| self.messages[*index].body.len() as u64)
+                .sum()
+        };
+        count > maxlen || bytes(&others) + bytes(&own) > maxbytes
+    }
+
+    /// The command did nothing of what it might have done.
+    pub(super) fn void_claims(&mut self, command: usize) {
+        for index in std::mem::take(&mut self.commands[command].claimed) {
+            self.messages[index].claims.retain(|claim| {
+                claim.cause != command || matches!(claim.certainty, Certainty::Sure { .. })
+            });
+        }
+    }
+}
+
+/// Whether the answer may wait for the log, and with it all behind it on the connection.
+fn waits_for_log(kind: &Kind) -> bool {
+    match kind {
+        Kind::Pull(pull) => pull.auto,
+        Kind::Peek { .. } | Kind::Cancel(_) | Kind::Ping(_) | Kind::Empty => false,
+        _ => true,
+    }
+}

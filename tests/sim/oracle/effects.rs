@@ -1,0 +1,564 @@
+//! What may happen from the moment a command has arrived, and what the end of a connection or of
+//! the broker does to what is known.
+
+use super::record::{Certainty, Claim, Fate, Loss, Reason};
+use super::settings::Track;
+use super::{Oracle, TIMER_SLACK_US, settings};
+use crate::command::{Command, Kind, Level, Publish, Setting, State};
+use crate::disk::Crash;
+
+impl Oracle {
+    /// The last octet of a command has reached the broker.
+    pub fn arrived(&mut self, command: usize, now: u64) {
+        self.now = now;
+        self.commands[command].arrived = Some(now);
+        let link = self.commands[command].link;
+        let Command {
+            tag,
+            quiet: _,
+            kind,
+        } = self.commands[command].command.clone();
+        match (&kind, tag) {
+            (Kind::Empty, _) => {}
+            (_, Some(tag)) => {
+                self.links[link].tagged.insert(tag, command);
+            }
+            (_, None) => self.links[link].waiting.push_back(command),
+        }
+        match kind {
+            Kind::Publish(publish) => self.publish_arrived(command, &publish),
+            Kind::Pull(pull) => self.reads(link, &pull.sources),
+            Kind::Sub {
+                source,
+                credit,
+                auto: _,
+                lease_us,
+            } => {
+                self.reads(link, std::slice::from_ref(&source));
+                self.widen_credit(link, &source, credit, Some(lease_us));
+            }
+            Kind::Credit { source, credit } => self.widen_credit(link, &source, Some(credit), None),
+            Kind::Unsub(source) => self.widen_credit(link, &source, None, None),
+            Kind::Ack(handles) => {
+                for handle in handles {
+                    self.claim_handle(command, &handle, Reason::Ack, Vec::new());
+                }
+            }
+            Kind::Nack {
+                handles,
+                delay_us,
+                dead,
+            } => {
+                for handle in handles {
+                    self.nack_arrived(command, &handle, delay_us, dead);
+                }
+            }
+            Kind::Touch { handles, lease_us } => {
+                for handle in handles {
+                    self.touch_arrived(command, &handle, lease_us);
+                }
+            }
+            Kind::QSet { queue, settings } => {
+                for setting in &settings {
+                    if let Setting::Dead(name) = setting {
+                        self.queue(name).track.dead_target = true;
+                    }
+                }
+                self.queue(&queue).track.begin(&settings, now, command);
+            }
+            Kind::QDel(queue) => {
+                let level = self.terms.level;
+                let values = settings::defaults(&queue, level);
+                self.queue(&queue).track.begin(&values, now, command);
+                self.queue(&queue).deleted = Some((now, u64::MAX));
+                self.claim_all(command, &queue, Reason::QueueDelete, Vec::new());
+            }
+            Kind::Del { queue, ids } => self.delete_arrived(command, &queue, &ids),
+            Kind::Purge { queue, state } => {
+                let state = state.unwrap_or(State::Ready);
+                if state == State::Dead {
+                    let dead = self.queue(&queue).track.dead(0, u64::MAX);
+                    for name in dead {
+                        self.claim_all(command, &name, Reason::Purge, Vec::new());
+                    }
+                } else {
+                    self.claim_all(command, &queue, Reason::Purge, Vec::new());
+                }
+            }
+            Kind::Move { from, to, .. } => {
+                self.queue(&to).moved_into = true;
+                self.claim_all(command, &from, Reason::Move, vec![to]);
+            }
+            Kind::Quit | Kind::Bad { closes: true, .. } => self.leaves(link),
+            Kind::Hello { .. }
+            | Kind::Ping(_)
+            | Kind::Help
+            | Kind::QGet(_)
+            | Kind::QLs
+            | Kind::Peek { .. }
+            | Kind::Sync(_)
+            | Kind::Stats
+            | Kind::Cancel(_)
+            | Kind::Bad { .. }
+            | Kind::Empty => {}
+        }
+    }
+
+    fn reads(&mut self, link: usize, sources: &[String]) {
+        for source in sources {
+            self.queue(source);
+            if !self.links[link].sources.contains(source) {
+                self.links[link].sources.push(source.clone());
+            }
+        }
+    }
+
+    fn publish_arrived(&mut self, command: usize, publish: &Publish) {
+        let now = self.now;
+        self.drop_old(command, publish);
+        for (index, _) in &publish.bodies {
+            let due = match publish.at_ms {
+                Some(ms) => (ms * 1000).max(now),
+                None => now + publish.delay_us,
+            };
+            let message = &mut self.messages[*index];
+            message.fate = Fate::InFlight;
+            message.sent = now;
+            message.due = (due, None);
+            self.queue(&publish.queue).messages.push(*index);
+        }
+        if let Some(once) = &publish.once {
+            let queue = self.queue(&publish.queue);
+            queue.once.entry(once.clone()).or_default().push(command);
+        }
+        // What empties the queue and is not answered yet may take these too.
+        for other in self.open_commands() {
+            let (queue, reason, to) = match &self.commands[other].command.kind {
+                Kind::Del { queue, .. } => (queue.clone(), Reason::Delete, Vec::new()),
+                Kind::Purge { queue, .. } => (queue.clone(), Reason::Purge, Vec::new()),
+                Kind::QDel(queue) => (queue.clone(), Reason::QueueDelete, Vec::new()),
+                Kind::Move { from, to, .. } => (from.clone(), Reason::Move, vec![to.clone()]),
+                _ => continue,
+            };
+            if queue == publish.queue {
+                for (index, _) in &publish.bodies {
+                    self.claim(other, *index, reason, to.clone());
+                }
+            }
+        }
+    }
+
+    /// Commands that have arrived and may still do something.
+    pub(super) fn open_commands(&self) -> Vec<usize> {
+        let links = self.links.iter();
+        links
+            .flat_map(|link| link.waiting.iter().chain(link.tagged.values()).copied())
+            .collect()
+    }
+
+    /// A publish that may meet a limit with `full=dropold` may push out the oldest that nobody
+    /// leases: one for each message by which the queue may be too long.
+    pub(super) fn drop_old(&mut self, command: usize, publish: &Publish) {
+        let now = self.now;
+        let since = self.commands[command].arrived.unwrap_or(now);
+        let track = &self.queue(&publish.queue).track;
+        if !track.may_drop(since, now) {
+            return;
+        }
+        let (maxlen, _) = track.maxlen(since, now);
+        let (maxbytes, _) = track.maxbytes(since, now);
+        let dead = match track.deadon(since, now).iter().any(|on| on.2) {
+            true => track.dead(since, now),
+            false => Vec::new(),
+        };
+        let mut members = self.members(&publish.queue);
+        members.retain(|index| self.messages[*index].command != command);
+        let possible = members.len() as u64 + publish.bodies.len() as u64;
+        let mut room = match maxbytes {
+            u64::MAX => possible.saturating_sub(maxlen),
+            _ => u64::MAX,
+        };
+        for index in members {
+            if room == 0 {
+                break;
+            }
+            self.claim(command, index, Reason::Drop, dead.clone());
+            let leased = self.lease_possible(index, now);
+            let message = &self.messages[index];
+            // Only what is surely there and surely free surely uses up a drop.
+            if message.surely_exists() && message.id.is_some() && !leased {
+                room = room.saturating_sub(1);
+            }
+        }
+    }
+
+    /// Messages that may be in a queue, those with the lowest known ids first.
+    pub(super) fn members(&mut self, queue: &str) -> Vec<usize> {
+        let now = self.now;
+        let mut members: Vec<usize> = self.queue(queue).messages.clone();
+        members.retain(|index| {
+            let message = &self.messages[*index];
+            message.place == queue && message.possibly_exists() && !message.surely_claimed(now)
+        });
+        members.sort_by_key(|index| self.messages[*index].id.unwrap_or(0));
+        members
+    }
+
+    /// Says that a command may take a message away from now on.
+    pub(super) fn claim(
+        &mut self,
+        command: usize,
+        message: usize,
+        reason: Reason,
+        to: Vec<String>,
+    ) {
+        let from = self.now;
+        for name in &to {
+            let queue = self.queue(name);
+            if !queue.messages.contains(&message) {
+                queue.messages.push(message);
+            }
+        }
+        let claims = &mut self.messages[message].claims;
+        if claims
+            .iter()
+            .any(|claim| claim.cause == command && claim.reason == reason)
+        {
+            return;
+        }
+        claims.push(Claim {
+            reason,
+            cause: command,
+            from,
+            to,
+            certainty: Certainty::Pending,
+        });
+        self.commands[command].claimed.push(message);
+    }
+
+    pub(super) fn claim_all(
+        &mut self,
+        command: usize,
+        queue: &str,
+        reason: Reason,
+        to: Vec<String>,
+    ) {
+        let mut members = self.members(queue);
+        members.extend(self.maybe_moved_to(queue));
+        self.commands[command].tally = members.len() as u64;
+        for index in members {
+            self.claim(command, index, reason, to.clone());
+        }
+    }
+
+    /// Messages that are elsewhere as far as is known, but may have been moved to this queue.
+    pub(super) fn maybe_moved_to(&mut self, queue: &str) -> Vec<usize> {
+        let all = 0..self.messages.len();
+        all.filter(|index| {
+            let message = &self.messages[*index];
+            message.place != queue
+                && message.possibly_exists()
+                && (message
+                    .claims
+                    .iter()
+                    .any(|claim| claim.to.iter().any(|to| to == queue))
+                    || self
+                        .dead_places(*index, self.now)
+                        .iter()
+                        .any(|dead| dead == queue))
+        })
+        .collect()
+    }
+
+    fn claim_handle(&mut self, command: usize, handle: &str, reason: Reason, to: Vec<String>) {
+        if let Some(delivery) = self.by_handle.get(handle).copied() {
+            let message = self.deliveries[delivery].message;
+            self.claim(command, message, reason, to);
+        }
+    }
+
+    fn nack_arrived(&mut self, command: usize, handle: &str, delay_us: Option<u64>, dead: bool) {
+        let now = self.now;
+        let Some(index) = self.by_handle.get(handle).copied() else {
+            return;
+        };
+        let (message, tries) = (self.deliveries[index].message, self.deliveries[index].tries);
+        let place = self.messages[message].place.clone();
+        let track = &self.queue(&place).track;
+        let (least, most) = match delay_us {
+            Some(us) => (us, us),
+            // Which settings count is known when it is answered.
+            None => (0, track.backoff(tries, now, now).1),
+        };
+        let to = track.dead(now, now);
+        let delivery = &mut self.deliveries[index];
+        delivery.nacks.push((command, now + least, most));
+        if dead {
+            self.claim(command, message, Reason::Dead, to);
+        }
+    }
+
+    fn touch_arrived(&mut self, command: usize, handle: &str, lease_us: Option<u64>) {
+        let now = self.now;
+        let Some(index) = self.by_handle.get(handle).copied() else {
+            return;
+        };
+        let least = lease_us.unwrap_or(0);
+        let delivery = &mut self.deliveries[index];
+        delivery.touches.push((command, now + least, u64::MAX));
+    }
+
+    fn delete_arrived(&mut self, command: usize, queue: &str, ids: &[String]) {
+        for index in self.members(queue) {
+            let id = self.messages[index].id.map(|id| id.to_string());
+            // A message whose id isn't known yet may be the one that is meant.
+            if id.is_none_or(|id| ids.contains(&id)) {
+                self.claim(command, index, Reason::Delete, Vec::new());
+            }
+        }
+    }
+
+    fn widen_credit(
+        &mut self,
+        link: usize,
+        source: &str,
+        credit: Option<u64>,
+        lease: Option<Option<u64>>,
+    ) {
+        for sub in self.links[link]
+            .subs
+            .iter_mut()
+            .filter(|sub| sub.source == source)
+        {
+            sub.changing += 1;
+            sub.leases.extend(lease);
+            if let Some(credit) = credit {
+                sub.credit = (sub.credit.0.min(credit), sub.credit.1.max(credit));
+            }
+        }
+    }
+
+    /// No answer will come to this command any more.
+    pub(super) fn orphan(&mut self, command: usize) {
+        let now = self.now;
+        if !self.commands[command].open() {
+            return;
+        }
+        self.commands[command].orphaned = Some(now);
+        let kind = self.commands[command].command.kind.clone();
+        match kind {
+            Kind::Publish(publish) => {
+                for (index, _) in publish.bodies {
+                    self.learn_bounds(index, now);
+                    if self.messages[index].fate == Fate::InFlight {
+                        self.messages[index].fate = Fate::Unknown;
+                    }
+                }
+            }
+            Kind::QSet { queue, .. } => self.queue(&queue).track.lose(command, now),
+            Kind::QDel(queue) => {
+                self.queue(&queue).track.lose(command, now);
+                if let Some((_, high)) = &mut self.queue(&queue).deleted {
+                    *high = now;
+                }
+            }
+            Kind::Pull(pull) if pull.auto => {
+                for source in pull.sources {
+                    self.auto_consumed(command, &source);
+                }
+            }
+            _ => {}
+        }
+        self.finish_claims(command);
+    }
+
+    /// What an `ack=auto` consumer took and never got is gone for good: at most once.
+    fn auto_consumed(&mut self, command: usize, source: &str) {
+        for index in self.members(source) {
+            self.claim(command, index, Reason::AutoAck, Vec::new());
+        }
+    }
+
+    /// Whether the command did what it claimed will only be seen from now on, if at all.
+    pub(super) fn finish_claims(&mut self, command: usize) {
+        let finished = self.now;
+        for index in self.commands[command].claimed.clone() {
+            let claims = self.messages[index].claims.iter_mut();
+            for claim in claims.filter(|claim| claim.cause == command) {
+                if claim.certainty == Certainty::Pending {
+                    claim.certainty = Certainty::Maybe { finished };
+                }
+            }
+        }
+    }
+
+    /// A connection is over: its commands stay unanswered, its leases return.
+    pub(super) fn end_of_link(&mut self, link: usize, by_server: bool) {
+        let now = self.now;
+        let waiting: Vec<usize> = self.links[link].waiting.drain(..).collect();
+        let tagged = std::mem::take(&mut self.links[link].tagged);
+        let subs = std::mem::take(&mut self.links[link].subs);
+        let open: Vec<usize> = waiting.into_iter().chain(tagged.into_values()).collect();
+        let mut consuming = !subs.is_empty();
+        for command in &open {
+            let sent = &self.commands[*command];
+            let ends = |kind: &Kind| matches!(kind, Kind::Quit | Kind::Bad { closes: true, .. });
+            let cut = self.links[link].shut
+                || self.commands.iter().any(|other| {
+                    other.link == link && ends(&other.command.kind) && other.arrived.is_some()
+                });
+            if by_server && sent.open() && !sent.command.quiet && !cut {
+                let text =
+                    format!("connection {link} was closed with {command} unanswered: {sent:?}");
+                self.fail("F", text);
+            }
+            consuming |= matches!(self.commands[*command].command.kind, Kind::Pull(_));
+            self.orphan(*command);
+        }
+        for sub in subs.iter().filter(|sub| sub.auto) {
+            self.auto_consumed(sub.command, &sub.source);
+            self.finish_claims(sub.command);
+        }
+        let blocked = self.links[link].blocked.take().is_some();
+        if blocked || (consuming && !by_server) {
+            for source in self.links[link].sources.clone() {
+                self.unseen_deliveries(&source);
+            }
+        }
+        for index in 0..self.deliveries.len() {
+            let delivery = &mut self.deliveries[index];
+            let ours = delivery.link == link && delivery.boot == self.boot;
+            if !ours || delivery.settled || delivery.ended.is_some() || delivery.held == Some(true)
+            {
+                continue;
+            }
+            let delay = delivery.nacks.iter().map(|nack| nack.2).max().unwrap_or(0);
+            let low = delivery.ready_again().min(now);
+            delivery.ended = Some((low, now + delay));
+        }
+    }
+
+    /// Messages of this queue may have been delivered where nobody saw it.
+    fn unseen_deliveries(&mut self, source: &str) {
+        let now = self.now;
+        self.queue(source).fog = Some(now);
+        for index in self.members(source) {
+            self.messages[index].tries.1 = None;
+        }
+    }
+
+    /// The broker's run is over.
+    pub(super) fn end_of_boot(&mut self, mode: Crash, sync_us: u64) {
+        let now = self.now;
+        if let Some(since) = self.up_since.take() {
+            self.runs.push((since, now));
+        }
+        for index in 0..self.messages.len() {
+            if self.messages[index].fate == Fate::InFlight {
+                // A quiet publish that was run, but for whose level nobody waited.
+                self.learn_bounds(index, now);
+                self.messages[index].fate = Fate::Unknown;
+            }
+            let message = &mut self.messages[index];
+            let volatile = message.stored.1 == Level::None;
+            match message.fate {
+                Fate::Confirmed { .. } | Fate::Unknown if volatile => message.fate = Fate::Lost,
+                Fate::Confirmed {
+                    level: Level::None, ..
+                } => {
+                    message.fate = Fate::Unknown;
+                    message.visible = None;
+                }
+                Fate::Confirmed { .. } if message.stored.0 == Level::None && message.moved => {
+                    message.fate = Fate::Unknown;
+                    message.visible = None;
+                }
+                _ => {}
+            }
+            for claim in &mut message.claims {
+                if let Certainty::Sure {
+                    level: Level::None, ..
+                } = claim.certainty
+                {
+                    claim.certainty = Certainty::Maybe { finished: now };
+                }
+            }
+            message.failed.retain(|failed| failed.2 > Level::None);
+        }
+        if self.terms.memory {
+            // Definitions live no longer than the process.
+            for (name, queue) in &mut self.queues {
+                let dead_target = queue.track.dead_target;
+                queue.track = Track::new(name, Level::None);
+                queue.track.dead_target = dead_target;
+            }
+        }
+        if mode == Crash::Power {
+            self.power_lost(now, sync_us);
+        }
+        for message in &mut self.messages {
+            let logged = message
+                .failed
+                .iter()
+                .map(|failed| failed.0)
+                .max()
+                .unwrap_or(0);
+            message.tries.0 = logged + 1;
+        }
+    }
+
+    /// Power failed; the broker had stopped running at `end`. What was promised at `os` may have
+    /// lost a suffix of the log.
+    pub(super) fn power_lost(&mut self, end: u64, sync_us: u64) {
+        let window = self.terms.flush_us + 2 * sync_us + TIMER_SLACK_US;
+        // What was there when it began to serve had been synced by its recovery.
+        let begun = self.runs.last().map_or(0, |run| run.0);
+        let kept = self.floor.max(end.saturating_sub(window)).max(begun);
+        let loss = self.losses.len();
+        self.losses.push(Loss {
+            kept,
+            lost: u64::MAX,
+        });
+        self.dark = Some(loss);
+        for message in &mut self.messages {
+            if let Fate::Confirmed {
+                at,
+                level: Level::Os,
+            } = message.fate
+                && at >= kept
+            {
+                message.weak = Some(loss);
+                message.visible = None;
+            }
+            for claim in &mut message.claims {
+                if let Certainty::Sure {
+                    at,
+                    level: Level::Os,
+                } = claim.certainty
+                    && at >= kept
+                {
+                    claim.certainty = Certainty::Weak { at, loss };
+                }
+            }
+            for (_, at, level) in &message.failed {
+                if *level == Level::Os && *at >= kept {
+                    for index in &message.deliveries {
+                        if let Some((low, _)) = &mut self.deliveries[*index].ended {
+                            *low = (*low).min(end);
+                        }
+                    }
+                }
+            }
+            message
+                .failed
+                .retain(|failed| failed.2 != Level::Os || failed.1 < kept);
+            let logged = message
+                .failed
+                .iter()
+                .map(|failed| failed.0)
+                .max()
+                .unwrap_or(0);
+            message.tries.0 = message.tries.0.min(logged + 1);
+        }
+    }
+}

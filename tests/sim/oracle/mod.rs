@@ -1,0 +1,480 @@
+//! Knows what clients sent and saw, and checks it against every promise of the broker.
+//!
+//! It never looks into the broker. For each message it keeps the set of states that what was seen
+//! allows: where it may be, what may have taken it, when it may be ready. A check fails only when
+//! no allowed state explains what a client saw, so a failure is always a broken promise, however
+//! unlucky the timing. The promises' letters are those of the guarantees: P publishing,
+//! L delivery, A acks, R redelivery, O order, D deduplication, F the form of the protocol.
+
+mod answers;
+mod effects;
+mod judge;
+mod record;
+mod settings;
+mod settling;
+mod sighting;
+
+use std::collections::BTreeMap;
+
+use crate::command::{Command, Kind, Level, Publish};
+use crate::disk::Crash;
+use crate::wire::Line;
+use record::{Certainty, Delivery, Fate, Link, Loss, Message, Sent};
+use settings::Track;
+
+/// Slack for what a deadline causes: the time a timer may be late, plus a turn. Microseconds.
+const TIMER_SLACK_US: u64 = 20_000;
+
+/// A ready message reaches a willing consumer within this, microseconds.
+const DELIVERY_US_MAX: u64 = 100_000;
+
+/// What a run of the simulator does to the broker, as far as judging depends on it.
+#[derive(Clone, Debug)]
+pub struct Terms {
+    /// Level of queues that nobody defined.
+    pub level: Level,
+    /// No disk: everything is `none`.
+    pub memory: bool,
+    /// `os` records are synced within this plus two syncs, microseconds.
+    pub flush_us: u64,
+}
+
+/// A broken promise.
+#[derive(Clone, Debug)]
+pub struct Violation {
+    /// The promise's letter.
+    pub promise: &'static str,
+    /// What was seen.
+    pub text: String,
+}
+
+/// What is known of one queue's name.
+#[derive(Debug)]
+struct Queue {
+    track: Track,
+    /// Messages that are or may come here.
+    messages: Vec<usize>,
+    /// The queue has been read: its reader is known to the log, so reads wait for no sync.
+    established: bool,
+    /// Moves may have filled it beyond its limits.
+    moved_into: bool,
+    /// Deliveries may have been made that nobody saw, the last at this time.
+    fog: Option<u64>,
+    /// Publishes with each `once=`.
+    once: BTreeMap<String, Vec<usize>>,
+    /// Arrival of the last `QDEL`, and its certain end.
+    deleted: Option<(u64, u64)>,
+}
+
+/// A check that waits until all that the broker sent in the same turn is known: another consumer
+/// may have been given the message in question, on a connection that is read later.
+#[derive(Clone, Debug)]
+enum Deferred {
+    /// A `PULL` that came back empty.
+    Empty {
+        command: usize,
+        sources: Vec<String>,
+    },
+    /// A delivery, and the messages that stood before it.
+    Order {
+        index: usize,
+        source: String,
+        low: u64,
+    },
+}
+
+/// The judge of one run.
+#[derive(Debug)]
+pub struct Oracle {
+    terms: Terms,
+    now: u64,
+    /// Counts the starts of the broker.
+    boot: u64,
+    /// When the broker began to serve; `None` while it is down.
+    up_since: Option<u64>,
+    /// The index of the power loss since the broker last served, if there was one.
+    dark: Option<usize>,
+    /// (start, end) of earlier runs of the broker.
+    runs: Vec<(u64, u64)>,
+    links: Vec<Link>,
+    commands: Vec<Sent>,
+    messages: Vec<Message>,
+    by_body: BTreeMap<Vec<u8>, usize>,
+    deliveries: Vec<Delivery>,
+    by_handle: BTreeMap<String, usize>,
+    queues: BTreeMap<String, Queue>,
+    losses: Vec<Loss>,
+    /// Everything confirmed at `os` before this is on disk, because something that was written
+    /// after it was confirmed at `disk`.
+    floor: u64,
+    violation: Option<Violation>,
+    deferred: Vec<Deferred>,
+    /// How often each promise was put to the test in a way that could have failed.
+    pub checks: BTreeMap<&'static str, u64>,
+}
+
+impl Oracle {
+    /// Nothing has happened yet.
+    pub fn new(terms: Terms) -> Oracle {
+        Oracle {
+            terms,
+            now: 0,
+            boot: 0,
+            up_since: None,
+            dark: None,
+            runs: Vec::new(),
+            links: Vec::new(),
+            commands: Vec::new(),
+            messages: Vec::new(),
+            by_body: BTreeMap::new(),
+            deliveries: Vec::new(),
+            by_handle: BTreeMap::new(),
+            queues: BTreeMap::new(),
+            losses: Vec::new(),
+            floor: 0,
+            violation: None,
+            deferred: Vec::new(),
+            checks: BTreeMap::new(),
+        }
+    }
+
+    /// The first broken promise, if any.
+    pub fn violation(&self) -> Option<&Violation> {
+        self.violation.as_ref()
+    }
+
+    fn fail(&mut self, promise: &'static str, text: String) {
+        if self.violation.is_none() {
+            self.violation = Some(Violation { promise, text });
+        }
+    }
+
+    fn checked(&mut self, promise: &'static str) {
+        *self.checks.entry(promise).or_insert(0) += 1;
+    }
+
+    /// A number for a new message's body, which must hold it so that bodies differ.
+    pub fn body_next(&self) -> usize {
+        self.messages.len()
+    }
+
+    /// A body that some command will carry. Bodies must differ.
+    pub fn add_body(&mut self, body: Vec<u8>) -> usize {
+        let index = self.messages.len();
+        let before = self.by_body.insert(body.clone(), index);
+        assert_eq!(before, None, "the workload made two equal bodies");
+        self.messages.push(Message {
+            body,
+            command: usize::MAX,
+            fate: Fate::Unsent,
+            murky: false,
+            place: String::new(),
+            moved: false,
+            first_id: None,
+            id: None,
+            sent: 0,
+            due: (0, None),
+            expires: (u64::MAX, u64::MAX),
+            pri: (0, 255),
+            key: None,
+            visible: None,
+            stored: (Level::None, Level::Disk),
+            weak: None,
+            claims: Vec::new(),
+            deliveries: Vec::new(),
+            tries: (1, Some(1)),
+            failed: Vec::new(),
+        });
+        index
+    }
+
+    /// A new connection; gives its number.
+    pub fn connected(&mut self) -> usize {
+        self.links.push(Link {
+            open: true,
+            idle_since: self.now,
+            ..Link::default()
+        });
+        self.links.len() - 1
+    }
+
+    /// A client typed a command; it is on its way. Gives its number.
+    pub fn typed(&mut self, link: usize, command: Command) -> usize {
+        let index = self.commands.len();
+        if let Kind::Publish(publish) = &command.kind {
+            for (message, _) in &publish.bodies {
+                self.messages[*message].command = index;
+                self.messages[*message].place = publish.queue.clone();
+                self.messages[*message].key = publish.key.clone();
+            }
+        }
+        self.commands.push(Sent {
+            command,
+            link,
+            arrived: None,
+            answered: None,
+            orphaned: None,
+            messages: 0,
+            deliveries: Vec::new(),
+            claimed: Vec::new(),
+            tally: 0,
+        });
+        index
+    }
+
+    fn queue(&mut self, name: &str) -> &mut Queue {
+        let level = self.terms.level;
+        let memory = self.terms.memory;
+        self.queues
+            .entry(name.to_string())
+            .or_insert_with(|| Queue {
+                track: Track::new(name, if memory { Level::None } else { level }),
+                messages: Vec::new(),
+                established: false,
+                moved_into: false,
+                fog: None,
+                once: BTreeMap::new(),
+                deleted: None,
+            })
+    }
+
+    fn publish_of(&self, command: usize) -> Option<&Publish> {
+        match &self.commands.get(command)?.command.kind {
+            Kind::Publish(publish) => Some(publish),
+            _ => None,
+        }
+    }
+
+    fn name_of(&self, message: usize) -> String {
+        let record = &self.messages[message];
+        let shown = &record.body[..record.body.len().min(24)];
+        format!(
+            "message {message} ({:?}, {} id {:?}, sent at {}, {:?})",
+            String::from_utf8_lossy(shown),
+            record.place,
+            record.id,
+            record.sent,
+            record.fate
+        )
+    }
+
+    /// Octets from the server on a connection. Gives the lines, each with the command that it
+    /// answers or belongs to.
+    pub fn received(&mut self, link: usize, bytes: &[u8], now: u64) -> Vec<(Option<usize>, Line)> {
+        self.now = now;
+        let lines = match self.links[link].reader.feed(bytes) {
+            Ok(lines) => lines,
+            Err(text) => {
+                self.fail("F", format!("connection {link}: {text}"));
+                return Vec::new();
+            }
+        };
+        let mut matched = Vec::new();
+        for line in lines {
+            let command = self.line(link, &line);
+            matched.push((command, line));
+        }
+        matched
+    }
+
+    /// The socket of a connection takes nothing from now on.
+    pub fn blocked(&mut self, link: usize, now: u64) {
+        self.now = now;
+        self.links[link].blocked.get_or_insert(now);
+    }
+
+    /// The socket has room and the broker has nothing more to write.
+    pub fn unblocked(&mut self, link: usize, now: u64) {
+        self.now = now;
+        if self.links[link].blocked.take().is_some() {
+            for source in self.links[link].sources.clone() {
+                self.queue(&source).fog = Some(now);
+            }
+        }
+    }
+
+    /// The broker was asked to end.
+    pub fn shutting_down(&mut self) {
+        for link in 0..self.links.len() {
+            self.links[link].shut = true;
+            self.leaves(link);
+        }
+    }
+
+    /// The broker closes this connection because its disk failed.
+    pub fn giving_up(&mut self, link: usize) {
+        self.links[link].shut = true;
+        self.leaves(link);
+    }
+
+    /// The client has ended its side; all it sent has arrived.
+    pub fn half_closed(&mut self, link: usize, now: u64) {
+        self.now = now;
+        self.links[link].half_closed = true;
+        self.leaves(link);
+    }
+
+    /// The server may close the connection from now on; then its leases return.
+    fn leaves(&mut self, link: usize) {
+        let now = self.now;
+        if !self.links[link].open || self.links[link].may_close.is_some() {
+            return;
+        }
+        self.links[link].may_close = Some(now);
+        for delivery in &mut self.deliveries {
+            if delivery.link == link && delivery.held != Some(true) {
+                delivery.leaving = Some(now);
+            }
+        }
+    }
+
+    /// The connection is gone: closed by the server after its output was flushed, or reset.
+    pub fn closed(&mut self, link: usize, by_server: bool, now: u64) {
+        self.now = now;
+        if !self.links[link].open {
+            return;
+        }
+        self.links[link].open = false;
+        if by_server {
+            if self.links[link].may_close.is_none() {
+                self.fail("F", format!("connection {link} was closed for no reason"));
+            }
+            if self.links[link].reader.inside_line() {
+                self.fail("F", format!("connection {link} was closed inside a line"));
+            }
+        }
+        self.end_of_link(link, by_server);
+    }
+
+    /// The broker is gone. `sync_us` is how long its syncs may have lasted, microseconds.
+    pub fn crashed(&mut self, mode: Crash, sync_us: u64, now: u64) {
+        self.now = now;
+        // What else it gave out in its last turn was never sent, so nobody can judge.
+        self.deferred.clear();
+        for link in 0..self.links.len() {
+            if self.links[link].open {
+                self.links[link].open = false;
+                self.end_of_link(link, false);
+            }
+        }
+        self.end_of_boot(mode, sync_us);
+    }
+
+    /// The broker died again before it served. `sync_us` as in [`Oracle::crashed`].
+    pub fn crashed_in_recovery(&mut self, mode: Crash, sync_us: u64, now: u64) {
+        self.now = now;
+        if mode == Crash::Power && self.dark.is_none() {
+            let end = self.runs.last().map_or(0, |run| run.1);
+            self.power_lost(end, sync_us);
+        }
+    }
+
+    /// The broker serves (again).
+    pub fn started(&mut self, now: u64) {
+        self.now = now;
+        self.boot += 1;
+        self.up_since = Some(now);
+        self.dark = None;
+        for index in 0..self.deliveries.len() {
+            let delivery = &mut self.deliveries[index];
+            // A confirmed nack keeps its delay over the restart; every lease is void.
+            match delivery.ended {
+                Some((low, high)) => delivery.ended = Some((low, high.max(now))),
+                None => {
+                    // A nack that was in flight may have been logged with its delay, or not.
+                    let delay = delivery.nacks.iter().map(|nack| nack.2).max().unwrap_or(0);
+                    let low = delivery.ready_again().min(now);
+                    delivery.ended = Some((low, now + delay));
+                }
+            }
+        }
+    }
+
+    /// Known handles and ids, for clients that want to name somebody else's.
+    pub fn handles(&self) -> impl Iterator<Item = &String> {
+        self.by_handle.keys()
+    }
+
+    /// An id that a queue has given, for `DEL`.
+    pub fn ids_of(&self, queue: &str) -> Vec<u64> {
+        let Some(queue_known) = self.queues.get(queue) else {
+            return Vec::new();
+        };
+        let here = queue_known
+            .messages
+            .iter()
+            .map(|index| &self.messages[*index]);
+        here.filter(|message| message.place == queue)
+            .filter_map(|message| message.id)
+            .collect()
+    }
+
+    /// Queues that clients have named, and those that dead letters may be in.
+    pub fn queue_names(&self) -> Vec<String> {
+        let mut names = std::collections::BTreeSet::new();
+        for (name, queue) in &self.queues {
+            names.insert(name.clone());
+            names.extend(queue.track.dead(0, u64::MAX));
+        }
+        names.into_iter().collect()
+    }
+
+    /// A command that was typed.
+    pub fn command(&self, command: usize) -> &Command {
+        &self.commands[command].command
+    }
+
+    /// Its terminal line was read.
+    pub fn is_answered(&self, command: usize) -> bool {
+        !self.commands[command].open()
+    }
+
+    /// The handles that a `PULL` was given.
+    pub fn handles_from(&self, command: usize) -> Vec<String> {
+        let deliveries = &self.commands[command].deliveries;
+        let given = self
+            .by_handle
+            .iter()
+            .filter(|handle| deliveries.contains(handle.1));
+        given.map(|handle| handle.0.clone()).collect()
+    }
+
+    /// The broker refuses a disk that only honest crashes have touched.
+    pub fn refused_to_start(&mut self, text: String) {
+        self.fail("P", format!("no start: {text}"));
+    }
+
+    /// The broker uses the processor for nothing, or takes too long to end.
+    pub fn spun(&mut self, text: String) {
+        self.fail("L", text);
+    }
+
+    /// It has, or may soon have, a subscription.
+    pub fn subscribes(&self, link: usize) -> bool {
+        let record = &self.links[link];
+        let mut open = record.waiting.iter().chain(record.tagged.values());
+        let subscribes =
+            |command: &usize| matches!(self.commands[*command].command.kind, Kind::Sub { .. });
+        !record.subs.is_empty() || open.any(subscribes)
+    }
+
+    /// How many commands were typed.
+    pub fn commands(&self) -> usize {
+        self.commands.len()
+    }
+
+    /// How many commands have been answered, and deliveries seen.
+    pub fn totals(&self) -> (usize, usize) {
+        let answered = self
+            .commands
+            .iter()
+            .filter(|sent| sent.answered.is_some())
+            .count();
+        (answered, self.deliveries.len())
+    }
+}
+
+/// Whether a claim of this certainty may still be decided by what is seen later.
+fn undecided(certainty: Certainty) -> bool {
+    matches!(certainty, Certainty::Pending | Certainty::Maybe { .. })
+}

@@ -1,0 +1,710 @@
+//! A message was seen, by a delivery or a peek: could it be there, then, as it was?
+
+use super::record::{Certainty, Claim, Delivery, Fate, Reason};
+use super::{Deferred, Oracle, TIMER_SLACK_US, undecided};
+use crate::command::{Kind, Level};
+use crate::wire::Line;
+
+/// Who a delivery was for.
+#[derive(Clone, Debug)]
+pub(super) struct Consumer {
+    pub link: usize,
+    /// The `PULL`, or the `SUB` that began the subscription.
+    pub command: usize,
+    /// Index among the connection's subscriptions.
+    pub sub: Option<usize>,
+    pub auto: bool,
+    /// Leases that may be asked for; `None` = the queue's.
+    pub leases: Vec<Option<u64>>,
+    pub hold: bool,
+    pub sources: Vec<String>,
+    /// It can't have taken a message before this.
+    pub since: u64,
+}
+
+impl Oracle {
+    /// Finds whose body this is, and how it can be: checks P's "bytes delivered = bytes published".
+    fn identify(&mut self, line: &Line) -> Option<usize> {
+        let body = line.body.as_ref()?;
+        self.checked("P");
+        match self.by_body.get(body) {
+            Some(index) => Some(*index),
+            None => {
+                let start = String::from_utf8_lossy(&body[..body.len().min(40)]).to_string();
+                let text = format!(
+                    "a body of {} octets that nobody sent: {start:?}",
+                    body.len()
+                );
+                self.fail("P", text);
+                None
+            }
+        }
+    }
+
+    /// A message was at `place` with `id` at some moment between `low` and now. False when that
+    /// breaks a promise.
+    pub(super) fn sighted(&mut self, index: usize, place: &str, id: u64, low: u64) -> bool {
+        match &self.messages[index].fate {
+            Fate::Unsent | Fate::Failed(_) | Fate::Lost => {
+                let text = format!("{} appeared in {place}", self.name_of(index));
+                self.fail("P", text);
+                return false;
+            }
+            Fate::InFlight | Fate::Unknown | Fate::Confirmed { .. } => {}
+        }
+        let message = &self.messages[index];
+        let renumbered = message.id.is_some_and(|known| known != id);
+        let back = message
+            .claims
+            .iter()
+            .any(|claim| claim.to.iter().any(|to| to == place));
+        if message.place != place || (renumbered && back) {
+            if !self.relocated(index, place, id) {
+                return false;
+            }
+        } else if !self.still_there(index, low) {
+            return false;
+        }
+        match self.messages[index].id {
+            Some(known) if known != id => {
+                let text = format!(
+                    "{} was seen with id {id}: it is there twice",
+                    self.name_of(index)
+                );
+                self.fail("P", text);
+                return false;
+            }
+            Some(_) => {}
+            None => {
+                self.messages[index].id = Some(id);
+                if !self.messages[index].moved {
+                    self.messages[index].first_id.get_or_insert(id);
+                }
+                self.id_is_unique(index, place, id);
+            }
+        }
+        self.confirmed_by_sight(index);
+        let command = self.messages[index].command;
+        let batch = self
+            .publish_of(command)
+            .map(|p| p.bodies.clone())
+            .unwrap_or_default();
+        if !self.messages[index].moved {
+            for (other, _) in batch {
+                // All or nothing: one of a batch is there, so all were.
+                self.confirmed_by_sight(other);
+            }
+        }
+        self.violation.is_none()
+    }
+
+    /// What was seen is there: for the levels' sake, what was visible was as durable as its queue.
+    fn confirmed_by_sight(&mut self, index: usize) {
+        let now = self.now;
+        match self.messages[index].fate {
+            Fate::InFlight | Fate::Unknown => {
+                if self.messages[index].due.1.is_none() {
+                    self.learn_bounds(index, now);
+                }
+                let message = &mut self.messages[index];
+                message.fate = Fate::Confirmed {
+                    at: now,
+                    level: message.stored.0,
+                };
+                message.visible = Some(now);
+            }
+            Fate::Confirmed { at, level } => {
+                let message = &mut self.messages[index];
+                message.visible.get_or_insert(now);
+                if message.stored.0 > level {
+                    message.fate = Fate::Confirmed {
+                        at: now.max(at),
+                        level: message.stored.0,
+                    };
+                }
+            }
+            _ => {}
+        }
+        if let Some(loss) = self.messages[index].weak.take() {
+            self.survived(loss, self.messages[index].sent);
+        }
+    }
+
+    /// Something written at `sent` or later survived a power loss: so did everything before it.
+    fn survived(&mut self, loss: usize, sent: u64) {
+        let now = self.now;
+        let record = &mut self.losses[loss];
+        record.kept = record.kept.max(sent);
+        let (kept, lost) = (record.kept, record.lost);
+        self.check_holes(loss);
+        if lost < kept {
+            return;
+        }
+        for message in &mut self.messages {
+            if let Fate::Confirmed { at, .. } = message.fate
+                && message.weak == Some(loss)
+                && at < kept
+            {
+                message.weak = None;
+                message.visible.get_or_insert(now);
+            }
+            for claim in &mut message.claims {
+                if let Certainty::Weak { at, loss: of } = claim.certainty
+                    && of == loss
+                    && at < kept
+                {
+                    claim.certainty = Certainty::Sure {
+                        at,
+                        level: Level::Disk,
+                    };
+                }
+            }
+        }
+    }
+
+    /// A power loss takes a suffix of the log: nothing before what survived.
+    pub(super) fn check_holes(&mut self, loss: usize) {
+        self.checked("os");
+        let record = &self.losses[loss];
+        if record.lost < record.kept {
+            let text = format!(
+                "power loss {loss} took something confirmed at {} and kept, or had to keep, \
+                 what came at {} or later",
+                record.lost, record.kept
+            );
+            self.fail("os", text);
+        }
+    }
+
+    /// It is seen where it was before: nothing may have surely taken it.
+    fn still_there(&mut self, index: usize, low: u64) -> bool {
+        for claim in self.messages[index].claims.clone() {
+            match claim.certainty {
+                Certainty::Sure { at, .. } if at < low => {
+                    let promise = if claim.reason == Reason::Ack {
+                        "A"
+                    } else {
+                        "P"
+                    };
+                    let text = format!(
+                        "{} is still there at {}, but {:?} was confirmed at {at} (command {})",
+                        self.name_of(index),
+                        self.now,
+                        claim.reason,
+                        claim.cause
+                    );
+                    self.fail(promise, text);
+                    return false;
+                }
+                Certainty::Weak { at, loss } if at < low => {
+                    self.losses[loss].lost = self.losses[loss].lost.min(at);
+                    self.check_holes(loss);
+                }
+                _ => {}
+            }
+        }
+        self.checked("A");
+        self.messages[index]
+            .claims
+            .retain(|claim| match claim.certainty {
+                Certainty::Maybe { finished } => finished >= low,
+                Certainty::Weak { at, .. } => at >= low,
+                _ => true,
+            });
+        self.violation.is_none()
+    }
+
+    /// It is seen in another queue than before: something must have moved it there, and from now
+    /// on it may not be seen where it was.
+    fn relocated(&mut self, index: usize, place: &str, id: u64) -> bool {
+        let now = self.now;
+        let claims = &self.messages[index].claims;
+        // Moved to a queue and dead-lettered from there, before anybody saw it.
+        let through = |to: &String| {
+            let queue = self.queues.get(to);
+            to == place
+                || queue
+                    .is_some_and(|queue| queue.track.dead(0, now).iter().any(|dead| dead == place))
+        };
+        let named = claims.iter().any(|claim| claim.to.iter().any(through));
+        if !named
+            && !self
+                .dead_places(index, now)
+                .iter()
+                .any(|dead| dead == place)
+        {
+            let text = format!(
+                "{} was seen in {place}, where nothing moved it",
+                self.name_of(index)
+            );
+            self.fail("R", text);
+            return false;
+        }
+        let settled = claims.iter().find(|claim| {
+            let gone = matches!(claim.certainty, Certainty::Sure { .. });
+            gone && claim.to.is_empty()
+        });
+        if let Some(claim) = settled {
+            let text = format!(
+                "{} was seen in {place} after {:?} was confirmed ({:?})",
+                self.name_of(index),
+                claim.reason,
+                claim.certainty
+            );
+            self.fail("A", text);
+            return false;
+        }
+        self.checked("R");
+        for delivery in self.messages[index].deliveries.clone() {
+            self.deliveries[delivery].settled = true;
+        }
+        let ttl = self.had_ttl(index);
+        let queue = self.queue(place);
+        queue.moved_into = true;
+        if !queue.messages.contains(&index) {
+            queue.messages.push(index);
+        }
+        let stored = queue.track.durable(0, now);
+        let message = &mut self.messages[index];
+        message.place = place.to_string();
+        message.moved = true;
+        message.id = Some(id);
+        message.deliveries.clear();
+        message.tries = (1, None);
+        message.failed.clear();
+        message.pri = (0, 255);
+        message.stored = stored;
+        message.expires = if ttl {
+            (0, u64::MAX)
+        } else {
+            (u64::MAX, u64::MAX)
+        };
+        message.visible = Some(now);
+        // What was asked of it where it was is over; other moves in flight may still meet it.
+        message
+            .claims
+            .retain(|claim| undecided(claim.certainty) && claim.certainty == Certainty::Pending);
+        true
+    }
+
+    fn id_is_unique(&mut self, index: usize, place: &str, id: u64) {
+        if self.queue(place).deleted.is_some() {
+            return;
+        }
+        let members = self.queue(place).messages.clone();
+        let twin = members.into_iter().find(|other| {
+            let message = &self.messages[*other];
+            let same = message.place == place && message.id == Some(id) && *other != index;
+            same && message.surely_exists() && !message.possibly_claimed(self.now)
+        });
+        if let Some(twin) = twin {
+            let text = format!(
+                "{} and {} have one id",
+                self.name_of(index),
+                self.name_of(twin)
+            );
+            self.fail("P", text);
+        }
+    }
+
+    /// A `MSG` line of a `PEEK`.
+    pub(super) fn peeked(&mut self, command: usize, line: &Line) {
+        let now = self.now;
+        let low = self.commands[command].arrived.unwrap_or(now);
+        let Kind::Peek { queue, state, .. } = self.commands[command].command.kind.clone() else {
+            unreachable!("called for a PEEK")
+        };
+        let Some(index) = self.identify(line) else {
+            return;
+        };
+        let Some(id) = line.option("id").and_then(|id| id.parse().ok()) else {
+            self.fail("F", format!("a peeked message without id=: {line:?}"));
+            return;
+        };
+        if self.messages[index].murky {
+            return;
+        }
+        let place = match state {
+            crate::command::State::Dead => {
+                let places = self.queue(&queue).track.dead(low, now);
+                let here = &self.messages[index].place;
+                match places.contains(here) || places.len() != 1 {
+                    true => return,
+                    false => places[0].clone(),
+                }
+            }
+            _ => queue,
+        };
+        let known = self.messages[index].visible;
+        self.sighted(index, &place, id, low);
+        if state != crate::command::State::Ready && known.is_none() {
+            // It is there, but nobody knows for how long it is leased or delayed.
+            self.messages[index].visible = None;
+        }
+    }
+
+    /// A `MSG` line of a `PULL` or a subscription.
+    pub(super) fn delivered(&mut self, consumer: &Consumer, line: &Line) {
+        let now = self.now;
+        let Some(index) = self.identify(line) else {
+            return;
+        };
+        let [source, handle, ..] = &line.words[..] else {
+            self.fail(
+                "F",
+                format!("a message without source and handle: {line:?}"),
+            );
+            return;
+        };
+        let (source, handle) = (source.clone(), handle.clone());
+        if !consumer.sources.contains(&source) {
+            self.fail(
+                "F",
+                format!("a message from {source}, which was not asked for"),
+            );
+            return;
+        }
+        let auto = handle == "-";
+        if auto != consumer.auto {
+            self.fail(
+                "F",
+                format!("handle {handle} with ack=auto {}", consumer.auto),
+            );
+            return;
+        }
+        let middle = match auto {
+            true => line.option("id").map(str::to_string),
+            false => handle.split('.').nth(1).map(str::to_string),
+        };
+        let Some(id) = middle.and_then(|id| id.parse::<u64>().ok()) else {
+            self.fail("F", format!("a message that doesn't tell its id: {line:?}"));
+            return;
+        };
+        let low = consumer.since;
+        let tries: u64 = line
+            .option("try")
+            .and_then(|tries| tries.parse().ok())
+            .unwrap_or(1);
+        if low < now
+            && self.messages[index].place != source
+            && !self.messages[index].place.is_empty()
+        {
+            // It was moved after this delivery or before: nobody can know which.
+            self.messages[index].murky = true;
+        }
+        if self.messages[index].murky {
+            if !auto {
+                self.seen_late(consumer, index, &handle, 1, low);
+            }
+            return;
+        }
+        if !auto && self.overtaken(index, &source, tries, low) {
+            return self.seen_late(consumer, index, &handle, tries, low);
+        }
+        self.may_leave(index, &source, low, auto);
+        if self.violation.is_some() || !self.sighted(index, &source, id, low) {
+            return;
+        }
+        if !auto {
+            self.deferred.push(Deferred::Order {
+                index,
+                source: source.clone(),
+                low,
+            });
+            self.check_key(index, &source);
+        }
+        self.check_tries(index, &source, tries, low);
+        self.queue(&source).established = true;
+        if auto {
+            self.settled_by_delivery(index, &source, consumer.command, now);
+            return;
+        }
+        self.record_delivery(consumer, index, &source, &handle, tries, low);
+    }
+
+    /// The line waited in the broker's output while a later delivery of the message was seen.
+    fn overtaken(&self, index: usize, source: &str, tries: u64, low: u64) -> bool {
+        let message = &self.messages[index];
+        let last = message
+            .deliveries
+            .last()
+            .map(|last| &self.deliveries[*last]);
+        let later = last.is_some_and(|last| last.granted.1 >= low && last.tries >= tries);
+        low < self.now && message.place == source && (later || message.surely_claimed(self.now))
+    }
+
+    /// A delivery that was over before it was seen: only its handle matters.
+    fn seen_late(&mut self, consumer: &Consumer, index: usize, handle: &str, tries: u64, low: u64) {
+        if self.by_handle.contains_key(handle) {
+            self.fail("L", format!("handle {handle} was given a second time"));
+            return;
+        }
+        self.by_handle
+            .insert(handle.to_string(), self.deliveries.len());
+        self.deliveries.push(Delivery {
+            message: index,
+            link: consumer.link,
+            boot: self.boot,
+            tries,
+            granted: (low, self.now),
+            deadline: (low, self.now),
+            touches: Vec::new(),
+            nacks: Vec::new(),
+            held: None,
+            leaving: None,
+            ended: Some((low, self.now)),
+            settled: false,
+        });
+    }
+
+    /// An `ack=auto` delivery: it was settled before it was sent.
+    fn settled_by_delivery(&mut self, index: usize, source: &str, command: usize, now: u64) {
+        let before = self.messages[index].claims.iter().find(|claim| {
+            matches!(claim.certainty, Certainty::Sure { .. })
+                && matches!(claim.reason, Reason::Ack | Reason::AutoAck)
+        });
+        if let Some(claim) = before {
+            let text = format!("{} was delivered after {claim:?}", self.name_of(index));
+            self.fail("A", text);
+            return;
+        }
+        let level = self.queue(source).track.durable(0, now).0;
+        for delivery in self.messages[index].deliveries.clone() {
+            self.deliveries[delivery].settled = true;
+        }
+        self.messages[index].claims.push(Claim {
+            reason: Reason::AutoAck,
+            cause: command,
+            from: now,
+            to: Vec::new(),
+            certainty: Certainty::Sure { at: now, level },
+        });
+    }
+
+    /// L and R: one lease at a time, not before the deadline or the end of a nack's delay, not
+    /// before the delay of the publish, not after it has expired, not while paused.
+    fn may_leave(&mut self, index: usize, source: &str, low: u64, auto: bool) {
+        let now = self.now;
+        self.checked("L");
+        if self.messages[index].place == source {
+            for delivery in self.messages[index].deliveries.clone() {
+                let record = &self.deliveries[delivery];
+                if !record.settled && record.ready_again() > now {
+                    let text = format!(
+                        "{} was delivered at {now} while delivery {delivery} held it: {record:?}",
+                        self.name_of(index)
+                    );
+                    self.fail("R", text);
+                    return;
+                }
+            }
+            let (message, expired) = (&self.messages[index], self.expiry(index).1);
+            if now < message.due.0 && !message.moved {
+                let text = format!(
+                    "{} was delivered at {now}, before its time {}",
+                    self.name_of(index),
+                    message.due.0
+                );
+                self.fail("R", text);
+            } else if expired.saturating_add(TIMER_SLACK_US) < low && !auto {
+                let text = format!(
+                    "{} was delivered at {now}, expired by {expired}",
+                    self.name_of(index)
+                );
+                self.fail("P", text);
+            }
+        }
+        if self.queue(source).track.surely_paused_out(low, now) && !auto {
+            self.fail(
+                "P",
+                format!("{source} gave a message at {now} while it was paused"),
+            );
+        }
+    }
+
+    /// O: nothing that was surely ready before may stand before it in the order.
+    pub(super) fn check_order(&mut self, index: usize, source: &str, low: u64) {
+        if self.messages[index].moved {
+            return;
+        }
+        let (pri, id) = (self.messages[index].pri, self.messages[index].id);
+        self.checked("O");
+        for other in self.queue(source).messages.clone() {
+            let standing = &self.messages[other];
+            if other == index || standing.place != source || standing.moved {
+                continue;
+            }
+            let before = standing.pri.0 > pri.1 || (standing.pri.0 >= pri.1 && standing.id < id);
+            if !before || standing.id.is_none() {
+                continue;
+            }
+            if self
+                .ready_since(other, source)
+                .is_some_and(|since| since < low)
+            {
+                let text = format!(
+                    "{} left {source} before {}, which was ready and stands before it",
+                    self.name_of(index),
+                    self.name_of(other)
+                );
+                self.fail("O", text);
+                return;
+            }
+        }
+    }
+
+    /// O, keys: while a message of a key is leased or to be retried, later ones wait.
+    fn check_key(&mut self, index: usize, source: &str) {
+        let now = self.now;
+        let Some(key) = self.messages[index].key.clone() else {
+            return;
+        };
+        for other in self.queue(source).messages.clone() {
+            let earlier = &self.messages[other];
+            if other == index
+                || earlier.place != source
+                || earlier.moved
+                || self.messages[index].moved
+                || earlier.key.as_ref() != Some(&key)
+                || !earlier.surely_exists()
+                || self.possibly_gone(other, now)
+            {
+                continue;
+            }
+            let held = self.messages[other].deliveries.iter().any(|delivery| {
+                let record = &self.deliveries[*delivery];
+                record.boot == self.boot && !record.settled
+            });
+            if held {
+                let text = format!(
+                    "{} left {source} while {} of the same key is leased or to be retried",
+                    self.name_of(index),
+                    self.name_of(other)
+                );
+                self.fail("O", text);
+                return;
+            }
+        }
+    }
+
+    /// R: tries count from 1 and `maxdeliver` ends them.
+    fn check_tries(&mut self, index: usize, source: &str, tries: u64, low: u64) {
+        let now = self.now;
+        self.checked("R");
+        let (least, most) = self.messages[index].tries;
+        // What a socket hasn't taken yet are deliveries that nobody has seen.
+        let most = most.filter(|_| !self.maybe_taken_unseen(source));
+        if tries < least || most.is_some_and(|most| tries > most) {
+            let text = format!(
+                "{} was delivered as try {tries}, expected {least} to {most:?}",
+                self.name_of(index)
+            );
+            self.fail("R", text);
+            return;
+        }
+        // The limit was judged when the try before failed, or at any time since.
+        let message = &self.messages[index];
+        let failed = match message.deliveries.last() {
+            Some(last) if self.deliveries[*last].tries + 1 == tries => {
+                self.deliveries[*last].granted.0
+            }
+            // A try that nobody saw, whenever that was.
+            _ if tries > 1 => message.sent,
+            _ => low,
+        };
+        let limits = self.queue(source).track.maxdeliver(failed, now);
+        if limits.iter().all(|limit| *limit != 0 && tries > *limit) {
+            let text = format!(
+                "{} was delivered as try {tries} of {limits:?}",
+                self.name_of(index)
+            );
+            self.fail("R", text);
+        }
+    }
+
+    fn record_delivery(
+        &mut self,
+        consumer: &Consumer,
+        index: usize,
+        source: &str,
+        handle: &str,
+        tries: u64,
+        low: u64,
+    ) {
+        let now = self.now;
+        if self.by_handle.contains_key(handle) {
+            self.fail("L", format!("handle {handle} was given a second time"));
+            return;
+        }
+        let spans = consumer.leases.iter().map(|lease| match lease {
+            Some(us) => (*us, *us),
+            None => self.queues[source].track.lease(low, now),
+        });
+        let spans: Vec<(u64, u64)> = spans.collect();
+        let least = spans
+            .iter()
+            .map(|span| span.0)
+            .min()
+            .expect("a lease is asked for");
+        let most = spans.iter().map(|span| span.1).max().expect("as above");
+        for earlier in self.messages[index].deliveries.clone() {
+            let record = &mut self.deliveries[earlier];
+            let (first, _) = record.ended.unwrap_or((record.ready_again(), now));
+            record.ended = Some((first, now));
+        }
+        let delivery = self.deliveries.len();
+        self.deliveries.push(Delivery {
+            message: index,
+            link: consumer.link,
+            boot: self.boot,
+            tries,
+            granted: (low, now),
+            deadline: (low + least, now + most),
+            touches: Vec::new(),
+            nacks: Vec::new(),
+            held: consumer.hold.then_some(false),
+            leaving: self.links[consumer.link]
+                .may_close
+                .map(|since| since.max(low)),
+            ended: None,
+            settled: false,
+        });
+        self.by_handle.insert(handle.to_string(), delivery);
+        let message = &mut self.messages[index];
+        message.deliveries.push(delivery);
+        message.tries = (tries + 1, Some(tries + 1));
+        match consumer.sub {
+            Some(sub) => {
+                self.links[consumer.link].subs[sub]
+                    .deliveries
+                    .push(delivery);
+                self.check_credit(consumer.link, sub);
+            }
+            None => self.commands[consumer.command].deliveries.push(delivery),
+        }
+    }
+
+    /// L: never more unacked messages than the credit.
+    fn check_credit(&mut self, link: usize, sub: usize) {
+        let now = self.now;
+        let record = &self.links[link].subs[sub];
+        let (source, most) = (record.source.clone(), record.credit.1);
+        let out = record.deliveries.iter().filter(|delivery| {
+            let lease = &self.deliveries[**delivery];
+            let message = &self.messages[lease.message];
+            !lease.settled
+                && lease.ended.is_none()
+                && lease.ready_again() > now
+                && lease.nacks.is_empty()
+                && !self.possibly_gone(lease.message, now)
+                && message.deliveries.last() == Some(delivery)
+        });
+        let out = out.count() as u64;
+        self.checked("L");
+        if out > most {
+            let text =
+                format!("{out} unacked messages of {source} on connection {link}, credit {most}");
+            self.fail("L", text);
+        }
+    }
+}

@@ -1,0 +1,37 @@
+//! Is anybody looking? Every bug that can be planted must be seen within so many seeds.
+
+use ringmq::fault::{ALL, Fault, plant};
+
+use crate::runs::run;
+
+/// Seeds that each bug is given.
+const SEEDS: u64 = 600;
+
+/// The first seed that breaks a promise with this bug and keeps them all without it.
+fn caught(fault: Fault) -> Option<(u64, String)> {
+    (0..SEEDS).find_map(|seed| {
+        plant(Some(fault));
+        let violation = run(seed, false).violation;
+        plant(None);
+        let violation = violation?;
+        run(seed, false)
+            .violation
+            .is_none()
+            .then_some((seed, violation))
+    })
+}
+
+#[test]
+fn every_planted_bug_is_caught() {
+    let mut missed = Vec::new();
+    for fault in ALL {
+        match caught(fault) {
+            Some((seed, violation)) => {
+                let shown: String = violation.chars().take(160).collect();
+                println!("{fault:?}: seed {seed}: {shown}");
+            }
+            None => missed.push(fault),
+        }
+    }
+    assert!(missed.is_empty(), "nobody saw {missed:?} in {SEEDS} seeds");
+}
