@@ -6,7 +6,7 @@
 //! duration, which is in order of deadlines because every lease of it was begun after the last.
 //! Knows serials and times; never a queue's state.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use super::id::MessageId;
 use super::queue::QueueKey;
@@ -95,7 +95,8 @@ pub struct Leases {
     count: usize,
     next_serial: u64,
     lists: Vec<List>,
-    tree: BTreeSet<(u64, u64)>,
+    /// By deadline and serial; the duration, microseconds.
+    tree: BTreeMap<(u64, u64), u64>,
     holders: Vec<HolderList>,
     free_holders: Vec<u32>,
 }
@@ -128,7 +129,7 @@ impl Default for Leases {
             count: 0,
             next_serial: 1,
             lists: Vec::new(),
-            tree: BTreeSet::new(),
+            tree: BTreeMap::new(),
             holders: vec![HolderList {
                 head: NIL,
                 count: 0,
@@ -155,7 +156,7 @@ impl Leases {
 
     /// Memory held, bytes.
     pub fn memory(&self) -> usize {
-        self.slots.capacity() * size_of::<Lease>() + self.tree.len() * 32
+        self.slots.capacity() * size_of::<Lease>() + self.tree.len() * 40
     }
 
     /// A new holder, without leases.
@@ -288,7 +289,7 @@ impl Leases {
                     self.lists.len() - 1
                 }
                 None => {
-                    self.tree.insert((deadline_us, serial));
+                    self.tree.insert((deadline_us, serial), lease_us);
                     let lease = self.at_mut(serial as u32);
                     lease.deadline_us = deadline_us;
                     lease.list = IN_TREE;
@@ -369,6 +370,32 @@ impl Leases {
         Some(lease)
     }
 
+    /// Serial of the next lease, or a little less.
+    #[inline]
+    pub fn next_serial(&self) -> u64 {
+        self.next_serial
+    }
+
+    /// For how long a lease was begun or last touched, microseconds.
+    pub fn duration_us(&self, serial: u64) -> Option<u64> {
+        let lease = self.get(serial)?;
+        match lease.list {
+            FOREVER => None,
+            IN_TREE => self.tree.get(&(lease.deadline_us, serial)).copied(),
+            list => Some(self.lists[list as usize].duration_us),
+        }
+    }
+
+    /// The leases of a holder, the youngest first.
+    pub fn of_holder(&self, holder: HolderKey) -> impl Iterator<Item = u64> {
+        let mut next = self.holders[holder.0 as usize].head;
+        std::iter::from_fn(move || {
+            let lease = (next != NIL).then(|| self.at(next))?;
+            next = lease.holder_after;
+            Some(lease.serial)
+        })
+    }
+
     /// Gives a lease a new deadline; false if it has ended.
     pub fn touch(&mut self, serial: u64, now_us: u64, lease_us: u64) -> bool {
         if self.get(serial).is_none() {
@@ -406,7 +433,9 @@ impl Leases {
                 let lease = self.at(list.head);
                 (lease.deadline_us, lease.serial)
             });
-        lists.chain(self.tree.first().copied()).min()
+        lists
+            .chain(self.tree.first_key_value().map(|(first, _)| *first))
+            .min()
     }
 
     /// Notes the size of a lease's body, bytes.
@@ -450,6 +479,8 @@ impl Leases {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     fn new(id: u64, holder: HolderKey) -> NewLease {

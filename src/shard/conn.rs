@@ -33,6 +33,8 @@ impl Need {
 struct Gate {
     begins: u64,
     need: Need,
+    /// Serial of the first lease whose delivery can stand behind it.
+    serial: u64,
 }
 
 /// Input that could not be used yet: an incomplete command, or commands behind one that waits.
@@ -238,6 +240,8 @@ pub struct Conn {
     pub holder: HolderKey,
     /// Leases that outlive it once the reply that ends at this stream offset was sent: (end, serial).
     pub holding: VecDeque<(u64, u64)>,
+    /// The deadline of a delivery passed behind a closed gate: they begin anew when it opens.
+    pub is_late: bool,
     /// Its waiting pulls and subscriptions.
     pub waits: Vec<Wait>,
     /// The last queue used.
@@ -276,6 +280,7 @@ impl Conn {
             resuming: false,
             holder,
             holding: VecDeque::new(),
+            is_late: false,
             waits: Vec::new(),
             last_queue: LastQueue::default(),
             published: Need::NOW,
@@ -284,25 +289,35 @@ impl Conn {
         }
     }
 
-    /// What is appended from now on waits for `need` too. Returns true if the log must tell this
-    /// connection when it got there.
+    /// What is appended from now on waits for `need` too; `serial` is that of the next lease.
     #[inline]
-    pub fn gate(&mut self, need: Need) -> bool {
+    pub fn gate(&mut self, need: Need, serial: u64) {
         if let Some(last) = self.gates.back()
             && last.need == need
         {
-            return false;
+            return;
         }
         let begins = self.out.end();
-        self.gates.push_back(Gate { begins, need });
+        self.gates.push_back(Gate {
+            begins,
+            need,
+            serial,
+        });
         if self.gates.len() == 1 {
             self.out.set_gate(Some(begins));
         }
-        true
     }
 
-    /// Opens the gates whose need is met.
-    pub fn open_gates(&mut self, reached: impl Fn(Need) -> bool) {
+    /// Has the delivery of that lease not left because the log hasn't got far enough?
+    pub fn is_held_back(&self, serial: u64) -> bool {
+        self.gates.front().is_some_and(|gate| serial >= gate.serial)
+    }
+
+    /// Opens the gates whose need is met. Returns the serial of the first lease let out if leases
+    /// are to begin anew.
+    pub fn open_gates(&mut self, reached: impl Fn(Need) -> bool) -> Option<u64> {
+        let first = self.gates.front().map(|gate| gate.serial);
+        let before = self.gates.len();
         while let Some(gate) = self.gates.front()
             && reached(gate.need)
         {
@@ -313,6 +328,7 @@ impl Conn {
         }
         self.out
             .set_gate(self.gates.front().map(|gate| gate.begins));
+        first.filter(|_| self.is_late && self.gates.len() < before)
     }
 
     /// Does any output wait for the log?

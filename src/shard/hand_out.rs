@@ -95,7 +95,7 @@ fn send<S: Storage>(
     let lease_us = terms.lease_us.unwrap_or(queue.settings.lease_us);
     if terms.ack_auto && level != Level::None {
         let need = engine.need(level);
-        conn.gate(need);
+        conn.gate(need, engine.leases.next_serial());
     }
     // The lease is begun before the message is read, so that its handle can be written; the size follows.
     let serial = if terms.ack_auto {

@@ -73,7 +73,7 @@ impl<S: Storage> Shard<S> {
         // this turn's record; what the commit makes visible is handed out after it.
         self.dispatch_all(now);
         self.commit(now);
-        self.apply();
+        self.apply(now);
         self.dispatch_all(now);
         self.commit(now);
         self.now_and_then(now);
@@ -110,7 +110,7 @@ impl<S: Storage> Shard<S> {
     }
 
     /// Makes visible what has reached its level, and lets out what waited for it.
-    fn apply(&mut self) {
+    fn apply(&mut self, now: Now) {
         if self.failed.is_some() {
             return;
         }
@@ -125,12 +125,15 @@ impl<S: Storage> Shard<S> {
             };
             let engine = &self.engine;
             let conn = &mut self.conns[slot];
-            conn.open_gates(|need| engine.reached(need));
+            let late_from = conn.open_gates(|need| engine.reached(need));
             if let Blocked::Log(need) = conn.blocked
                 && engine.reached(need)
             {
                 conn.blocked = Blocked::No;
                 self.resume(slot);
+            }
+            if let Some(serial) = late_from {
+                self.begin_late_leases(slot, serial, now);
             }
             let conn = &mut self.conns[slot];
             let stays = conn.is_gated() || matches!(conn.blocked, Blocked::Log(_));
@@ -201,7 +204,7 @@ impl<S: Storage> Shard<S> {
                 Event::Failed => self.check_failure(),
             }
         }
-        self.apply();
+        self.apply(now);
         if fetched {
             self.engine.handle_fetched(now);
             for key in std::mem::take(&mut self.cold) {
@@ -256,6 +259,9 @@ impl<S: Storage> Shard<S> {
             if deadline_us > now.us {
                 return;
             }
+            if self.postpone_unsent(serial, now) {
+                continue;
+            }
             let lease = self.engine.leases.end(serial).expect("it is in the lists");
             self.tell_expired(&lease);
             self.credit_returned(lease.holder);
@@ -265,6 +271,46 @@ impl<S: Storage> Shard<S> {
             self.engine.give_back(&lease, Return::Lost, b"", now);
         }
         self.housekeeping.again = true;
+    }
+
+    /// A lease whose delivery the broker itself holds back, behind an answer that waits for the log,
+    /// does not run. True if this is one.
+    fn postpone_unsent(&mut self, serial: u64, now: Now) -> bool {
+        let leases = &mut self.engine.leases;
+        let holder = leases.get(serial).expect("it is in the lists").holder;
+        let Some(slot) = self.conn_of_holder(holder) else {
+            return false;
+        };
+        if !self.conns[slot].is_held_back(serial) {
+            return false;
+        }
+        self.conns[slot].is_late = true;
+        let leases = &mut self.engine.leases;
+        let lease_us = leases.duration_us(serial).expect("it has a deadline");
+        leases.touch(serial, now.us, lease_us)
+    }
+
+    /// The gate before deliveries whose deadline had passed has opened: their leases begin now.
+    fn begin_late_leases(&mut self, slot: usize, from: u64, now: Now) {
+        self.conns[slot].is_late = self.conns[slot].is_gated();
+        let conn = &self.conns[slot];
+        let waiters = conn
+            .waits
+            .iter()
+            .filter_map(|wait| self.waiters.holder_of(wait.waiter));
+        let holders: Vec<_> = waiters.chain([conn.holder]).collect();
+        let leases = &mut self.engine.leases;
+        for holder in holders {
+            let serials: Vec<u64> = leases
+                .of_holder(holder)
+                .filter(|serial| *serial >= from)
+                .collect();
+            for serial in serials {
+                if let Some(lease_us) = leases.duration_us(serial) {
+                    leases.touch(serial, now.us, lease_us);
+                }
+            }
+        }
     }
 
     fn check_failure(&mut self) {

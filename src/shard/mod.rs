@@ -397,7 +397,11 @@ impl<S: Storage> Shard<S> {
         while let Some(serial) = self.engine.leases.any_of(conn.holder) {
             let lease = self.engine.leases.end(serial).expect("the holder has it");
             if !planted(Fault::LeaseLostAtClose) {
-                self.engine.give_back(&lease, Return::Lost, b"", now);
+                let how = match conn.is_held_back(serial) {
+                    true => Return::Unsent,
+                    false => Return::Lost,
+                };
+                self.engine.give_back(&lease, how, b"", now);
             }
         }
         self.holders[conn.holder.0 as usize] = None;

@@ -152,7 +152,7 @@ impl<S: Storage> Shard<S> {
     #[inline]
     pub(super) fn answer_when(&mut self, asker: Asker<'_>, need: Need, reply: &Reply<'_>) {
         if need.level != Level::None && !self.engine.reached(need) {
-            self.conns[asker.slot].gate(need);
+            self.conns[asker.slot].gate(need, self.engine.leases.next_serial());
         }
         if !asker.quiet {
             self.answer(asker, reply);
@@ -462,7 +462,7 @@ impl<S: Storage> Shard<S> {
             return;
         }
         if need.level != Level::None && !self.engine.reached(need) {
-            conn.gate(need);
+            conn.gate(need, self.engine.leases.next_serial());
         }
         let out = conn.out.writer(&mut self.pool);
         if !batch && asker.tag.is_none() && !receipt.duplicate {

@@ -112,7 +112,9 @@ impl<S: Storage> Shard<S> {
                 let Some(lease) = self.engine.lease(handle) else {
                     return false;
                 };
-                let lease_us = lease_us.unwrap_or(self.engine.queue(lease.queue).settings.lease_us);
+                let lease_us = lease_us
+                    .or_else(|| self.engine.leases.duration_us(handle.serial))
+                    .unwrap_or(self.engine.queue(lease.queue).settings.lease_us);
                 self.engine.leases.touch(handle.serial, now.us, lease_us)
             });
             if touched {

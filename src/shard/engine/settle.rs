@@ -45,6 +45,9 @@ pub enum Return {
     },
     /// Its deadline passed or its connection closed: ready at once, the try counts.
     Lost,
+    /// Its connection closed while the delivery waited for the log behind an earlier answer: nobody
+    /// can have seen it, so the try doesn't count.
+    Unsent,
 }
 
 impl<S: Storage> Engine<S> {
@@ -152,7 +155,10 @@ impl<S: Storage> Engine<S> {
     pub fn give_back(&mut self, lease: &Lease, how: Return, why: &[u8], now: Now) {
         let key = lease.queue;
         let queue = &mut self.queues[key.0 as usize];
-        let failed = lease.tries;
+        let failed = match how {
+            Return::Unsent => lease.tries - 1,
+            Return::Nacked { .. } | Return::Lost => lease.tries,
+        };
         queue.counters.nacked += u64::from(matches!(how, Return::Nacked { .. }));
         let death = |reason| Death {
             id: lease.id,
@@ -179,7 +185,8 @@ impl<S: Storage> Engine<S> {
             return;
         }
         let most = queue.settings.maxdeliver;
-        let spent = most > 0 && u32::from(failed) >= most;
+        let unsent = matches!(how, Return::Unsent);
+        let spent = most > 0 && u32::from(failed) >= most && !unsent;
         if spent && queue.settings.deadon.tries && queue.dead_name().is_some() {
             self.bury(key, death(TransferReason::Tries), now);
             return;
@@ -188,7 +195,7 @@ impl<S: Storage> Engine<S> {
             Return::Nacked { delay_us } => {
                 delay_us.unwrap_or_else(|| queue.settings.backoff.after(u32::from(failed)))
             }
-            Return::Lost => 0,
+            Return::Lost | Return::Unsent => 0,
         };
         let due_us = if delay_us == 0 {
             0
@@ -207,7 +214,7 @@ impl<S: Storage> Engine<S> {
             false => lease.pri,
         };
         queue.put_back(lease.id, pri, due_us);
-        if queue.settings.durable != Level::None {
+        if queue.settings.durable != Level::None && !unsent {
             let log = self.log.as_mut().expect("a logged queue has a log");
             log.append(&Entry::Release {
                 queue: queue.uid,

@@ -303,8 +303,11 @@ impl Oracle {
         let Some(index) = self.by_handle.get(handle).copied() else {
             return;
         };
-        let least = lease_us.unwrap_or(0);
         let delivery = &mut self.deliveries[index];
+        if let Some(us) = lease_us {
+            delivery.lease = (delivery.lease.0.min(us), delivery.lease.1.max(us));
+        }
+        let least = lease_us.unwrap_or(delivery.lease.0);
         delivery.touches.push((command, now + least, u64::MAX));
     }
 

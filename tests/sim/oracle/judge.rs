@@ -246,7 +246,10 @@ impl Oracle {
 
     fn overdue(&mut self, link: usize, since: u64, source: &str) {
         let now = self.now;
-        if !self.queue(source).established || now < since + DELIVERY_US_MAX {
+        if !self.queue(source).established
+            || now < since + DELIVERY_US_MAX
+            || self.unseen_publishes(link)
+        {
             return;
         }
         self.checked("L");
@@ -338,11 +341,28 @@ impl Oracle {
             }
             _ => return,
         };
-        if now > since + limit {
+        if now > since + limit && !self.unseen_publishes(link) {
             let text =
                 format!("connection {link}: no answer at {now} to {sent:?}, first since {since}");
             self.fail("L", text);
         }
+    }
+
+    /// Publishes of the connection that its receipts, if there were any, don't show to be visible:
+    /// a later command of its own waits until they are.
+    fn unseen_publishes(&self, link: usize) -> bool {
+        self.commands.iter().any(|sent| {
+            let Kind::Publish(publish) = &sent.command.kind else {
+                return false;
+            };
+            sent.link == link
+                && sent.arrived.is_some()
+                && publish.bodies.iter().any(|(index, _)| {
+                    let message = &self.messages[*index];
+                    let stored = matches!(message.fate, Fate::InFlight | Fate::Confirmed { .. });
+                    stored && message.visible.is_none()
+                })
+        })
     }
 
     fn all_established(&self, sources: &[String]) -> bool {

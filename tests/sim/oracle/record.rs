@@ -162,6 +162,8 @@ pub struct Delivery {
     pub granted: (u64, u64),
     /// When it ends by itself.
     pub deadline: (u64, u64),
+    /// How long it was given, or may have been given by a `TOUCH` since.
+    pub lease: (u64, u64),
     /// Deadlines that a `TOUCH` in flight may have given it: command, not before, not after.
     pub touches: Vec<(usize, u64, u64)>,
     /// `NACK`s in flight: command, when the message may be ready again, longest delay.
@@ -174,6 +176,8 @@ pub struct Delivery {
     pub ended: Option<(u64, u64)>,
     /// Settled for good.
     pub settled: bool,
+    /// Settled by a move to another queue, where it was seen then.
+    pub moved: Option<u64>,
 }
 
 impl Delivery {

@@ -151,6 +151,14 @@ impl Oracle {
         let (touch, nack) = self.forget(command, delivery);
         self.checked("A");
         let record = &self.deliveries[delivery];
+        let dead = matches!(
+            self.commands[command].command.kind,
+            Kind::Nack { dead: true, .. }
+        );
+        if dead && record.moved.is_some_and(|moved| moved >= arrived) {
+            // What it did was seen before its answer.
+            return;
+        }
         let over = record.ended.map_or_else(|| record.over(), |ended| ended.1);
         let newer = self.messages[index].deliveries.last() != Some(&delivery);
         let wrong = if record.boot != self.boot {
@@ -202,15 +210,9 @@ impl Oracle {
                 }
             }
             Kind::Touch { lease_us, .. } => {
-                let (_, most) = match lease_us {
-                    Some(us) => (us, us),
-                    None => self.queue(&place).track.lease(arrived, now),
-                };
-                let low = match lease_us {
-                    Some(_) => touch.unwrap_or(arrived),
-                    None => arrived + self.queue(&place).track.lease(arrived, now).0,
-                };
-                self.deliveries[delivery].deadline = (low, now + most);
+                let delivery = &mut self.deliveries[delivery];
+                let most = lease_us.unwrap_or(delivery.lease.1);
+                delivery.deadline = (touch.unwrap_or(arrived), now + most);
             }
             _ => {}
         }

@@ -257,6 +257,7 @@ impl Oracle {
         self.checked("R");
         for delivery in self.messages[index].deliveries.clone() {
             self.deliveries[delivery].settled = true;
+            self.deliveries[delivery].moved = Some(now);
         }
         let ttl = self.had_ttl(index);
         let queue = self.queue(place);
@@ -448,12 +449,14 @@ impl Oracle {
             tries,
             granted: (low, self.now),
             deadline: (low, self.now),
+            lease: (0, 0),
             touches: Vec::new(),
             nacks: Vec::new(),
             held: None,
             leaving: None,
             ended: Some((low, self.now)),
             settled: false,
+            moved: None,
         });
     }
 
@@ -660,6 +663,7 @@ impl Oracle {
             tries,
             granted: (low, now),
             deadline: (low + least, now + most),
+            lease: (least, most),
             touches: Vec::new(),
             nacks: Vec::new(),
             held: consumer.hold.then_some(false),
@@ -668,11 +672,14 @@ impl Oracle {
                 .map(|since| since.max(low)),
             ended: None,
             settled: false,
+            moved: None,
         });
         self.by_handle.insert(handle.to_string(), delivery);
+        // Later tries may have gone unseen between its being written and being read.
+        let unseen = self.queue(source).fog.is_some_and(|fog| fog >= low);
         let message = &mut self.messages[index];
         message.deliveries.push(delivery);
-        message.tries = (tries + 1, Some(tries + 1));
+        message.tries = (tries + 1, (!unseen).then_some(tries + 1));
         match consumer.sub {
             Some(sub) => {
                 self.links[consumer.link].subs[sub]
