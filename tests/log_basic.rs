@@ -270,7 +270,8 @@ fn the_index_tells_which_record_an_entry_is_in() {
         LogIndex(2),
         "an empty turn makes no record"
     );
-    assert!(bench.log.begin(1000));
+    bench.poll();
+    assert_eq!(bench.log.begin(1000), Room::Plenty);
     bench.log.commit(bench.now_us, false);
     assert_eq!(
         bench.log.index(),
@@ -283,9 +284,10 @@ fn the_index_tells_which_record_an_entry_is_in() {
 fn a_batch_stays_in_one_record_where_a_segment_ends() {
     let disk = MemDisk::default();
     let mut bench = Bench::open(&disk).expect("an empty directory");
+    bench.turn(false);
     bench.publish(1, &[1; 9000]);
     let first = bench.log.index();
-    assert!(bench.log.begin(20 * 526));
+    assert_eq!(bench.log.begin(20 * 526), Room::Plenty);
     let second = bench.log.index();
     assert_ne!(first, second, "it does not fit behind the first");
     for _ in 0..20 {
@@ -293,7 +295,11 @@ fn a_batch_stays_in_one_record_where_a_segment_ends() {
         assert_eq!(bench.log.index(), second);
     }
     bench.turn(true);
-    assert!(!bench.log.begin(17 << 10), "no segment holds that");
+    assert_eq!(
+        bench.log.begin(17 << 10),
+        Room::DiskFull,
+        "no segment holds that"
+    );
     let again = Bench::open(&disk).expect("whole");
     assert_eq!(again.model.live.len(), 21);
 }
@@ -367,11 +373,17 @@ fn records_wait_in_memory_for_the_first_segment() {
         (bench.log.written(), bench.log.durable()),
         (LogIndex(0), LogIndex(0))
     );
-    assert_eq!(bench.log.room(), Room::Plenty);
+    assert_eq!(
+        (bench.log.room(), bench.log.begin(100)),
+        (Room::NoSegment, Room::NoSegment),
+        "publishes wait for a segment that has its space"
+    );
     bench.held.lock().expect("unpoisoned").clear();
     bench.poll();
     assert_eq!(bench.log.durable(), bench.log.written());
     assert!(bench.log.durable() >= LogIndex(100));
+    assert_eq!(bench.log.room(), Room::Plenty);
+    assert!(bench.events.iter().any(|event| event == "Room"));
     let again = Bench::open(&disk.power_loss()).expect("whole");
     assert_eq!(again.kept(), bench.kept());
 }

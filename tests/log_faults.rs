@@ -474,8 +474,9 @@ fn a_full_disk_refuses_publishes_keeps_settles_and_heals() {
     }
     assert_eq!(bench.log.room(), Room::DiskFull);
     assert!(published > 40, "both segments were used: {published}");
-    assert!(
-        !bench.log.begin(5000),
+    assert_eq!(
+        bench.log.begin(5000),
+        Room::DiskFull,
         "nor is there room for a large batch"
     );
     for id in 1..=published {

@@ -3,8 +3,11 @@
 
 mod protocol_support;
 
+use bytes::Bytes;
 use protocol_support::{Way, run};
+use ringmq::broker::command::{Command, Request};
 use ringmq::config::Limits;
+use ringmq::protocol::text::decode::{Decoder, Step};
 
 fn limits() -> Limits {
     Limits {
@@ -733,6 +736,41 @@ fn large_bodies_are_collected_exactly() {
                 "{size} by the byte"
             );
         }
+    }
+}
+
+#[test]
+fn a_collected_request_that_could_not_be_run_comes_again() {
+    let limits = Limits::default();
+    let text = "x".repeat(20_000);
+    let inputs = [
+        format!("@7 PUB! q pri=2 $20000\n{text}\nPING\n"),
+        format!("MPUB q *3\n{text}\n\nz\nPING\n"),
+        format!("MPUB q $20007\n20000\n{text}\n\nPING\n"),
+    ];
+    for input in inputs {
+        let mut decoder = Decoder::default();
+        let (front, back) = input.as_bytes().split_at(19_000);
+        let (used, step) = decoder.decode(front, &limits);
+        assert_eq!((used, matches!(step, Step::Incomplete)), (19_000, true));
+        let (used, first) = decoder.decode(back, &limits);
+        let want = format!("{first:?}");
+        let body = match first {
+            Step::Request(Request {
+                command: Command::Publish { body, .. } | Command::PublishBatch { data: body, .. },
+                ..
+            }) => Bytes::copy_from_slice(body.as_slice()),
+            other => panic!("{other:?}"),
+        };
+        for _ in 0..3 {
+            decoder.again(body.clone());
+            assert!(!decoder.in_frame() && decoder.memory() > body.len());
+            let (none, again) = decoder.decode(b"", &limits);
+            assert_eq!((none, format!("{again:?}")), (0, want.clone()));
+        }
+        let (used_next, next) = decoder.decode(&back[used..], &limits);
+        assert_eq!(used + used_next, back.len());
+        assert!(format!("{next:?}").contains("Ping"), "{next:?}");
     }
 }
 

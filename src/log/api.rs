@@ -96,7 +96,7 @@ pub enum Event {
         /// Messages whose bytes were found damaged; they stay where they are.
         damaged: Vec<(QueueUid, MessageId, Position)>,
     },
-    /// There is room again after [`Room::Waiting`] or [`Room::DiskFull`].
+    /// There may be room again after [`Room::Waiting`], [`Room::NoSegment`] or [`Room::DiskFull`].
     Room,
     /// The log has failed; see [`super::Log::failure`]. Reported once.
     Failed,
@@ -107,8 +107,11 @@ pub enum Event {
 pub enum Room {
     /// Yes.
     Plenty,
-    /// Too much waits for the disk: refuse publishes for a moment.
+    /// Too much waits for the disk: take no more publishes for a moment.
     Waiting,
+    /// The segment that the next publish would go to is still being made ready: ask again after
+    /// [`Event::Room`]. Settles and releases go on.
+    NoSegment,
     /// There is no disk space: refuse publishes; settles and releases go on in reserved space.
     DiskFull,
 }

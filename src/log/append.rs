@@ -28,6 +28,8 @@ const ADOPT_BYTES: usize = 16 << 10;
 /// Most bytes of one settle entry beyond its runs, and of one run.
 const SETTLE_BYTES: usize = 32;
 const RUN_BYTES: usize = 2 * varint::BYTES_MAX;
+/// Most bytes of a segment that are kept for settles while no other segment is ready.
+const SETTLES_RESERVE_MAX: u64 = 1 << 20;
 /// Settles kept aside are written when they are for more (queue, group, reason) or more runs.
 const SETTLE_KEYS_MAX: usize = 8;
 const RUNS_MAX: usize = 128;
@@ -125,20 +127,58 @@ impl Batch {
 impl<S: Storage> Log<S> {
     /// Makes sure that the entries appended until the next call of this or of [`Log::commit`] are
     /// in one record, as long as they take at most `bytes` (a publish to one queue takes at most
-    /// [`PUBLISH_HEAD_BYTES_MAX`] beyond its sections and body). Returns false when no segment can
-    /// hold that much at the moment: refuse the command with [`Room::DiskFull`]'s error. Entries
-    /// appended without it may go to a record of their own where a segment ends.
-    pub fn begin(&mut self, bytes: usize) -> bool {
-        if self.batch.is_open && self.fits(bytes, 1) {
-            return true;
+    /// [`PUBLISH_HEAD_BYTES_MAX`] beyond its sections and body). Only [`Room::Plenty`] means yes;
+    /// with [`Room::NoSegment`] ask again later, with [`Room::DiskFull`] refuse the command: no
+    /// segment can hold that much. Entries appended without it may go to a record of their own
+    /// where a segment ends.
+    ///
+    /// What is begun stands in a segment that has its space on the disk. So publishes that are
+    /// under way never meet a full disk, and settles have a reserve.
+    pub fn begin(&mut self, bytes: usize) -> Room {
+        if self.batch.is_open && self.fits(bytes, 1) && self.has_space(bytes as u64) {
+            return Room::Plenty;
         }
-        // A record of its own at the front of a segment.
+        // A record of its own, here or at the front of the next segment.
         let alone = (bytes + HEADER_BYTES + 2 * ROW_BYTES + ALIGN) as u64;
-        if !self.segment_can_hold(alone) {
+        let room = self.segment_for(alone);
+        if room == Room::Plenty {
+            self.make_room_for_record(bytes, 1);
+        }
+        room
+    }
+
+    /// So many bytes can be written now and leave the reserve for settles: the spare segment, or
+    /// the end of this one.
+    #[inline]
+    fn has_space(&self, bytes: u64) -> bool {
+        if !self.tail.is_current_ready() {
             return false;
         }
-        self.make_room_for_record(bytes, 1);
-        true
+        if self.supply.spare.is_some() {
+            return true;
+        }
+        let reserve = ((self.current.limit - self.current.start) / 16).min(SETTLES_RESERVE_MAX);
+        self.chunks.end() + bytes + reserve < self.current.limit
+    }
+
+    /// Can the current segment or the next one hold a record of so many bytes?
+    fn segment_for(&self, bytes: u64) -> Room {
+        let fits_here = self.batch.is_empty() && self.chunks.end() + bytes <= self.current.limit;
+        if fits_here && self.has_space(bytes) {
+            return Room::Plenty;
+        }
+        let next = match &self.supply.spare {
+            Some(spare) => spare.prepared.bytes,
+            None if self.supply.is_full => 0,
+            None => self.config.segment_bytes,
+        };
+        if bytes + SEGMENT_HEADER_BYTES as u64 > next {
+            Room::DiskFull
+        } else if self.supply.spare.is_none() {
+            Room::NoSegment
+        } else {
+            Room::Plenty
+        }
     }
 
     /// Appends a message for one queue to the turn's record and returns its place.
@@ -626,13 +666,11 @@ impl<S: Storage> Log<S> {
         if self.tail.stalled_until.is_some() {
             return Room::DiskFull;
         }
-        if self.supply.is_full && self.supply.spare.is_none() {
-            let capacity = self.current.limit - self.current.start;
-            let reserve = (capacity / 16).min(1 << 20);
-            let left = self.current.limit.saturating_sub(self.chunks.end());
-            if left <= reserve || !self.tail.is_current_ready() {
-                return Room::DiskFull;
-            }
+        if !self.has_space(0) {
+            return match self.supply.is_full {
+                true => Room::DiskFull,
+                false => Room::NoSegment,
+            };
         }
         let unsynced = self.last.bytes - self.tail.durable_bytes;
         if unsynced > super::UNSYNCED_BYTES_MAX || self.failure.is_some() {

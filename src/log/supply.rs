@@ -2,7 +2,6 @@
 //!
 //! Until a segment is ready its records wait in memory; their places are final all the same.
 
-use super::Log;
 use super::disk::{Disk, Storage};
 use super::job::{Job, Work};
 use super::manifest::{Manifest, runs};
@@ -11,6 +10,7 @@ use super::prepare::{Preparation, Prepared};
 use super::rw::JobError;
 use super::segment::{SEGMENT_HEADER_BYTES, Segment, SegmentName};
 use super::write::TailSegment;
+use super::{Event, Log};
 
 /// How long to wait before trying again when there was no space, microseconds.
 pub(crate) const RETRY_US: u64 = 200_000;
@@ -44,7 +44,7 @@ pub(crate) struct Spare<F> {
     number: u64,
     epoch: u64,
     base_ms: u64,
-    prepared: Prepared<F>,
+    pub prepared: Prepared<F>,
 }
 
 /// A segment that is being made ready.
@@ -168,19 +168,6 @@ impl<S: Storage> Log<S> {
         (number, epoch, self.last.wall_ms.max(self.now_us / 1000))
     }
 
-    /// A record of so many bytes fits the current segment or the next one.
-    pub(crate) fn segment_can_hold(&self, bytes: u64) -> bool {
-        if self.batch.is_empty() && self.chunks.end() + bytes <= self.current.limit {
-            return true;
-        }
-        let next = match &self.supply.spare {
-            Some(spare) => spare.prepared.bytes,
-            None if self.supply.is_full => 0,
-            None => self.config.segment_bytes,
-        };
-        bytes + SEGMENT_HEADER_BYTES as u64 <= next
-    }
-
     /// Has the next segment made ready, if none is under way.
     pub(crate) fn supply_segments(&mut self) {
         let waits = self.supply.retry_at.is_some_and(|at| at > self.now_us);
@@ -269,6 +256,8 @@ impl<S: Storage> Log<S> {
         let preparing = self.supply.preparing.take();
         let preparing = preparing.filter(|preparing| preparing.number == number);
         let preparing = preparing.expect("one segment is prepared at a time");
+        // Made or not: who waits for a segment asks again.
+        self.events.push_back(Event::Room);
         let prepared = match result {
             Ok(prepared) => prepared,
             Err(JobError::NoSpace) => {

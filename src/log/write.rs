@@ -74,8 +74,9 @@ pub(crate) struct Tail<F> {
     /// The end of the last record with entries, and the highest durable point in any record.
     data_end: u64,
     claimed: u64,
-    /// A write found no space; when to try again.
+    /// A write found no space; when to try again, and since when none succeeds.
     pub stalled_until: Option<u64>,
+    stalled_since: Option<u64>,
 }
 
 impl<F> Tail<F> {
@@ -99,6 +100,7 @@ impl<F> Tail<F> {
             data_end: end,
             claimed: end,
             stalled_until: None,
+            stalled_since: None,
         }
     }
 
@@ -179,7 +181,9 @@ impl<S: Storage> Log<S> {
         if self.tail.stalled_until.is_some_and(|at| at > self.now_us) || self.failure.is_some() {
             return;
         }
-        self.tail.stalled_until = None;
+        if self.tail.stalled_until.take().is_none() {
+            self.tail.stalled_since = None;
+        }
         let written_before = self.tail.written;
         while let Some(segment) = self.tail.segments.get_mut(self.tail.writing) {
             self.tail.written = self.tail.written.max(segment.first);
@@ -204,6 +208,7 @@ impl<S: Storage> Log<S> {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if is_no_space(&error) => {
                     self.tail.stalled_until = Some(self.now_us + STALL_US);
+                    self.tail.stalled_since.get_or_insert(self.now_us);
                     break;
                 }
                 other => {
@@ -470,6 +475,17 @@ impl<S: Storage> Log<S> {
     #[inline]
     pub fn durable(&self) -> LogIndex {
         self.tail.durable_index
+    }
+
+    /// For how long what is sealed could not be written for want of space, microseconds; 0 while
+    /// it can. Segments have their space before they are used, so this happens only where the
+    /// filesystem takes it back: one that copies on write, or a file size limit set later.
+    pub fn stalled_us(&self, now_us: u64) -> u64 {
+        let since = self
+            .tail
+            .stalled_since
+            .filter(|_| self.tail.stalled_until.is_some());
+        since.map_or(0, |since| now_us.saturating_sub(since))
     }
 
     /// The failure after which nothing is written, synced or confirmed any more.

@@ -2,6 +2,8 @@
 
 use std::collections::VecDeque;
 
+use bytes::Bytes;
+
 use super::jobs::Progress;
 use crate::broker::id::Level;
 use crate::broker::id::QueueUid;
@@ -224,6 +226,8 @@ pub struct Conn {
     /// Output.
     pub out: SendRing,
     gates: VecDeque<Gate>,
+    /// The body of a publish that could not be run yet, taken out of the input.
+    pub kept_body: Option<Bytes>,
     /// Is in the list of those that wait for the log.
     pub gate_listed: bool,
     /// Is in the list of those that may be read again.
@@ -272,6 +276,7 @@ impl Conn {
             blocked: Blocked::No,
             out: SendRing::default(),
             gates: VecDeque::new(),
+            kept_body: None,
             gate_listed: false,
             read_listed: false,
             turn: 0,
@@ -316,7 +321,7 @@ impl Conn {
     /// Opens the gates whose need is met. Returns the serial of the first lease let out if leases
     /// are to begin anew.
     pub fn open_gates(&mut self, reached: impl Fn(Need) -> bool) -> Option<u64> {
-        let first = self.gates.front().map(|gate| gate.serial);
+        let first = self.late_from();
         let before = self.gates.len();
         while let Some(gate) = self.gates.front()
             && reached(gate.need)
@@ -328,7 +333,13 @@ impl Conn {
         }
         self.out
             .set_gate(self.gates.front().map(|gate| gate.begins));
-        first.filter(|_| self.is_late && self.gates.len() < before)
+        first.filter(|_| self.gates.len() < before)
+    }
+
+    /// Serial of the first lease behind a gate if one of them ran out there.
+    pub fn late_from(&self) -> Option<u64> {
+        let first = self.gates.front().map(|gate| gate.serial);
+        first.filter(|_| self.is_late)
     }
 
     /// Does any output wait for the log?

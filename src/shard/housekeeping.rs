@@ -1,8 +1,8 @@
 //! The end of a turn, and what is done now and then: deadlines, the log's events, memory, checkpoints.
 
-use super::conn::{Blocked, Life};
+use super::conn::{Blocked, Life, Need};
 use super::engine::Return;
-use super::failure::unknown_results;
+use super::failure::{answer_failed, answer_stalled};
 use super::{ConnKey, Ending, Now, Shard, Stop};
 use crate::broker::index::Slot;
 use crate::broker::reply::ErrorCode;
@@ -16,6 +16,8 @@ const TURN_EXPIRIES: usize = 4096;
 const MEMORY_INTERVAL_US: u64 = 100_000;
 /// How often stalled connections are looked for, microseconds.
 const STALL_INTERVAL_US: u64 = 1_000_000;
+/// A log without space for what it has taken on is waited for so long, microseconds.
+const STALLED_US_MAX: u64 = 1_000_000;
 /// Index blocks unused for so many memory checks are spilled first.
 const COLD_TURNS: u64 = 8;
 
@@ -180,8 +182,8 @@ impl<S: Storage> Shard<S> {
             && let Some(event) = log.poll(now.us)
         {
             match event {
-                Event::Durable(_) | Event::CheckpointDone | Event::Room => {}
-                Event::Fetched(_) => fetched = true,
+                Event::Durable(_) | Event::CheckpointDone => {}
+                Event::Fetched(_) | Event::Room => fetched = true,
                 Event::BlockLoaded { slot, result } => match result {
                     Ok(column) => {
                         self.engine.handle_block(slot, &column);
@@ -215,7 +217,11 @@ impl<S: Storage> Shard<S> {
             && log.deadline_us().is_some_and(|due_us| due_us <= now.us)
         {
             log.handle_deadline(now.us);
+            let is_stalled = log.stalled_us(now.us) >= STALLED_US_MAX;
             self.check_failure();
+            if is_stalled && self.failed.is_none() {
+                self.answer_stalled(now);
+            }
         }
     }
 
@@ -333,10 +339,31 @@ impl<S: Storage> Shard<S> {
             let gated = self.conns[slot].take_gated();
             if !gated.is_empty() {
                 let out = self.conns[slot].out.writer(&mut self.pool);
-                unknown_results(out, &gated);
+                answer_failed(out, &gated);
             }
             self.conns[slot].life = Life::Closing;
             self.mark_dirty(slot);
+        }
+    }
+
+    /// The log finds no space for what it has taken on: nobody waits for that any longer.
+    fn answer_stalled(&mut self, now: Now) {
+        for key in std::mem::take(&mut self.gated) {
+            let Some(slot) = self.slot(key) else { continue };
+            let conn = &mut self.conns[slot];
+            conn.gate_listed = false;
+            conn.published = Need::NOW;
+            let late_from = conn.late_from();
+            let gated = conn.take_gated();
+            answer_stalled(conn.out.writer(&mut self.pool), &gated);
+            if let Blocked::Log(_) = conn.blocked {
+                conn.blocked = Blocked::No;
+            }
+            if let Some(serial) = late_from {
+                self.begin_late_leases(slot, serial, now);
+            }
+            self.mark_dirty(slot);
+            self.resume(slot);
         }
     }
 

@@ -15,7 +15,7 @@ use crate::broker::id::{Level, MessageId};
 use crate::broker::queue::{QueueKey, State};
 use crate::broker::reply::{Error, ErrorCode, Reply};
 use crate::log::disk::Storage;
-use crate::log::{Room, Sections, SettleReason, TransferReason};
+use crate::log::{Log, Room, Sections, SettleReason, TransferReason};
 use crate::protocol::text::value;
 
 /// Messages shown by one `PEEK` at most.
@@ -232,6 +232,12 @@ impl<S: Storage> Shard<S> {
                     return self.pause_job(asker, progress, true);
                 }
             };
+            let room = self.engine.log.as_ref().map(Log::room);
+            if room == Some(Room::NoSegment)
+                && self.engine.queue(to).settings.durable != Level::None
+            {
+                return self.pause_job(asker, progress, true);
+            }
             if let Err(error) = self.may_move(to, body.len() as u64) {
                 return self.end_move(asker, key, to, progress.done, Some(error));
             }

@@ -4,6 +4,8 @@
 //! disk, an earlier publish that is not visible yet) keeps the connection's later commands unrun, and an
 //! answer that waits for the log keeps the output behind it.
 
+use bytes::Bytes;
+
 use super::conn::{Blocked, Life, Need};
 use super::engine::{Receipt, Refused};
 use super::waiters::Terms;
@@ -71,6 +73,10 @@ impl<S: Storage> Shard<S> {
                 Step::Request(request) => {
                     self.totals.commands += 1;
                     if self.execute(slot, request, now) == Flow::Again {
+                        if let Some(body) = self.conns[slot].kept_body.take() {
+                            decoder.again(body);
+                            used += consumed;
+                        }
                         return used;
                     }
                 }
@@ -180,11 +186,11 @@ impl<S: Storage> Shard<S> {
                 body,
             } => {
                 let size = body.as_slice().len() as u64;
-                let large = matches!(body, Body::Owned(_));
+                let own = owned(&body);
                 let found = self.target(slot, queue);
                 let one = std::iter::once(body);
                 let outcome = self.engine.publish(found, &options, one, 1, size, now);
-                return self.published(asker, found, &options, outcome, false, large);
+                return self.published(asker, found, &options, outcome, false, own);
             }
             Command::Ack { handles } => {
                 self.ack(asker, handles);
@@ -201,13 +207,13 @@ impl<S: Storage> Shard<S> {
                 body_bytes,
                 data,
             } => {
-                let large = matches!(data, Body::Owned(_));
+                let own = owned(&data);
                 let found = self.target(slot, queue);
                 let messages = batch::messages(framing, data.as_slice()).map(Body::Borrowed);
                 let outcome = self
                     .engine
                     .publish(found, &options, messages, count, body_bytes, now);
-                return self.published(asker, found, &options, outcome, true, large);
+                return self.published(asker, found, &options, outcome, true, own);
             }
             other => return self.execute_rare(asker, other, now),
         };
@@ -403,25 +409,19 @@ impl<S: Storage> Shard<S> {
         options: &PublishOptions<'_>,
         outcome: Result<Receipt, Refused>,
         batch: bool,
-        owned: bool,
+        own: Option<Bytes>,
     ) -> Flow {
         match outcome {
             Ok(receipt) => {
                 self.accepted(asker, key, options, &receipt, batch);
                 Flow::Done
             }
-            Err(Refused::Cold) if !owned => {
+            Err(Refused::Cold) => {
+                self.conns[asker.slot].kept_body = own;
                 self.block_cold(asker.slot);
                 Flow::Again
             }
-            Err(refused) => {
-                let error = match refused {
-                    Refused::Error(error) => error,
-                    // The body has been taken out of the input: it cannot come again.
-                    Refused::Cold => {
-                        Error::new(ErrorCode::Full, "room is being made; try again").retry(10)
-                    }
-                };
+            Err(Refused::Error(error)) => {
                 if asker.quiet {
                     self.conns[asker.slot].quiet.rejected += 1;
                 }
@@ -568,5 +568,14 @@ impl<S: Storage> Shard<S> {
             .conn_of(holder)
             .or_else(|| self.holders.get(holder.0 as usize).copied().flatten());
         self.slot(key?)
+    }
+}
+
+/// The body, if it has memory of its own and is not in the input any more.
+#[inline]
+fn owned(body: &Body<'_>) -> Option<Bytes> {
+    match body {
+        Body::Owned(bytes) => Some(bytes.clone()),
+        Body::Borrowed(_) => None,
     }
 }

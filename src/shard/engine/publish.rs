@@ -13,7 +13,8 @@ use crate::broker::settings::WhenFull;
 use crate::fault::{Fault, planted};
 use crate::log::disk::Storage;
 use crate::log::{
-    LogIndex, Message, PUBLISH_HEAD_BYTES_MAX, Room, SectionsBuilder, SettleReason, TransferReason,
+    Log, LogIndex, Message, PUBLISH_HEAD_BYTES_MAX, Room, SectionsBuilder, SettleReason,
+    TransferReason,
 };
 
 /// What became of a publish.
@@ -36,7 +37,7 @@ pub struct Receipt {
 pub enum Refused {
     /// Answer this.
     Error(Error),
-    /// Something must be read from the disk first; ask again.
+    /// Something must be read from the disk or made ready there first; ask again.
     Cold,
 }
 
@@ -201,24 +202,25 @@ impl<S: Storage> Engine<S> {
         if level != Level::None
             && let Some(log) = &mut self.log
         {
-            if log.room() == Room::DiskFull {
-                queue.counters.rejected += 1;
-                return Err(disk_full().into());
+            match log.room() {
+                Room::Plenty | Room::Waiting => {}
+                Room::NoSegment => return Err(Refused::Cold),
+                Room::DiskFull => {
+                    queue.counters.rejected += 1;
+                    return Err(disk_full().into());
+                }
             }
             let heads = u64::from(count) * (PUBLISH_HEAD_BYTES_MAX + self.sections.len()) as u64;
             let record_bytes = (body_bytes + heads) as usize;
-            if !log.begin(record_bytes) {
-                queue.counters.rejected += 1;
-                return Err(no_segment().into());
-            }
+            begin(log, record_bytes).inspect_err(|refused| {
+                queue.counters.rejected += u64::from(matches!(refused, Refused::Error(_)));
+            })?;
             if settings.maxlen.is_some() || settings.maxbytes.is_some() {
                 self.make_room(key, u64::from(count), body_bytes, now)?;
                 // What was dropped to make room stands in the record too: the messages get one that holds
                 // all of them.
                 let log = self.log.as_mut().expect("it was just asked");
-                if !log.begin(record_bytes) {
-                    return Err(no_segment().into());
-                }
+                begin(log, record_bytes)?;
             }
         } else if settings.maxlen.is_some() || settings.maxbytes.is_some() {
             self.make_room(key, u64::from(count), body_bytes, now)?;
@@ -393,6 +395,16 @@ fn out_of_memory(once: bool) -> Error {
         "the memory budget is used up; consume, or start with a larger --memory-budget",
     )
     .retry(SPACE_RETRY_MS)
+}
+
+/// Room for all of a publish in one record.
+#[inline]
+fn begin<S: Storage>(log: &mut Log<S>, bytes: usize) -> Result<(), Refused> {
+    match log.begin(bytes) {
+        Room::Plenty | Room::Waiting => Ok(()),
+        Room::NoSegment => Err(Refused::Cold),
+        Room::DiskFull => Err(no_segment().into()),
+    }
 }
 
 #[cold]
