@@ -9,6 +9,7 @@
 mod answers;
 mod effects;
 mod judge;
+mod publishing;
 mod record;
 mod settings;
 mod settling;
