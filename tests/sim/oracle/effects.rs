@@ -370,6 +370,8 @@ impl Oracle {
                     self.auto_consumed(command, &source);
                 }
             }
+            // It may have begun: its `OK` can have stood behind an answer that waited.
+            Kind::Sub { source, auto, .. } if auto => self.auto_consumed(command, &source),
             _ => {}
         }
         self.finish_claims(command);
@@ -415,7 +417,8 @@ impl Oracle {
                     format!("connection {link} was closed with {command} unanswered: {sent:?}");
                 self.fail("F", text);
             }
-            consuming |= matches!(self.commands[*command].command.kind, Kind::Pull(_));
+            let kind = &self.commands[*command].command.kind;
+            consuming |= matches!(kind, Kind::Pull(_) | Kind::Sub { .. });
             self.orphan(*command);
         }
         for sub in subs.iter().filter(|sub| sub.auto) {
