@@ -92,6 +92,7 @@ pub struct World {
     /// Clients type nothing more.
     resting: bool,
     draining: bool,
+    /// A graceful end was asked for: it is late after this moment, microseconds.
     stopping: Option<u64>,
     /// How the machine goes down when the disk's planned crash is reached.
     crash_mode: Crash,
@@ -395,7 +396,9 @@ impl World {
                 self.disk.set_faults(|faults| faults.crash_at = Some(at));
             }
             Harm::Shutdown => {
-                self.stopping = Some(self.now);
+                // The syncs it waits for may have begun before the drain makes them short.
+                let syncs = 4 * self.plan.delays.sync_us.1;
+                self.stopping = Some(self.now + 1_000_000 + syncs);
                 self.oracle.shutting_down();
                 let now = self.clock();
                 if let Some(shard) = &mut self.shard {
@@ -496,8 +499,7 @@ impl World {
         let stop = self.shard.as_mut().and_then(|shard| shard.poll_stopped());
         match stop {
             None => {
-                let late =
-                    |since: u64| self.now > since + 1_000_000 + 4 * self.plan.delays.sync_us.1;
+                let late = |limit: u64| self.now > limit;
                 let faulty = !self.plan.harms.iter().all(|harm| harm.1.harmless());
                 if self.stopping.is_some_and(late) && !faulty {
                     self.oracle
