@@ -1,15 +1,17 @@
 //! One simulated machine: a broker, its disk, its clients and the network between them, on one
 //! clock that jumps from event to event. The broker is driven exactly as the event loop drives it.
 
+mod drain;
+mod network;
+
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
-use std::io::IoSlice;
 
 use ringmq::config::{Config, LogConfig};
 use ringmq::shard::{ConnKey, Now, Shard, Stop};
 
-use crate::client::{Act, BODY_BYTES_MAX, Client};
-use crate::command::{Command, Kind, Level};
+use crate::client::{BODY_BYTES_MAX, Client};
+use crate::command::Level;
 use crate::disk::{Crash, Faults, Op, SimDisk, Space};
 use crate::oracle::{Oracle, Terms};
 use crate::plan::{Harm, Plan};
@@ -90,6 +92,7 @@ pub struct World {
     /// Clients type nothing more.
     resting: bool,
     draining: bool,
+    /// A graceful end was asked for: it is late after this moment, microseconds.
     stopping: Option<u64>,
     /// How the machine goes down when the disk's planned crash is reached.
     crash_mode: Crash,
@@ -393,7 +396,9 @@ impl World {
                 self.disk.set_faults(|faults| faults.crash_at = Some(at));
             }
             Harm::Shutdown => {
-                self.stopping = Some(self.now);
+                // The syncs it waits for may have begun before the drain makes them short.
+                let syncs = 4 * self.plan.delays.sync_us.1;
+                self.stopping = Some(self.now + 1_000_000 + syncs);
                 self.oracle.shutting_down();
                 let now = self.clock();
                 if let Some(shard) = &mut self.shard {
@@ -431,150 +436,6 @@ impl World {
                 self.schedule(at, Event::Mend);
             }
         }
-    }
-
-    fn act(&mut self, client: usize) {
-        if self.draining || self.resting {
-            return;
-        }
-        let pause = self.rng.spread(200, self.plan.think_us);
-        let at = self.now + pause;
-        self.schedule(at, Event::Act(client));
-        if self.shard.is_none() || self.stopping.is_some() {
-            return;
-        }
-        let Some(socket) = self.current[client] else {
-            self.connect(client);
-            return;
-        };
-        if self.sockets[socket].paused {
-            return;
-        }
-        let theme = self.plan.theme.clone();
-        let acts = self.clients[client].act(&theme, &mut self.oracle, self.now);
-        for act in acts {
-            self.perform(client, socket, act);
-        }
-    }
-
-    fn connect(&mut self, client: usize) -> Option<usize> {
-        let now = self.clock();
-        let shard = self.shard.as_mut()?;
-        let key = shard.handle_accept("127.0.0.1:1", now)?;
-        let socket = self.oracle.connected();
-        assert_eq!(
-            socket,
-            self.sockets.len(),
-            "the oracle numbers connections as the world does"
-        );
-        self.sockets.push(Socket {
-            key,
-            client,
-            open: true,
-            flying: VecDeque::new(),
-            inbound: VecDeque::new(),
-            ends: VecDeque::new(),
-            typed: 0,
-            fed: 0,
-            fin_typed: false,
-            fin_arrived: false,
-            fin_told: false,
-            readable: true,
-            last_arrival: self.now,
-            paused: false,
-            room: usize::MAX,
-            blocked: false,
-        });
-        self.trace
-            .note(self.now, || format!("client {client} connects as {socket}"));
-        if let Some(current) = self.current.get_mut(client) {
-            *current = Some(socket);
-            self.clients[client].connected();
-        }
-        Some(socket)
-    }
-
-    fn perform(&mut self, client: usize, socket: usize, act: Act) {
-        match act {
-            Act::Type(command) => {
-                self.type_command(socket, command);
-            }
-            Act::HalfClose => {
-                self.trace
-                    .note(self.now, || format!("{socket} half-closes"));
-                self.sockets[socket].fin_typed = true;
-                let at = self.sockets[socket].last_arrival + 1;
-                self.schedule(at, Event::Fin(socket));
-            }
-            Act::Reset => {
-                self.trace.note(self.now, || format!("{socket} resets"));
-                self.reset(socket);
-                self.current[client] = None;
-            }
-            Act::Pause(us) => {
-                let room = self.rng.spread(1, 20_000) as usize;
-                self.sockets[socket].paused = true;
-                self.sockets[socket].room = room;
-                let at = self.now + us;
-                self.schedule(at, Event::Unpause(socket));
-            }
-        }
-    }
-
-    fn reset(&mut self, socket: usize) {
-        if !self.sockets[socket].open {
-            return;
-        }
-        self.sockets[socket].open = false;
-        let now = self.clock();
-        if let Some(shard) = &mut self.shard {
-            shard.handle_reset(self.sockets[socket].key, now);
-        }
-        self.oracle.closed(socket, false, self.now);
-    }
-
-    /// Sends a command on its way, in pieces. Gives its number.
-    fn type_command(&mut self, socket: usize, command: Command) -> usize {
-        let octets = command.typed(&mut self.rng);
-        // What closes the connection may do so as soon as enough of it is there.
-        let early = matches!(command.kind, Kind::Bad { closes: true, .. });
-        let number = self.oracle.typed(socket, command);
-        self.trace.note(self.now, || {
-            let shown = &octets[..octets.len().min(300)];
-            format!(
-                "{socket} types {number}: {:?}",
-                String::from_utf8_lossy(shown)
-            )
-        });
-        self.sockets[socket].typed += octets.len() as u64;
-        let begin = self.sockets[socket].typed - octets.len() as u64;
-        let end = if early {
-            begin + 1
-        } else {
-            self.sockets[socket].typed
-        };
-        self.sockets[socket].ends.push_back((end, number));
-        self.sockets[socket].flying.extend(octets.iter().copied());
-        let mut left = octets.len();
-        while left > 0 {
-            let piece = match self.plan.chunk_bytes_max {
-                1 => 1,
-                most => self.rng.spread(1, most as u64) as usize,
-            };
-            let piece = match self.rng.chance(self.plan.whole_per_mille) {
-                true => left,
-                false => piece.min(left),
-            };
-            let delay = match self.rng.chance(300) {
-                true => self.rng.spread(1, self.plan.network_us),
-                false => 0,
-            };
-            let at = self.sockets[socket].last_arrival.max(self.now) + delay;
-            self.sockets[socket].last_arrival = at;
-            self.schedule(at, Event::Arrive(socket, piece));
-            left -= piece;
-        }
-        number
     }
 
     /// One turn of the event loop.
@@ -638,8 +499,7 @@ impl World {
         let stop = self.shard.as_mut().and_then(|shard| shard.poll_stopped());
         match stop {
             None => {
-                let late =
-                    |since: u64| self.now > since + 1_000_000 + 4 * self.plan.delays.sync_us.1;
+                let late = |limit: u64| self.now > limit;
                 let faulty = !self.plan.harms.iter().all(|harm| harm.1.harmless());
                 if self.stopping.is_some_and(late) && !faulty {
                     self.oracle
@@ -676,281 +536,6 @@ impl World {
             Op::CreateDir,
         ];
         all.iter().map(|op| self.disk.failures(*op)).sum()
-    }
-
-    /// The broker is down and a byte of its log rots. It must refuse to start: more was confirmed
-    /// behind that byte than could be read. True when it does.
-    fn rot(&mut self) -> bool {
-        let contents = self.disk.contents();
-        let checkpointed = contents.keys().any(|path| path.ends_with(".ckpt"));
-        let segment = contents.iter().find(|(path, _)| path.ends_with(".seg"));
-        let Some((path, content)) = segment.filter(|_| !checkpointed && self.shard.is_some())
-        else {
-            return false;
-        };
-        let used = content.iter().rposition(|octet| *octet != 0).unwrap_or(0);
-        let at = self.rng.range(used as u64 / 8, used as u64 / 2) as usize;
-        if at < 512 {
-            return false;
-        }
-        let bit = 1 << self.rng.below(8);
-        self.trace
-            .note(self.now, || format!("rot at {at} of {path}"));
-        self.crash(Crash::Kill, Crash::Kill);
-        self.disk.damage(path, |octets| octets[at] ^= bit);
-        let (storage, _jobs) = SimStorage::new(&self.disk, self.plan.delays, self.now, 1);
-        let opened = Shard::open(&self.config(), Some(storage), self.clock(), 1);
-        match opened {
-            Err(_) => true,
-            Ok(_) => {
-                self.trace
-                    .note(self.now, || "rot was not noticed at start".to_string());
-                self.disk.crash(Crash::Kill);
-                false
-            }
-        }
-    }
-
-    fn find(&self, key: ConnKey) -> Option<usize> {
-        let mut sockets = self.sockets.iter().enumerate().rev();
-        sockets
-            .find(|(_, socket)| socket.open && socket.key == key)
-            .map(|found| found.0)
-    }
-
-    fn feed(&mut self, socket: usize) {
-        let now = self.clock();
-        while !self.sockets[socket].inbound.is_empty() {
-            let Some(shard) = &mut self.shard else {
-                return;
-            };
-            let end = &mut self.sockets[socket];
-            let Some(space) = shard.receive_space(end.key) else {
-                end.readable = false;
-                return;
-            };
-            assert!(!space.is_empty(), "no space is None");
-            let count = space.len().min(end.inbound.len());
-            for (octet, from) in space.iter_mut().zip(end.inbound.drain(..count)) {
-                *octet = from;
-            }
-            end.fed += count as u64;
-            while let Some((at, command)) = end.ends.front().copied() {
-                if at > end.fed {
-                    break;
-                }
-                end.ends.pop_front();
-                self.trace.note(self.now, || format!("{command} arrives"));
-                self.oracle.arrived(command, self.now);
-            }
-            shard.handle_received(self.sockets[socket].key, count, now);
-            if self.disk.crashed() {
-                return;
-            }
-        }
-        let end = &mut self.sockets[socket];
-        if end.fin_arrived && !end.fin_told && end.flying.is_empty() {
-            end.fin_told = true;
-            self.oracle.half_closed(socket, self.now);
-            if let Some(shard) = &mut self.shard {
-                shard.handle_half_close(self.sockets[socket].key, now);
-            }
-        }
-    }
-
-    /// Offers a connection's output to its socket.
-    fn write(&mut self, socket: usize) {
-        let now = self.clock();
-        let key = self.sockets[socket].key;
-        loop {
-            let Some(shard) = &mut self.shard else {
-                return;
-            };
-            let mut slices = [IoSlice::new(&[]); 64];
-            let filled = shard.output(key, &mut slices);
-            let offered: usize = slices[..filled].iter().map(|slice| slice.len()).sum();
-            if offered == 0 {
-                break;
-            }
-            let room = self.sockets[socket].room;
-            let count = offered.min(room);
-            if count > 0 {
-                let mut octets = Vec::with_capacity(offered);
-                slices[..filled]
-                    .iter()
-                    .for_each(|slice| octets.extend_from_slice(slice));
-                octets.truncate(count);
-                if room != usize::MAX {
-                    self.sockets[socket].room -= count;
-                }
-                if count < offered {
-                    self.oracle.blocked(socket, self.now);
-                }
-                self.received(socket, &octets);
-                let Some(shard) = &mut self.shard else {
-                    return;
-                };
-                let more = shard.handle_sent(key, count, now);
-                if count == offered {
-                    match more {
-                        true => continue,
-                        false => break,
-                    }
-                }
-            }
-            self.sockets[socket].blocked = true;
-            self.oracle.blocked(socket, self.now);
-            return;
-        }
-        self.sockets[socket].blocked = false;
-        self.oracle.unblocked(socket, self.now);
-    }
-
-    fn received(&mut self, socket: usize, octets: &[u8]) {
-        self.trace.note(self.now, || {
-            let shown = &octets[..octets.len().min(60000)];
-            format!("{socket} is sent {:?}", String::from_utf8_lossy(shown))
-        });
-        let client = self.sockets[socket].client;
-        for (command, line) in self.oracle.received(socket, octets, self.now) {
-            if let Some(client) = self.clients.get_mut(client) {
-                let command = command.map(|command| self.oracle.command(command));
-                client.line(command, &line);
-            }
-        }
-    }
-
-    fn close(&mut self, socket: usize) {
-        self.trace.note(self.now, || format!("{socket} is closed"));
-        self.sockets[socket].open = false;
-        if self.disk_failures() > 0 {
-            // It may be giving up: every connection is told what is known, and closed.
-            self.oracle.giving_up(socket);
-        }
-        self.oracle.closed(socket, true, self.now);
-        let client = self.sockets[socket].client;
-        if let Some(current) = self.current.get_mut(client)
-            && *current == Some(socket)
-        {
-            *current = None;
-        }
-    }
-
-    /// The end of a run: everything is mended, every client gone, and one consumer reads all there
-    /// is, waits for what is leased or delayed, and reads again.
-    fn drain(&mut self) {
-        self.trace.note(self.now, || "drain".to_string());
-        self.draining = true;
-        self.disk.set_faults(|faults| *faults = Faults::default());
-        self.plan.recovery_crash_per_mille = 0;
-        self.plan.delays.sync_us = (100, 2000);
-        if let Some(jobs) = &self.jobs {
-            jobs.set_delays(self.plan.delays);
-        }
-        // Subscriptions would be given the same messages again and again while time passes.
-        for socket in 0..self.sockets.len() {
-            if self.sockets[socket].open && self.oracle.subscribes(socket) {
-                self.reset(socket);
-            }
-        }
-        let settled = self.now + 70_000_000;
-        self.run_until(settled);
-        for socket in 0..self.sockets.len() {
-            if self.sockets[socket].paused {
-                self.happen(Event::Unpause(socket));
-            }
-        }
-        let settled = self.now + 5_000_000;
-        self.run_until(settled);
-        self.oracle.stuck(self.now);
-        if self.plan.rot && self.oracle.violation().is_none() && self.rot() {
-            return;
-        }
-        for socket in 0..self.sockets.len() {
-            if self.sockets[socket].open && self.shard.is_some() {
-                self.reset(socket);
-            }
-        }
-        let soon = self.now + 1_000_000;
-        self.run_until(soon);
-        if self.oracle.violation().is_some() {
-            return;
-        }
-        if self.shard.is_none() {
-            self.oracle
-                .refused_to_start("it did not come up again".to_string());
-            return;
-        }
-        let Some(socket) = self.connect(usize::MAX) else {
-            self.oracle
-                .refused_to_start("it takes no connection".to_string());
-            return;
-        };
-        let names = self.oracle.queue_names();
-        for queue in &names {
-            let settings = vec![crate::command::Setting::Pause(false, false)];
-            self.say(
-                socket,
-                Kind::QSet {
-                    queue: queue.clone(),
-                    settings,
-                },
-            );
-        }
-        for _ in 0..40 {
-            for queue in &names {
-                while self.drain_some(socket, queue) {}
-            }
-            match self.oracle.later() {
-                _ if self.oracle.violation().is_some() => return,
-                None => break,
-                Some(at) => {
-                    let at = at.max(self.now).min(self.now + 1_000_000_000) + 500_000;
-                    self.run_until(at);
-                }
-            }
-        }
-        self.oracle.finish(self.now);
-    }
-
-    /// Says a command and waits until it is answered.
-    fn say(&mut self, socket: usize, kind: Kind) -> usize {
-        let command = Command {
-            tag: None,
-            quiet: false,
-            kind,
-        };
-        let number = self.type_command(socket, command);
-        for _ in 0..100 {
-            let soon = self.now + 100_000;
-            self.run_until(soon);
-            if self.oracle.is_answered(number) || self.oracle.violation().is_some() {
-                return number;
-            }
-        }
-        self.oracle.stuck(self.now);
-        number
-    }
-
-    /// Takes messages of a queue and acks them. False when there are none now.
-    fn drain_some(&mut self, socket: usize, queue: &str) -> bool {
-        let pull = crate::command::Pull {
-            sources: vec![queue.to_string()],
-            count: 100,
-            wait_us: 0,
-            lease_us: Some(60_000_000),
-            auto: false,
-            hold: false,
-            bytes: None,
-            timestamps: false,
-        };
-        let pulled = self.say(socket, Kind::Pull(pull));
-        let handles = self.oracle.handles_from(pulled);
-        if handles.is_empty() || self.oracle.violation().is_some() {
-            return false;
-        }
-        self.say(socket, Kind::Ack(handles));
-        self.oracle.violation().is_none()
     }
 }
 

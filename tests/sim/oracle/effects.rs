@@ -1,11 +1,14 @@
 //! What may happen from the moment a command has arrived, and what the end of a connection or of
 //! the broker does to what is known.
 
-use super::record::{Certainty, Claim, Fate, Loss, Reason};
+use super::record::{Certainty, Claim, Delivery, Fate, Loss, Message, Reason};
 use super::settings::Track;
 use super::{Oracle, TIMER_SLACK_US, settings};
 use crate::command::{Command, Kind, Level, Publish, Setting, State};
 use crate::disk::Crash;
+
+/// The cause of what no command did.
+const NOBODY: usize = usize::MAX;
 
 impl Oracle {
     /// The last octet of a command has reached the broker.
@@ -370,6 +373,8 @@ impl Oracle {
                     self.auto_consumed(command, &source);
                 }
             }
+            // It may have begun: its `OK` can have stood behind an answer that waited.
+            Kind::Sub { source, auto, .. } if auto => self.auto_consumed(command, &source),
             _ => {}
         }
         self.finish_claims(command);
@@ -415,7 +420,8 @@ impl Oracle {
                     format!("connection {link} was closed with {command} unanswered: {sent:?}");
                 self.fail("F", text);
             }
-            consuming |= matches!(self.commands[*command].command.kind, Kind::Pull(_));
+            let kind = &self.commands[*command].command.kind;
+            consuming |= matches!(kind, Kind::Pull(_) | Kind::Sub { .. });
             self.orphan(*command);
         }
         for sub in subs.iter().filter(|sub| sub.auto) {
@@ -486,7 +492,9 @@ impl Oracle {
                     claim.certainty = Certainty::Maybe { finished: now };
                 }
             }
-            message.failed.retain(|failed| failed.2 > Level::None);
+            forget_failed(message, &mut self.deliveries, now, |failed| {
+                failed.2 == Level::None
+            });
         }
         if self.terms.memory {
             // Definitions live no longer than the process.
@@ -543,18 +551,10 @@ impl Oracle {
                     claim.certainty = Certainty::Weak { at, loss };
                 }
             }
-            for (_, at, level) in &message.failed {
-                if *level == Level::Os && *at >= kept {
-                    for index in &message.deliveries {
-                        if let Some((low, _)) = &mut self.deliveries[*index].ended {
-                            *low = (*low).min(end);
-                        }
-                    }
-                }
-            }
-            message
-                .failed
-                .retain(|failed| failed.2 != Level::Os || failed.1 < kept);
+            undo_move(message, kept, end, loss);
+            forget_failed(message, &mut self.deliveries, end, |failed| {
+                failed.2 == Level::Os && failed.1 >= kept
+            });
             let logged = message
                 .failed
                 .iter()
@@ -564,4 +564,53 @@ impl Oracle {
             message.tries.0 = message.tries.0.min(logged + 1);
         }
     }
+}
+
+/// A crash at `end` may have undone the logging of some failed tries, and with it their delays.
+fn forget_failed(
+    message: &mut Message,
+    deliveries: &mut [Delivery],
+    end: u64,
+    undone: impl Fn(&(u64, u64, Level)) -> bool,
+) {
+    let tries: Vec<u64> = message
+        .failed
+        .iter()
+        .filter(|failed| undone(failed))
+        .map(|failed| failed.0)
+        .collect();
+    message.failed.retain(|failed| !undone(failed));
+    for index in &message.deliveries {
+        let delivery = &mut deliveries[*index];
+        if tries.contains(&delivery.tries)
+            && let Some((low, _)) = &mut delivery.ended
+        {
+            *low = (*low).min(end);
+        }
+    }
+}
+
+/// A power loss that kept everything before `kept` may have undone the message's moves.
+fn undo_move(message: &mut Message, kept: u64, end: u64, loss: usize) {
+    let weak = message
+        .trail
+        .iter()
+        .filter(|stay| stay.level < Level::Disk && stay.until >= kept);
+    // From the last move back, each one only together with those after it.
+    let claims: Vec<Claim> = weak
+        .map(|stay| Claim {
+            reason: Reason::Undone { loss },
+            cause: NOBODY,
+            from: end,
+            to: vec![stay.place.clone()],
+            certainty: Certainty::Maybe {
+                finished: stay.until,
+            },
+        })
+        .collect();
+    if !claims.is_empty() && message.fate == Fate::Lost {
+        // Its last queue was in memory alone, the one before may have it again.
+        message.fate = Fate::Unknown;
+    }
+    message.claims.extend(claims);
 }

@@ -9,6 +9,7 @@
 mod answers;
 mod effects;
 mod judge;
+mod publishing;
 mod record;
 mod settings;
 mod settling;
@@ -170,6 +171,7 @@ impl Oracle {
             murky: false,
             place: String::new(),
             moved: false,
+            trail: Vec::new(),
             first_id: None,
             id: None,
             sent: 0,
@@ -280,7 +282,9 @@ impl Oracle {
     /// The socket of a connection takes nothing from now on.
     pub fn blocked(&mut self, link: usize, now: u64) {
         self.now = now;
-        self.links[link].blocked.get_or_insert(now);
+        // What it doesn't take now may have stood behind a receipt before.
+        let since = self.held_back_since(link);
+        self.links[link].blocked.get_or_insert(since);
     }
 
     /// The socket has room and the broker has nothing more to write.

@@ -42,6 +42,23 @@ pub enum Reason {
     Move,
     Dead,
     Drop,
+    /// A power loss may have undone its last move: the loss with this index.
+    Undone {
+        loss: usize,
+    },
+}
+
+/// Where a message was before it was seen to have been moved.
+#[derive(Clone, Debug)]
+pub struct Stay {
+    /// The queue.
+    pub place: String,
+    /// Its id there, if that was known.
+    pub id: Option<u64>,
+    /// When it was first seen elsewhere.
+    pub until: u64,
+    /// What the move is at least as durable as: the level at which it was visible then.
+    pub level: Level,
 }
 
 /// How sure it is.
@@ -87,6 +104,8 @@ pub struct Message {
     pub place: String,
     /// It has been moved since it was published: what depended on its first queue is off.
     pub moved: bool,
+    /// Where it was before, oldest first.
+    pub trail: Vec<Stay>,
     /// Its id in the queue it was published to, once known.
     pub first_id: Option<u64>,
     /// Its id at its place, once known.
@@ -178,6 +197,8 @@ pub struct Delivery {
     pub settled: bool,
     /// Settled by a move to another queue, where it was seen then.
     pub moved: Option<u64>,
+    /// Settled by another delivery with `ack=auto`, which was seen then.
+    pub taken: Option<u64>,
 }
 
 impl Delivery {
@@ -289,7 +310,7 @@ pub struct Link {
     pub may_close: Option<u64>,
     /// The broker is ending: what it hasn't begun stays unanswered.
     pub shut: bool,
-    /// The socket takes nothing since then.
+    /// The socket takes nothing; what it doesn't take was written then or later.
     pub blocked: Option<u64>,
     /// When something was last answered, and the first arrival of what was answered then.
     pub burst: Option<(u64, u64)>,

@@ -1,6 +1,6 @@
 //! A message was seen, by a delivery or a peek: could it be there, then, as it was?
 
-use super::record::{Certainty, Claim, Delivery, Fate, Reason};
+use super::record::{Certainty, Claim, Delivery, Fate, Reason, Stay};
 use super::{Deferred, Oracle, TIMER_SLACK_US, undecided};
 use crate::command::{Kind, Level};
 use crate::wire::Line;
@@ -52,13 +52,7 @@ impl Oracle {
             }
             Fate::InFlight | Fate::Unknown | Fate::Confirmed { .. } => {}
         }
-        let message = &self.messages[index];
-        let renumbered = message.id.is_some_and(|known| known != id);
-        let back = message
-            .claims
-            .iter()
-            .any(|claim| claim.to.iter().any(|to| to == place));
-        if message.place != place || (renumbered && back) {
+        if self.is_elsewhere(index, place, id) {
             if !self.relocated(index, place, id) {
                 return false;
             }
@@ -96,6 +90,15 @@ impl Oracle {
             }
         }
         self.violation.is_none()
+    }
+
+    /// It is not where it was seen last: in another queue, or in the same again after moves.
+    fn is_elsewhere(&self, index: usize, place: &str, id: u64) -> bool {
+        let message = &self.messages[index];
+        let renumbered = message.id.is_some_and(|known| known != id);
+        let mut claims = message.claims.iter();
+        let back = claims.any(|claim| claim.to.iter().any(|to| to == place));
+        message.place != place || (renumbered && back)
     }
 
     /// What was seen is there: for the levels' sake, what was visible was as durable as its queue.
@@ -255,6 +258,7 @@ impl Oracle {
             return false;
         }
         self.checked("R");
+        self.check_undone(index, place, id);
         for delivery in self.messages[index].deliveries.clone() {
             self.deliveries[delivery].settled = true;
             self.deliveries[delivery].moved = Some(now);
@@ -267,7 +271,16 @@ impl Oracle {
         }
         let stored = queue.track.durable(0, now);
         let message = &mut self.messages[index];
-        message.place = place.to_string();
+        // A move that is visible is as durable as its target's level, and all before it too.
+        for stay in &mut message.trail {
+            stay.level = stay.level.max(stored.0);
+        }
+        message.trail.push(Stay {
+            place: std::mem::replace(&mut message.place, place.to_string()),
+            id: message.id,
+            until: now,
+            level: stored.0,
+        });
         message.moved = true;
         message.id = Some(id);
         message.deliveries.clear();
@@ -286,6 +299,35 @@ impl Oracle {
             .claims
             .retain(|claim| undecided(claim.certainty) && claim.certainty == Certainty::Pending);
         true
+    }
+
+    /// If nothing but a power loss can have brought it back, that loss took the move away, with all
+    /// that came after it.
+    fn check_undone(&mut self, index: usize, place: &str, id: u64) {
+        let claims = &self.messages[index].claims;
+        let mut back = claims
+            .iter()
+            .filter(|claim| claim.to.iter().any(|to| to == place));
+        let Some((Reason::Undone { loss }, Certainty::Maybe { finished })) =
+            back.next().map(|claim| (claim.reason, claim.certainty))
+        else {
+            return;
+        };
+        if back.next().is_some() {
+            return;
+        }
+        let trail = &self.messages[index].trail;
+        let was = |stay: &Stay| stay.place == place && stay.id.is_none_or(|known| known == id);
+        if !trail.iter().any(was) {
+            let text = format!(
+                "{} came back to {place} with id {id}, which it never had there",
+                self.name_of(index)
+            );
+            self.fail("P", text);
+            return;
+        }
+        self.losses[loss].lost = self.losses[loss].lost.min(finished);
+        self.check_holes(loss);
     }
 
     fn id_is_unique(&mut self, index: usize, place: &str, id: u64) {
@@ -336,7 +378,13 @@ impl Oracle {
             }
             _ => queue,
         };
-        let known = self.messages[index].visible;
+        let message = &self.messages[index];
+        let other = message.place != place || message.id.is_some_and(|known| known != id);
+        if other && message.trail.last().is_some_and(|stay| stay.until >= low) {
+            // It was moved while this answer was on its way: nobody can know which came first.
+            return;
+        }
+        let known = message.visible;
         self.sighted(index, &place, id, low);
         if state != crate::command::State::Ready && known.is_none() {
             // It is there, but nobody knows for how long it is leased or delayed.
@@ -402,7 +450,8 @@ impl Oracle {
         if !auto && self.overtaken(index, &source, tries, low) {
             return self.seen_late(consumer, index, &handle, tries, low);
         }
-        self.may_leave(index, &source, low, auto);
+        let elsewhere = self.is_elsewhere(index, &source, id);
+        self.may_leave(index, &source, low, auto, elsewhere);
         if self.violation.is_some() || !self.sighted(index, &source, id, low) {
             return;
         }
@@ -457,6 +506,7 @@ impl Oracle {
             ended: Some((low, self.now)),
             settled: false,
             moved: None,
+            taken: None,
         });
     }
 
@@ -474,6 +524,7 @@ impl Oracle {
         let level = self.queue(source).track.durable(0, now).0;
         for delivery in self.messages[index].deliveries.clone() {
             self.deliveries[delivery].settled = true;
+            self.deliveries[delivery].taken = Some(now);
         }
         self.messages[index].claims.push(Claim {
             reason: Reason::AutoAck,
@@ -486,10 +537,10 @@ impl Oracle {
 
     /// L and R: one lease at a time, not before the deadline or the end of a nack's delay, not
     /// before the delay of the publish, not after it has expired, not while paused.
-    fn may_leave(&mut self, index: usize, source: &str, low: u64, auto: bool) {
+    fn may_leave(&mut self, index: usize, source: &str, low: u64, auto: bool, elsewhere: bool) {
         let now = self.now;
         self.checked("L");
-        if self.messages[index].place == source {
+        if !elsewhere {
             for delivery in self.messages[index].deliveries.clone() {
                 let record = &self.deliveries[delivery];
                 if !record.settled && record.ready_again() > now {
@@ -673,6 +724,7 @@ impl Oracle {
             ended: None,
             settled: false,
             moved: None,
+            taken: None,
         });
         self.by_handle.insert(handle.to_string(), delivery);
         // Later tries may have gone unseen between its being written and being read.
