@@ -56,6 +56,11 @@ pub struct LogConfig {
     pub flush_us: u64,
     /// A checkpoint is due after so much log, bytes.
     pub checkpoint_bytes: u64,
+    /// Between two pieces that the scrub reads, microseconds; the first is due after sixty of
+    /// these.
+    pub scrub_piece_us: u64,
+    /// Between the beginnings of two rounds of the scrub, microseconds.
+    pub scrub_round_us: u64,
 }
 
 impl Default for LogConfig {
@@ -65,6 +70,8 @@ impl Default for LogConfig {
             chunk_bytes: 256 << 10,
             flush_us: 50_000,
             checkpoint_bytes: 256 << 20,
+            scrub_piece_us: 1_000_000,
+            scrub_round_us: 24 * 3600 * 1_000_000,
         }
     }
 }

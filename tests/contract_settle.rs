@@ -601,7 +601,7 @@ fn a_nacks_delay_outlives_a_restart() {
 }
 
 #[test]
-fn touch_without_lease_takes_the_queues() {
+fn touch_without_lease_takes_the_queues_or_what_it_had() {
     memory(
         r"
         C: QSET q lease=10s
@@ -616,6 +616,19 @@ fn touch_without_lease_takes_the_queues() {
         S: OK 1
         -- 400ms
         C: ACK <a>
+        S: OK 1
+        C: QSET q lease=200ms
+        S: OK updated
+        C: PUB q :y
+        S: OK 2 mem
+        C: PULL q lease=10s
+        S: MSG q <b> $1
+        S: y
+        S: END 1
+        C: TOUCH <b>
+        S: OK 1
+        -- 400ms
+        C: ACK <b>
         S: OK 1
         ",
     );

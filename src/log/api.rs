@@ -185,6 +185,10 @@ pub struct LogStats {
     pub reads: u64,
     /// Messages found damaged when read.
     pub damaged: u64,
+    /// Bytes of closed segments that the scrub has verified.
+    pub scrubbed_bytes: u64,
+    /// Records that the scrub found damaged.
+    pub scrub_damaged: u64,
     /// Checkpoints finished.
     pub checkpoints: u64,
     /// Compactions finished.

@@ -15,6 +15,7 @@ use super::patient::Patient;
 use super::place::{BlockSlot, LogIndex, Position};
 use super::prepare::{self, Preparation, Prepared};
 use super::rw::{JobError, StoreError, read_file, read_up_to, write_all_at, write_new_file};
+use super::scrub::{self, Piece, Verified};
 
 /// Which background thread does a job; lanes never wait for each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -59,6 +60,8 @@ pub(crate) enum Work<F> {
     },
     /// See whether the directory is still ours.
     Watch { directory_id: u64, incarnation: u64 },
+    /// Verify old records.
+    Scrub(Piece),
     /// Make a segment ready.
     Prepare(Preparation),
     /// Write index blocks.
@@ -98,6 +101,10 @@ pub(crate) enum Outcome<F> {
     Watched {
         result: Result<(), LogError>,
     },
+    Scrubbed {
+        piece: Piece,
+        result: Result<Verified, String>,
+    },
     Prepared {
         number: u64,
         result: Result<Prepared<F>, JobError>,
@@ -124,6 +131,7 @@ impl<F> Work<F> {
             Work::Read { .. } => "read",
             Work::LoadBlock { .. } => "load block",
             Work::Watch { .. } => "watch",
+            Work::Scrub(_) => "scrub",
             Work::Prepare(_) => "prepare",
             Work::WriteBlocks { .. } => "write blocks",
             Work::Checkpoint { .. } => "checkpoint",
@@ -138,7 +146,9 @@ impl<F> Job<F> {
     pub fn lane(&self) -> Lane {
         match self.work {
             Work::Sync { .. } => Lane::Sync,
-            Work::Read { .. } | Work::LoadBlock { .. } | Work::Watch { .. } => Lane::Read,
+            Work::Read { .. } | Work::LoadBlock { .. } | Work::Watch { .. } | Work::Scrub(_) => {
+                Lane::Read
+            }
             Work::Prepare(_)
             | Work::WriteBlocks { .. }
             | Work::Checkpoint { .. }
@@ -161,6 +171,7 @@ impl<F> fmt::Debug for Done<F> {
             Outcome::Read { result, .. } => ("read", result.is_ok()),
             Outcome::BlockLoaded { result, .. } => ("load block", result.is_ok()),
             Outcome::Watched { result } => ("watch", result.is_ok()),
+            Outcome::Scrubbed { result, .. } => ("scrub", result.is_ok()),
             Outcome::Prepared { result, .. } => ("prepare", result.is_ok()),
             Outcome::BlocksWritten { result, .. } => ("write blocks", result.is_ok()),
             Outcome::Checkpointed { result } => ("checkpoint", result.is_ok()),
@@ -202,6 +213,10 @@ pub fn perform<D: Disk>(disk: &D, job: Job<D::File>) -> Done<D::File> {
             incarnation,
         } => Outcome::Watched {
             result: watch(disk, directory_id, incarnation),
+        },
+        Work::Scrub(piece) => Outcome::Scrubbed {
+            result: scrub::perform(disk, &piece).map_err(|error| error.to_string()),
+            piece,
         },
         Work::Prepare(preparation) => Outcome::Prepared {
             number: preparation.number,

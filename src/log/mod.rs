@@ -5,7 +5,7 @@
 //! A turn's entries are built in place at the end of the log's memory (`append`), sealed as one
 //! record, written on the loop and synced off it (`write`) into segments prepared ahead
 //! (`supply`), and read back from memory or from disk (`read`). `upkeep` makes checkpoints and
-//! compactions; `recovery` opens a directory. The format is in docs/log-format.md.
+//! compactions, `scrub` verifies what is old; `recovery` opens a directory. The format is in docs/log-format.md.
 
 mod api;
 mod append;
@@ -30,6 +30,7 @@ mod recovery;
 mod repair;
 mod replay;
 mod rw;
+mod scrub;
 mod sections;
 mod segment;
 mod supply;
@@ -105,6 +106,7 @@ pub struct Log<S: Storage> {
     /// A segment may have become free.
     reclaim_due: bool,
     watch_at: Option<u64>,
+    scrub: scrub::Scrub,
     closing: Closing,
     failure: Option<LogError>,
     last_room: Room,
@@ -181,6 +183,7 @@ impl<S: Storage> Log<S> {
             emptied: Vec::new(),
             reclaim_due: true,
             watch_at: Some(options.now_ms * 1000 + WATCH_US),
+            scrub: scrub::Scrub::new(options.now_ms * 1000 + 60 * config.scrub_piece_us),
             closing: Closing::No,
             failure: None,
             last_room: Room::Plenty,

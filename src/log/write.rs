@@ -352,6 +352,7 @@ impl<S: Storage> Log<S> {
                     self.fail(error);
                 }
             }
+            Outcome::Scrubbed { piece, result } => self.handle_scrubbed(&piece, result),
             Outcome::Prepared { number, result } => self.handle_prepared(number, result),
             Outcome::BlocksWritten { last, result } => self.handle_blocks_written(last, result),
             Outcome::Checkpointed { result } => self.handle_checkpointed(result),
@@ -391,6 +392,7 @@ impl<S: Storage> Log<S> {
             self.supply.retry_at,
             self.blocks_retry_at,
             self.watch_at,
+            self.scrub.next_at,
         ]
         .into_iter()
         .flatten()
@@ -433,6 +435,7 @@ impl<S: Storage> Log<S> {
                 },
             });
         }
+        self.scrub_if_due();
         if is_due(self.blocks_retry_at) {
             self.blocks_retry_at = None;
         }

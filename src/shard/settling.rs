@@ -112,9 +112,10 @@ impl<S: Storage> Shard<S> {
                 let Some(lease) = self.engine.lease(handle) else {
                     return false;
                 };
-                let lease_us = lease_us
-                    .or_else(|| self.engine.leases.duration_us(handle.serial))
-                    .unwrap_or(self.engine.queue(lease.queue).settings.lease_us);
+                // A consumer that asked for more than the queue gives doesn't get less by this.
+                let queues_us = self.engine.queue(lease.queue).settings.lease_us;
+                let own_us = self.engine.leases.duration_us(handle.serial).unwrap_or(0);
+                let lease_us = lease_us.unwrap_or(own_us.max(queues_us));
                 self.engine.leases.touch(handle.serial, now.us, lease_us)
             });
             if touched {

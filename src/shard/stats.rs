@@ -147,6 +147,8 @@ impl<S: Storage> Shard<S> {
             ("log_sync_us_max", stats.sync_us_max),
             ("log_reads_total", stats.reads),
             ("log_damaged_total", stats.damaged),
+            ("log_scrubbed_bytes_total", stats.scrubbed_bytes),
+            ("log_scrub_damaged_total", stats.scrub_damaged),
             ("log_checkpoints_total", stats.checkpoints),
             ("log_compactions_total", stats.compactions),
         ];

@@ -578,6 +578,7 @@ pub fn config() -> LogConfig {
         chunk_bytes: 2 << 10,
         flush_us: 50_000,
         checkpoint_bytes: 8 << 10,
+        ..LogConfig::default()
     }
 }
 

@@ -242,6 +242,15 @@ impl Oracle {
         self.finish_claims(command);
     }
 
+    /// Nothing rots while the broker is up, so its scrub has nothing to tell.
+    fn check_scrub(&mut self, line: &Line) {
+        let text = String::from_utf8_lossy(line.body.as_deref().unwrap_or_default());
+        let mut lines = text.lines();
+        if !lines.any(|line| line == "log_scrub_damaged_total=0") && text.contains("log_") {
+            self.fail("P", "the scrub calls whole records damaged".to_string());
+        }
+    }
+
     fn done(&mut self, link: usize, command: usize, kind: &Kind, line: &Line) {
         let wanted = match kind {
             Kind::Ping(_) => "PONG",
@@ -253,6 +262,9 @@ impl Oracle {
         if line.kind != wanted {
             self.fail("F", format!("{line:?} answers {kind:?}"));
             return;
+        }
+        if matches!(kind, Kind::Stats) {
+            self.check_scrub(line);
         }
         let number = line.words.first().and_then(|word| word.parse::<u64>().ok());
         let counts = matches!(

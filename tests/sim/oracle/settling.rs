@@ -216,9 +216,13 @@ impl Oracle {
                 }
             }
             Kind::Touch { lease_us, .. } => {
+                let queues = self.queue(&place).track.lease(arrived, now);
                 let delivery = &mut self.deliveries[delivery];
-                let most = lease_us.unwrap_or(delivery.lease.1);
-                delivery.deadline = (touch.unwrap_or(arrived), now + most);
+                let least = lease_us.unwrap_or(delivery.lease.0.max(queues.0));
+                let most = lease_us.unwrap_or(delivery.lease.1.max(queues.1));
+                let low = touch.map_or(arrived, |low| low.max(arrived + least));
+                delivery.lease = (delivery.lease.0.min(least), delivery.lease.1.max(most));
+                delivery.deadline = (low, now + most);
             }
             _ => {}
         }
