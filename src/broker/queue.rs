@@ -127,6 +127,8 @@ pub struct Queue {
     pub exists: bool,
     /// Number of the log record that holds its last publish.
     pub last_index: u64,
+    /// Number of the last log record whose messages of this queue became visible when it was written.
+    pub os_index: u64,
     /// Number of the last log record whose messages of this queue become visible when it is synced.
     pub synced_index: u64,
     /// Is in the list of queues to be dispatched.
@@ -166,6 +168,7 @@ impl Queue {
             dead: 0,
             exists: true,
             last_index: 0,
+            os_index: 0,
             synced_index: 0,
             scheduled: false,
             timer_us: u64::MAX,
