@@ -333,20 +333,33 @@ impl Oracle {
                 let now = self.now;
                 self.queue(queue).track.end(command, now, true);
             }
-            Kind::QDel(queue) => self.queue_deleted(command, queue),
+            Kind::QDel(queue) => {
+                self.queue_deleted(command, queue);
+                self.claim_what_it_meets(command);
+            }
             Kind::Ack(_) | Kind::Nack { .. } | Kind::Touch { .. } => {
                 self.settled(command, number, &line.stale());
             }
-            Kind::Del { queue, ids } => self.deleted(command, queue, ids, number, &line.stale()),
-            Kind::Purge { queue, state } => self.purged(command, queue, *state, number),
-            Kind::Move { from, to, count } => {
+            Kind::Del { queue, ids } => {
+                self.deleted(command, queue, ids, number, &line.stale());
+                if number > 0 {
+                    self.claim_what_it_meets(command);
+                }
+            }
+            Kind::Purge { queue, state } => {
+                self.purged(command, queue, *state, number);
+                if number > 0 {
+                    self.claim_what_it_meets(command);
+                }
+            }
+            Kind::Move { count, .. } => {
                 if count.is_some_and(|count| number > count) {
                     self.fail("F", format!("MOVE of {count:?} moved {number}"));
                 }
                 match number {
                     0 => self.void_claims(command),
                     // What was dead-lettered while it waited may have been moved too.
-                    _ => self.claim_all(command, from, Reason::Move, vec![to.clone()]),
+                    _ => self.claim_what_it_meets(command),
                 }
             }
             Kind::Sync(_) => self.synced(link, line),
