@@ -184,6 +184,23 @@ impl Queue {
         }
     }
 
+    /// The queue is deleted: nothing is left of it but those who wait for its name.
+    pub fn become_ghost(&mut self) {
+        let (name, printed) = (
+            std::mem::take(&mut self.name),
+            std::mem::take(&mut self.printed),
+        );
+        let ghost = Queue::new(self.uid, &name, printed.into(), self.settings.clone());
+        *self = Queue {
+            waiters: std::mem::take(&mut self.waiters),
+            consumers: self.consumers,
+            counters: std::mem::take(&mut self.counters),
+            scheduled: self.scheduled,
+            exists: false,
+            ..ghost
+        };
+    }
+
     /// The id the next message will get.
     #[inline]
     pub fn next_id(&self) -> MessageId {
