@@ -77,7 +77,9 @@ impl Oracle {
         let waiting = &self.links[link].waiting;
         let quiet = |command: &&usize| self.commands[**command].command.quiet;
         let quiets: Vec<usize> = waiting.iter().take_while(quiet).copied().collect();
-        if line.kind == "ERR" && !quiets.is_empty() {
+        // Quiet commands wait for nothing: what is unknown is another's.
+        let own = line.kind == "ERR" && line.words[0] != "UNKNOWNRESULT";
+        if own && !quiets.is_empty() {
             self.links[link].quiet_errors.push(line.clone());
             return None;
         }
@@ -459,6 +461,7 @@ impl Oracle {
             match kind {
                 Kind::Publish(publish) => {
                     self.links[link].unsynced.push(*command);
+                    self.drop_old(*command, &publish);
                     let once = publish.once.is_some();
                     for (index, _) in publish.bodies {
                         self.learn_bounds(index, now);

@@ -373,6 +373,7 @@ impl Oracle {
         let kind = self.commands[command].command.kind.clone();
         match kind {
             Kind::Publish(publish) => {
+                self.drop_old(command, &publish);
                 for (index, _) in publish.bodies {
                     self.learn_bounds(index, now);
                     if self.messages[index].fate == Fate::InFlight {

@@ -455,11 +455,11 @@ impl Oracle {
 
     /// It has, or may soon have, a subscription.
     pub fn subscribes(&self, link: usize) -> bool {
-        let record = &self.links[link];
-        let mut open = record.waiting.iter().chain(record.tagged.values());
-        let subscribes =
-            |command: &usize| matches!(self.commands[*command].command.kind, Kind::Sub { .. });
-        !record.subs.is_empty() || open.any(subscribes)
+        let asks = |sent: &Sent| {
+            let comes = sent.arrived.is_none() || sent.open();
+            sent.link == link && comes && matches!(sent.command.kind, Kind::Sub { .. })
+        };
+        !self.links[link].subs.is_empty() || self.commands.iter().any(asks)
     }
 
     /// How many commands were typed.
