@@ -1,7 +1,7 @@
 //! Which command a server line belongs to, and what the answers to pulls and definitions prove.
 //! Receipts are in `publishing`, answers that settle deliveries in `settling`.
 
-use super::record::{Certainty, Fate, Reason, Sent, Sub};
+use super::record::{Certainty, Fate, Sent, Sub};
 use super::sighting::Consumer;
 use std::collections::VecDeque;
 

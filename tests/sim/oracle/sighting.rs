@@ -288,7 +288,9 @@ impl Oracle {
         for claim in &self.messages[index].claims {
             for name in &claim.to {
                 through.push(name.clone());
-                through.extend(self.queues[name].track.dead(0, now));
+                if let Some(queue) = self.queues.get(name) {
+                    through.extend(queue.track.dead(0, now));
+                }
             }
         }
         through.extend(self.dead_places(index, now));
