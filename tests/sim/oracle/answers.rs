@@ -583,7 +583,8 @@ impl Oracle {
                     .sync
                     .is_some_and(|sync| sync > least || self.terms.memory)
             }
-            (Kind::Publish(_), "MEM" | "LIMIT") => false,
+            (Kind::Publish(_) | Kind::Move { .. }, "MEM") => self.terms.scarce,
+            (Kind::Publish(publish), "LIMIT") => self.terms.scarce && publish.once.is_some(),
             (Kind::Pull(_) | Kind::Peek { .. } | Kind::Sub { .. }, "CONFLICT") => true,
             (Kind::QSet { .. } | Kind::Move { .. } | Kind::Sync(_), "CONFLICT") => true,
             (Kind::Move { .. }, "FULL" | "PAUSED") => true,

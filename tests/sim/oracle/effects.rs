@@ -136,7 +136,7 @@ impl Oracle {
         self.drop_old(command, publish);
         for (index, _) in &publish.bodies {
             let due = match publish.at_ms {
-                Some(ms) => (ms * 1000).max(now),
+                Some(ms) => self.due_at(ms, now, now).0,
                 None => now + publish.delay_us,
             };
             let message = &mut self.messages[*index];

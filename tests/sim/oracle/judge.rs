@@ -21,7 +21,7 @@ impl Oracle {
             .map_or_else(|| track.pri(sent, high), |pri| (pri, pri));
         let due = publish
             .at_ms
-            .map_or(high + publish.delay_us, |ms| (ms * 1000).max(high));
+            .map_or(high + publish.delay_us, |ms| self.due_at(ms, sent, high).1);
         let message = &mut self.messages[index];
         message.due.1 = Some(due);
         if !message.moved {

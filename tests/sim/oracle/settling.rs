@@ -126,6 +126,8 @@ impl Oracle {
             && !record.settled
             && record.ended.is_none()
             && record.ready_again() > self.now
+            // Another NACK may have ended it, and not be answered yet.
+            && record.nacks.is_empty()
             && !self.messages[index].murky
             && !self.messages[index].possibly_claimed(self.now)
             && self.messages[index].deliveries.last() == Some(&delivery);
