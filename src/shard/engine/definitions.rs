@@ -83,7 +83,7 @@ impl<S: Storage> Engine<S> {
         let holders = self.settle_everything(key);
         let queue = &mut self.queues[key.0 as usize];
         let uid = queue.uid;
-        queue.exists = false;
+        queue.become_ghost();
         if let Some(log) = &mut self.log
             && !from_log
         {

@@ -53,6 +53,8 @@ pub enum Reason {
 pub struct Stay {
     /// The queue.
     pub place: String,
+    /// Queues it may have passed through on its way from there, unseen.
+    pub through: Vec<String>,
     /// Its id there, if that was known.
     pub id: Option<u64>,
     /// When it was first seen elsewhere.
