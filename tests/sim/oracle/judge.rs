@@ -456,11 +456,15 @@ impl Oracle {
     /// Something may have taken it out of the broker.
     fn excused(&self, index: usize) -> bool {
         self.messages[index].claims.iter().any(|claim| {
-            let volatile = |name: &String| {
-                let queue = self.queues.get(name);
-                queue.is_some_and(|queue| queue.track.durable(0, self.now).0 == Level::None)
+            // Where it may have gone unseen, it may have been lost, have expired or been dropped.
+            let fleeting = |name: &String| {
+                self.queues.get(name).is_some_and(|queue| {
+                    let track = &queue.track;
+                    let volatile = track.durable(0, self.now).0 == Level::None;
+                    volatile || track.ttl(0, self.now).0 < u64::MAX || track.may_drop(0, self.now)
+                })
             };
-            claim.to.is_empty() || claim.reason == Reason::Drop || claim.to.iter().any(volatile)
+            claim.to.is_empty() || claim.reason == Reason::Drop || claim.to.iter().any(fleeting)
         })
     }
 

@@ -108,6 +108,14 @@ impl Oracle {
             message.visible.get_or_insert(now);
         }
         message.first_id = Some(id);
+        let (sent, seen) = (message.sent, message.id);
+        // It was moved away and back, or its queue made anew, before its receipt was read.
+        let home = self.queue(queue);
+        let anew = home.deleted.is_some_and(|(_, end)| end >= sent);
+        let filled = home.moved_into;
+        let back = seen.is_some_and(|known| known != id && (anew || (filled && known > id)));
+        let message = &mut self.messages[index];
+        message.moved |= back;
         if message.moved {
             return;
         }
@@ -334,7 +342,8 @@ impl Oracle {
                 }
             }
         }
-        if level == Level::Disk {
+        // Of nothing, nothing is said.
+        if level == Level::Disk && accepted > 0 {
             self.floor = self.floor.max(self.links[link].idle_since);
         }
     }
