@@ -405,6 +405,16 @@ pub enum Command<'a> {
     },
     /// `STATS`
     Stats(StatsScope<'a>),
+    /// `WHY src`
+    Why {
+        /// The queue.
+        source: Source<'a>,
+    },
+    /// `KILL conn`
+    Kill {
+        /// Place and generation, as `STATS conns` prints them.
+        conn: (u32, u32),
+    },
     /// `CANCEL @tag`
     Cancel {
         /// Whose wait to end, without the `@`.

@@ -228,6 +228,12 @@ impl Queue {
         self.delayed.len() as u64
     }
 
+    /// Messages published and not at their level yet.
+    pub fn hidden(&self) -> u64 {
+        let visible = self.ready() + self.leased + self.delayed();
+        self.index.live().saturating_sub(visible)
+    }
+
     /// Memory held without bodies, bytes.
     pub fn memory(&self) -> usize {
         self.index.memory()

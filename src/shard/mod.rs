@@ -20,6 +20,7 @@ mod snapshot;
 mod stats;
 mod trace;
 mod waiters;
+mod why;
 
 use std::collections::VecDeque;
 use std::io::IoSlice;

@@ -297,6 +297,8 @@ impl<S: Storage> Shard<S> {
                 Ok(())
             }
             Command::Stats(scope) => self.stats(asker, scope, now),
+            Command::Why { source } => self.why(asker, source, now),
+            Command::Kill { conn } => self.kill(asker, conn, now),
             Command::Cancel { tag } => {
                 self.cancel(asker, tag);
                 Ok(())
@@ -324,6 +326,7 @@ impl<S: Storage> Shard<S> {
             Command::Pull { .. }
             | Command::Peek { .. }
             | Command::QueueGet { .. }
+            | Command::Why { .. }
             | Command::QueueList { .. }
             | Command::Purge { .. }
             | Command::Delete { .. }

@@ -2,8 +2,9 @@
 
 use std::fmt::Write;
 
+use super::conn::Life;
 use super::session::Asker;
-use super::{Now, Shard};
+use super::{ConnKey, Now, Shard};
 use crate::broker::command::StatsScope;
 use crate::broker::id::Level;
 use crate::broker::queue::Counters;
@@ -181,6 +182,31 @@ impl<S: Storage> Shard<S> {
             text.extend_from_slice(rest.as_bytes());
         }
         text
+    }
+
+    /// `KILL conn`: closes a connection at once, what it was not sent yet is dropped.
+    pub(super) fn kill(
+        &mut self,
+        asker: Asker<'_>,
+        (slot, generation): (u32, u32),
+        now: Now,
+    ) -> Result<(), Error> {
+        let key = ConnKey { slot, generation };
+        let Some(slot) = self.slot(key) else {
+            let text = "there is no such connection any more: STATS conns lists them";
+            return Err(Error::new(ErrorCode::Stale, text));
+        };
+        if !asker.quiet || slot == asker.slot {
+            self.answer(asker, &Reply::Ok);
+        }
+        if slot == asker.slot {
+            self.end_interests(slot, now);
+            self.conns[slot].life = Life::Closing;
+        } else {
+            self.remove(slot, now);
+            self.closing.push_back(key);
+        }
+        Ok(())
     }
 
     /// The level at which queues made without settings store.

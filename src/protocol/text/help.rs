@@ -19,12 +19,12 @@ SYNC                        wait until all quiet publishes (PUB!) are safe
 
 QSET q maxdeliver=3 ttl=1h  create a queue or change it, live
 QGET q   QLS [jobs.#]       its counts and settings / the names of queues
+WHY q                       why nothing moves in it; KILL conn closes a client
 PEEK q [n]                  look at messages without taking them
 DEL q id  PURGE q  QDEL q   delete a message / all of them / the queue itself
 MOVE q.dead q [n]           put dead letters back to work
 STATS | STATS q jobs | STATS conns     what the broker, a queue, clients do
 HELLO PING QUIT CANCEL @7   limits / still there? / leave / end a tagged wait
-
 Times: 500ms 30s 5m 2h 7d. @7 in front of a command tags its answers.
 A message not acked within its lease (30 s) comes back; after 5 tries it
 moves to q.dead. HELP PUB (or any verb) tells more.
@@ -233,6 +233,22 @@ STATS | STATS q queue | STATS conns
   -> DATA $<n>
 "
         }
+        Verb::Why => {
+            "\
+WHY queue
+  Why nothing moves: counts, who holds messages and for how long, and the
+  reasons in words. Changes nothing.
+  -> DATA $<n>
+"
+        }
+        Verb::Kill => {
+            "\
+KILL conn
+  Closes a connection, named as STATS conns prints it; what it holds is ready
+  again at once, but for what it took with hold=1.
+  -> OK   or   ERR STALE (there is no such connection any more)
+"
+        }
         Verb::Cancel => {
             "\
 CANCEL @tag
@@ -252,7 +268,7 @@ mod tests {
         let verbs = [
             "HELLO", "PING", "QUIT", "HELP", "PUB", "MPUB", "PULL", "POP", "ACK", "NACK", "TOUCH",
             "SUB", "CREDIT", "UNSUB", "QSET", "QGET", "QLS", "QDEL", "DEL", "PURGE", "PEEK",
-            "MOVE", "SYNC", "STATS", "CANCEL",
+            "MOVE", "SYNC", "STATS", "CANCEL", "WHY", "KILL",
         ];
         for verb in verbs {
             let text = text(Some(verb.as_bytes())).expect("the verb is built");

@@ -28,6 +28,8 @@ pub enum Verb {
     Sync,
     Stats,
     Cancel,
+    Why,
+    Kill,
 }
 
 /// What a word in the place of a verb turned out to be.
@@ -45,9 +47,9 @@ pub enum Lookup {
 pub const VERB_BYTES_MAX: usize = 12;
 
 /// Verbs of the protocol that are still to come.
-const PLANNED: [&str; 14] = [
-    "ABORT", "AUTH", "BEGIN", "BIND", "CAST", "COMMIT", "DRAIN", "KILL", "REP", "REQ", "ROUTE",
-    "SEEK", "UNBIND", "WHY",
+const PLANNED: [&str; 12] = [
+    "ABORT", "AUTH", "BEGIN", "BIND", "CAST", "COMMIT", "DRAIN", "REP", "REQ", "ROUTE", "SEEK",
+    "UNBIND",
 ];
 
 impl Verb {
@@ -81,6 +83,8 @@ impl Verb {
             b"SYNC" => Verb::Sync,
             b"STATS" => Verb::Stats,
             b"CANCEL" => Verb::Cancel,
+            b"WHY" => Verb::Why,
+            b"KILL" => Verb::Kill,
             b"HELLO" => Verb::Hello,
             b"PING" => Verb::Ping,
             b"QUIT" => Verb::Quit,
@@ -121,7 +125,8 @@ impl Verb {
             | Verb::Purge
             | Verb::Move
             | Verb::Sync
-            | Verb::Cancel => true,
+            | Verb::Cancel
+            | Verb::Kill => true,
             Verb::Ping
             | Verb::Help
             | Verb::Pull
@@ -129,7 +134,8 @@ impl Verb {
             | Verb::Qget
             | Verb::Qls
             | Verb::Peek
-            | Verb::Stats => false,
+            | Verb::Stats
+            | Verb::Why => false,
         }
     }
 
@@ -160,6 +166,8 @@ impl Verb {
             Verb::Sync => "SYNC [level]",
             Verb::Stats => "STATS [q queue] [conns]",
             Verb::Cancel => "CANCEL @tag",
+            Verb::Why => "WHY queue",
+            Verb::Kill => "KILL conn",
         }
     }
 

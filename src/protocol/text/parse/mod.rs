@@ -254,7 +254,9 @@ fn command<'a>(
         | Verb::Move
         | Verb::Sync
         | Verb::Stats
-        | Verb::Cancel => words_only(verb, args),
+        | Verb::Cancel
+        | Verb::Why
+        | Verb::Kill => words_only(verb, args),
     }
 }
 
@@ -402,7 +404,14 @@ fn words_only(verb: Verb, mut args: Args<'_>) -> Result<Command<'_>, Error> {
         (Verb::Qdel, [Some(source), None, _]) => Ok(Command::QueueDelete {
             source: value::source(source)?,
         }),
-        (Verb::Unsub | Verb::Qget | Verb::Qdel, [None, ..]) => {
+        (Verb::Why, [Some(source), None, _]) => Ok(Command::Why {
+            source: value::source(source)?,
+        }),
+        (Verb::Kill, [Some(conn), None, _]) => Ok(Command::Kill {
+            conn: connection(conn)?,
+        }),
+        (Verb::Kill, [None, ..]) => Err(missing(verb, "a connection", "KILL 3.17")),
+        (Verb::Unsub | Verb::Qget | Verb::Qdel | Verb::Why, [None, ..]) => {
             Err(missing(verb, "a queue", &format!("{} jobs", verb.word())))
         }
         (Verb::Qls, [text, None, _]) => {
@@ -434,6 +443,22 @@ fn words_only(verb: Verb, mut args: Args<'_>) -> Result<Command<'_>, Error> {
                 last.expect("a verb without words was handled above"),
             ))
         }
+    }
+}
+
+/// `<slot>.<generation>`, as `STATS conns` prints it.
+fn connection(word: &[u8]) -> Result<(u32, u32), Error> {
+    let parsed = word.split(|octet| *octet == b'.').map(|part| {
+        let digits = (1..=10).contains(&part.len()) && part.iter().all(u8::is_ascii_digit);
+        let text = std::str::from_utf8(part).ok().filter(|_| digits)?;
+        text.parse::<u32>().ok()
+    });
+    match parsed.collect::<Option<Vec<u32>>>().as_deref() {
+        Some([slot, generation]) => Ok((*slot, *generation)),
+        _ => Err(syntax(format!(
+            "a connection is written as STATS conns prints it, such as 3.17, not {}",
+            shown(word)
+        ))),
     }
 }
 
