@@ -38,10 +38,12 @@ pub enum Fault {
     DefinitionNotSynced,
     /// A limit is off by one.
     LimitOffByOne,
+    /// A message that waits for its retry does not hold its key.
+    KeyFreeDuringRetry,
 }
 
 /// Every one of them.
-pub const ALL: [Fault; 17] = [
+pub const ALL: [Fault; 18] = [
     Fault::SyncSkipped,
     Fault::ConfirmedBeforeSync,
     Fault::VisibleBeforeDurable,
@@ -59,6 +61,7 @@ pub const ALL: [Fault; 17] = [
     Fault::NackDelayIgnored,
     Fault::DefinitionNotSynced,
     Fault::LimitOffByOne,
+    Fault::KeyFreeDuringRetry,
 ];
 
 #[cfg(feature = "planted-bugs")]

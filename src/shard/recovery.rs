@@ -5,7 +5,7 @@
 
 use super::Now;
 use super::Shard;
-use super::engine::{Engine, once_hash};
+use super::engine::{Engine, key_hash, once_hash};
 use super::snapshot::{QueueImage, QueueState, Reader, Writer};
 use crate::broker::dedup::Original;
 use crate::broker::id::{Level, MessageId, QueueUid};
@@ -46,9 +46,11 @@ impl<'a, S: Storage> Recovery<'a, S> {
         }
     }
 
-    fn restore_queue(&mut self, image: QueueImage<'_>) {
+    fn restore_queue(&mut self, image: QueueImage<'_>) -> Result<(), String> {
         let key = self.engine.install(image.uid, image.name, image.settings);
-        let Some(state) = image.state else { return };
+        let Some(state) = image.state else {
+            return Ok(());
+        };
         let QueueState {
             image,
             index,
@@ -58,9 +60,11 @@ impl<'a, S: Storage> Recovery<'a, S> {
             expiry_own,
             origins,
             dead,
+            keys,
         } = state;
         let queue = self.engine.queue_mut(key);
         queue.index = index;
+        queue.restore_keys(&keys)?;
         queue.restore(&image);
         for (at_us, hash, original) in seen {
             queue
@@ -76,6 +80,7 @@ impl<'a, S: Storage> Recovery<'a, S> {
             .map(|(id, uid)| (id, QueueUid(uid)))
             .collect();
         queue.dead = dead;
+        Ok(())
     }
 
     fn find(&self, uid: QueueUid) -> Result<QueueKey, String> {
@@ -96,6 +101,9 @@ impl<'a, S: Storage> Recovery<'a, S> {
         let hash = sections
             .get(SectionKind::Once)
             .map(|once| once_hash(self.engine.once_key, once));
+        let order = sections
+            .get(SectionKind::Key)
+            .map(|order| key_hash(self.engine.once_key, order));
         let queue = self.engine.queue_mut(key);
         if queue.next_id() > id {
             return Err(format!(
@@ -114,6 +122,9 @@ impl<'a, S: Storage> Recovery<'a, S> {
             expires_us: sections.number(SectionKind::ExpiresAt),
             now_us,
         });
+        if let Some(order) = order {
+            queue.set_key(id, order);
+        }
         queue.reveal(id + 1);
         if let Some(hash) = hash.filter(|_| !planted(Fault::DedupInMemoryOnly)) {
             let window_us = queue.settings.dedup_us;
@@ -202,7 +213,7 @@ impl<S: Storage> Replay for Recovery<'_, S> {
         let (mut reader, next_uid, queues) = Reader::new(payload)?;
         for _ in 0..queues {
             let image = reader.queue()?;
-            self.restore_queue(image);
+            self.restore_queue(image)?;
         }
         self.engine.next_uid = next_uid;
         Ok(())
@@ -279,6 +290,7 @@ impl<S: Storage> Replay for Recovery<'_, S> {
                         let queue = self.engine.queue_mut(key);
                         let ttl_us = queue.settings.ttl_us;
                         queue.settings = settings;
+                        queue.fair_changed();
                         queue.ttl_changed(ttl_us, at.time_ms * 1000);
                     }
                     None => {

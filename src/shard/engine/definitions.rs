@@ -109,6 +109,7 @@ impl<S: Storage> Engine<S> {
             .collect();
         let queue = &mut self.queues[key.0 as usize];
         queue.arena.clear(&mut self.pool);
+        queue.clear_waiting();
         let logged = queue.settings.durable != Level::None;
         let index = std::mem::take(&mut queue.index);
         if logged && index.live() > 0 {
