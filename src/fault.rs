@@ -40,10 +40,12 @@ pub enum Fault {
     LimitOffByOne,
     /// A message that waits for its retry does not hold its key.
     KeyFreeDuringRetry,
+    /// A pull doesn't wait until its connection's publishes are visible.
+    OwnPublishesUnseen,
 }
 
 /// Every one of them.
-pub const ALL: [Fault; 18] = [
+pub const ALL: [Fault; 19] = [
     Fault::SyncSkipped,
     Fault::ConfirmedBeforeSync,
     Fault::VisibleBeforeDurable,
@@ -62,6 +64,7 @@ pub const ALL: [Fault; 18] = [
     Fault::DefinitionNotSynced,
     Fault::LimitOffByOne,
     Fault::KeyFreeDuringRetry,
+    Fault::OwnPublishesUnseen,
 ];
 
 #[cfg(feature = "planted-bugs")]

@@ -2,7 +2,7 @@
 mod contract_support;
 mod support;
 
-use contract_support::memory;
+use contract_support::{disk, memory};
 
 #[test]
 fn hello_tells_the_limits() {
@@ -271,6 +271,35 @@ fn a_thousand_stale_handles_fit_the_line() {
         S: OK 0 stale=…
         C: PING
         S: PONG
+        ",
+    );
+}
+
+#[test]
+fn the_bytes_of_a_queue_are_exact_after_a_kill() {
+    disk(
+        r"
+        C: QSET q maxbytes=1000
+        S: OK created
+        C: PUB q :{a*900}
+        S: OK 1 disk
+        C+ PUB q :{b*10}\nPUB q :{c*10}\n
+        S: OK 2 disk
+        S: OK 3 disk
+        C: PULL q ack=auto
+        S: MSG q - id=1 $900
+        S: {a*900}
+        S: END 1
+        -- kill
+        C2: QGET q
+        S2: DATA $…
+        S2: …
+        S2: bytes=20
+        S2: …
+        S2: set.pause=none
+        S2:
+        C2: PUB q :{d*900}
+        S2: OK 4 disk
         ",
     );
 }

@@ -48,6 +48,29 @@ fn a_pull_sees_the_publishes_before_it() {
 }
 
 #[test]
+fn a_pull_sees_every_publish_before_it_whatever_their_levels() {
+    disk(
+        r"
+        C: QSET o durable=os
+        S: OK created
+        C: PUB q once=1 :a
+        S: OK 1 disk
+        C: PULL q ack=auto
+        S: MSG q - id=1 $1
+        S: a
+        S: END 1
+        C+ PUB! q :b\nPUB! o :c\nPULL q\nPUB! o :d\nPUB! q once=1 :a\nPUB! q :e\nPUB! q once=1 sync=none :a\nPULL q\n
+        S: MSG q <b> $1
+        S: b
+        S: END 1
+        S: MSG q <e> $1
+        S: e
+        S: END 1
+        ",
+    );
+}
+
+#[test]
 fn peek_and_qget_see_the_publishes_before_them() {
     disk(
         r"

@@ -2,7 +2,7 @@
 mod contract_support;
 mod support;
 
-use contract_support::{memory, memory_with};
+use contract_support::{disk, memory, memory_with};
 
 #[test]
 fn one_message_at_once_or_none() {
@@ -504,6 +504,29 @@ fn what_is_not_understood_takes_nothing() {
         S: MSG q <a> $1
         S: x
         S: END 1
+        ",
+    );
+}
+
+#[test]
+fn a_pull_of_several_queues_outlives_one_that_is_deleted_while_it_is_read_from_the_disk() {
+    disk(
+        r"
+        C: PUB a :x
+        S: OK 1 disk
+        C: PUB b :y
+        S: OK 1 disk
+        -- kill
+        C2+ @1 PULL c,b 9 wait=10s\nQDEL b\nPUB c :z\n
+        S2: OK
+        S2: OK 1 disk
+        S2: MSG @1 c <a> $1
+        S2: z
+        S2: END @1 1
+        # Nor does it keep one waiting.
+        C2+ @2 PULL c,a 9 wait=300ms\nQDEL a\n
+        S2: OK
+        S2: END @2 0
         ",
     );
 }

@@ -134,6 +134,8 @@ pub struct Queue {
     pub exists: bool,
     /// Number of the log record that holds its last publish.
     pub last_index: u64,
+    /// Number of the last log record whose messages of this queue became visible when it was written.
+    pub os_index: u64,
     /// Number of the last log record whose messages of this queue become visible when it is synced.
     pub synced_index: u64,
     /// Is in the list of queues to be dispatched.
@@ -176,6 +178,7 @@ impl Queue {
             dead: 0,
             exists: true,
             last_index: 0,
+            os_index: 0,
             synced_index: 0,
             scheduled: false,
             timer_us: u64::MAX,
@@ -190,6 +193,23 @@ impl Queue {
             overdue: BTreeSet::new(),
             leased: 0,
         }
+    }
+
+    /// The queue is deleted: nothing is left of it but those who wait for its name.
+    pub fn become_ghost(&mut self) {
+        let (name, printed) = (
+            std::mem::take(&mut self.name),
+            std::mem::take(&mut self.printed),
+        );
+        let ghost = Queue::new(self.uid, &name, printed.into(), self.settings.clone());
+        *self = Queue {
+            waiters: std::mem::take(&mut self.waiters),
+            consumers: self.consumers,
+            counters: std::mem::take(&mut self.counters),
+            scheduled: self.scheduled,
+            exists: false,
+            ..ghost
+        };
     }
 
     /// The id the next message will get.

@@ -227,6 +227,10 @@ fn open_manifest<D: Disk>(
         if manifest.incarnation > 0 {
             return Err(OpenError::corrupt(SHARD, 0, "the directory is missing"));
         }
+        // The manifest may have been renamed by a start that died before it could sync that. If power
+        // failed now the shard's directory could stay without it, which would look like another's.
+        disk.sync_dir("")
+            .map_err(|error| OpenError::io("", "syncing", error))?;
         disk.create_dir(SHARD)
             .map_err(|error| OpenError::io(SHARD, "making", error))?;
         disk.sync_dir("")

@@ -30,6 +30,32 @@ impl Need {
     };
 }
 
+/// What a connection's publishes wait for until consumers see them: the last one at each level.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Unseen {
+    os: LogIndex,
+    disk: LogIndex,
+}
+
+impl Unseen {
+    /// One more publish, which waits for that.
+    #[inline]
+    pub fn add(&mut self, need: Need) {
+        match need.level {
+            Level::None => {}
+            Level::Os => self.os = need.index,
+            Level::Disk | Level::Quorum => self.disk = need.index,
+        }
+    }
+
+    /// What must be reached before a command of the connection that reads is run.
+    #[inline]
+    pub fn needs(self) -> [Need; 2] {
+        let need = |level, index| Need { level, index };
+        [need(Level::Os, self.os), need(Level::Disk, self.disk)]
+    }
+}
+
 /// Output from `begins` on waits for `need`.
 #[derive(Clone, Copy, Debug)]
 struct Gate {
@@ -251,7 +277,7 @@ pub struct Conn {
     /// The last queue used.
     pub last_queue: LastQueue,
     /// Its publishes that must be visible before a later command of its own reads.
-    pub published: Need,
+    pub published: Unseen,
     /// Quiet publishes since the last `SYNC`.
     pub quiet: QuietCount,
     /// When its last byte came, microseconds.
@@ -288,7 +314,7 @@ impl Conn {
             is_late: false,
             waits: Vec::new(),
             last_queue: LastQueue::default(),
-            published: Need::NOW,
+            published: Unseen::default(),
             quiet: QuietCount::default(),
             heard_us: now_us,
         }

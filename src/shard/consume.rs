@@ -6,12 +6,11 @@
 
 use std::cmp::Reverse;
 
-use super::conn::{Blocked, Life, Need, Wait};
+use super::conn::{Blocked, Life, Wait};
 use super::hand_out::{Stopped, hand_out};
 use super::waiters::{COLD_PATIENCE_US, PullWaiter, Subscription, Terms, Waiter};
 use super::{ConnKey, Now, Shard};
 use crate::broker::command::PullOptions;
-use crate::broker::id::Level;
 use crate::broker::lease::{HolderKey, Leases};
 use crate::broker::queue::{QueueKey, WaiterKey};
 use crate::broker::reply::Reply;
@@ -434,11 +433,6 @@ impl<S: Storage> Shard<S> {
             conn.holding.pop_front();
             self.engine.leases.hand_over(serial, Leases::NOBODY);
         }
-    }
-
-    /// Is anything of this need still outstanding?
-    pub(super) fn outstanding(&self, need: Need) -> bool {
-        need.level != Level::None && !self.engine.reached(need)
     }
 }
 

@@ -1,6 +1,6 @@
 //! The end of a turn, and what is done now and then: deadlines, the log's events, memory, checkpoints.
 
-use super::conn::{Blocked, Life, Need};
+use super::conn::{Blocked, Life, Unseen};
 use super::engine::Return;
 use super::failure::{answer_failed, answer_stalled};
 use super::{ConnKey, Ending, Now, Shard, Stop};
@@ -352,7 +352,7 @@ impl<S: Storage> Shard<S> {
             let Some(slot) = self.slot(key) else { continue };
             let conn = &mut self.conns[slot];
             conn.gate_listed = false;
-            conn.published = Need::NOW;
+            conn.published = Unseen::default();
             let late_from = conn.late_from();
             let gated = conn.take_gated();
             answer_stalled(conn.out.writer(&mut self.pool), &gated);

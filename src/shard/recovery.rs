@@ -19,14 +19,53 @@ use crate::log::{
     Sections, TransferReason,
 };
 
+/// Sizes of the bodies that were replayed, so that what their settles take from a queue's bytes is
+/// exact. Of those that are only in a checkpoint nothing is known.
+#[derive(Default)]
+struct Sizes {
+    /// By the queue's place: runs of consecutive ids.
+    queues: Vec<Vec<(MessageId, Vec<u32>)>>,
+}
+
+impl Sizes {
+    fn note(&mut self, key: QueueKey, id: MessageId, size: u32) {
+        let place = key.0 as usize;
+        if self.queues.len() <= place {
+            self.queues.resize_with(place + 1, Vec::new);
+        }
+        let runs = &mut self.queues[place];
+        match runs.last_mut() {
+            Some((first, sizes)) if *first + sizes.len() as u64 == id => sizes.push(size),
+            _ => runs.push((id, vec![size])),
+        }
+    }
+
+    fn of(&self, key: QueueKey, id: MessageId) -> Option<u32> {
+        let runs = self.queues.get(key.0 as usize)?;
+        let run = runs.partition_point(|(first, _)| *first <= id);
+        let (first, sizes) = runs.get(run.checked_sub(1)?)?;
+        sizes.get((id - first) as usize).copied()
+    }
+
+    fn forget(&mut self, key: QueueKey) {
+        if let Some(runs) = self.queues.get_mut(key.0 as usize) {
+            runs.clear();
+        }
+    }
+}
+
 /// Replays a log into an engine.
 pub(super) struct Recovery<'a, S: Storage> {
     engine: &'a mut Engine<S>,
+    sizes: Sizes,
 }
 
 impl<'a, S: Storage> Recovery<'a, S> {
     pub(super) fn new(engine: &'a mut Engine<S>) -> Recovery<'a, S> {
-        Recovery { engine }
+        Recovery {
+            engine,
+            sizes: Sizes::default(),
+        }
     }
 
     /// Everything was replayed: times are put right and deadlines armed.
@@ -114,9 +153,11 @@ impl<'a, S: Storage> Recovery<'a, S> {
         }
         queue.skip_to(id);
         let now_us = at.time_ms * 1000;
+        let size = message.body.as_slice().len() as u32;
+        self.sizes.note(key, id, size);
         queue.publish(Published {
             place: at.position.0,
-            size: message.body.as_slice().len() as u32,
+            size,
             pri: sections.priority().unwrap_or(0),
             due_us: sections.number(SectionKind::Due).unwrap_or(0),
             expires_us: sections.number(SectionKind::ExpiresAt),
@@ -199,7 +240,7 @@ impl<'a, S: Storage> Recovery<'a, S> {
                 }
             }
         };
-        queue.settle_replayed(id, None);
+        queue.settle_replayed(id, self.sizes.of(key, id));
         freed.push(Position(place));
         if let Some(origin) = queue.origins.remove(&id) {
             self.engine.dead_settled(origin);
@@ -301,6 +342,7 @@ impl<S: Storage> Replay for Recovery<'_, S> {
             Entry::DeleteQueue { uid } => {
                 let key = self.find(*uid)?;
                 self.free_all(key, blocks, freed)?;
+                self.sizes.forget(key);
                 self.engine.delete_queue(key, true);
             }
             Entry::Open { .. } => {}

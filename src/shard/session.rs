@@ -10,10 +10,11 @@ use super::conn::{Blocked, Life, Need};
 use super::engine::{Receipt, Refused};
 use super::waiters::Terms;
 use super::{ConnKey, Now, Shard};
-use crate::broker::command::{Body, Command, PublishOptions, Request, Typed};
+use crate::broker::command::{Body, Command, Request, Typed};
 use crate::broker::id::{Level, QueueUid};
 use crate::broker::queue::QueueKey;
 use crate::broker::reply::{Error, ErrorCode, Reply};
+use crate::fault::{Fault, planted};
 use crate::log::Room;
 use crate::log::disk::Storage;
 use crate::protocol::detect::detect;
@@ -113,18 +114,16 @@ impl<S: Storage> Shard<S> {
         if conn.out.len() >= self.limits.send_bytes_max {
             return false;
         }
-        let own = if conn.is_gated() {
-            conn.last_need()
-        } else {
-            conn.published
-        };
-        if own.level != Level::None
-            && let Some(log) = &self.engine.log
+        let (gated, own) = (conn.is_gated().then(|| conn.last_need()), conn.published);
+        if let Some(log) = &self.engine.log
             && log.room() == Room::Waiting
-            && !self.engine.reached(own)
+            && let Some(need) = gated
+                .into_iter()
+                .chain(own.needs())
+                .find(|need| !self.engine.reached(*need))
         {
             // So much waits for the disk that this connection's share must get there first.
-            self.block(slot, own);
+            self.block(slot, need);
             return false;
         }
         true
@@ -190,7 +189,7 @@ impl<S: Storage> Shard<S> {
                 let found = self.target(slot, queue);
                 let one = std::iter::once(body);
                 let outcome = self.engine.publish(found, &options, one, 1, size, now);
-                return self.published(asker, found, &options, outcome, false, own);
+                return self.published(asker, found, outcome, false, own);
             }
             Command::Ack { handles } => {
                 self.ack(asker, handles);
@@ -213,7 +212,7 @@ impl<S: Storage> Shard<S> {
                 let outcome = self
                     .engine
                     .publish(found, &options, messages, count, body_bytes, now);
-                return self.published(asker, found, &options, outcome, true, own);
+                return self.published(asker, found, outcome, true, own);
             }
             other => return self.execute_rare(asker, other, now),
         };
@@ -338,12 +337,17 @@ impl<S: Storage> Shard<S> {
     /// Blocks the connection until its publishes are visible; false if they are.
     #[inline]
     pub(super) fn wait_for_publishes(&mut self, slot: usize) -> bool {
-        let need = self.conns[slot].published;
-        if !self.outstanding(need) {
+        if planted(Fault::OwnPublishesUnseen) {
             return false;
         }
-        self.block(slot, need);
-        true
+        let needs = self.conns[slot].published.needs();
+        match needs.into_iter().find(|need| !self.engine.reached(*need)) {
+            Some(need) => {
+                self.block(slot, need);
+                true
+            }
+            None => false,
+        }
     }
 
     fn block(&mut self, slot: usize, need: Need) {
@@ -406,14 +410,13 @@ impl<S: Storage> Shard<S> {
         &mut self,
         asker: Asker<'_>,
         key: QueueKey,
-        options: &PublishOptions<'_>,
         outcome: Result<Receipt, Refused>,
         batch: bool,
         own: Option<Bytes>,
     ) -> Flow {
         match outcome {
             Ok(receipt) => {
-                self.accepted(asker, key, options, &receipt, batch);
+                self.accepted(asker, key, &receipt, batch);
                 Flow::Done
             }
             Err(Refused::Cold) => {
@@ -432,22 +435,12 @@ impl<S: Storage> Shard<S> {
     }
 
     #[inline]
-    fn accepted(
-        &mut self,
-        asker: Asker<'_>,
-        key: QueueKey,
-        options: &PublishOptions<'_>,
-        receipt: &Receipt,
-        batch: bool,
-    ) {
+    fn accepted(&mut self, asker: Asker<'_>, key: QueueKey, receipt: &Receipt, batch: bool) {
         let conn = &mut self.conns[asker.slot];
         let need = receipt.need;
-        if need.level != Level::None || options.sync.is_some() {
+        if receipt.hidden {
             // Visibility follows the queue's own level, whenever the receipt comes.
-            let visible = self.engine.visible_need(key);
-            if visible.level != Level::None {
-                conn.published = visible;
-            }
+            conn.published.add(self.engine.visible_need(key));
         }
         if asker.quiet {
             let quiet = &mut conn.quiet;

@@ -43,6 +43,8 @@ pub struct Theme {
     pub rough: bool,
     /// Few tries, so that messages are dead-lettered.
     pub dead_letters: bool,
+    /// Messages of a batch at most.
+    pub batch_max: u64,
     /// Longest lease and delay, microseconds.
     pub span_us: u64,
 }
@@ -209,10 +211,11 @@ impl Client {
         }));
     }
 
-    fn body(&mut self, oracle: &mut Oracle, form: Form) -> (usize, Vec<u8>) {
+    fn body(&mut self, oracle: &mut Oracle, form: Form, small: bool) -> (usize, Vec<u8>) {
         let index = oracle.body_next();
         let mut body = format!("{index}:").into_bytes();
         let size = match self.rng.weighted(&[60, 30, 8, 2]) {
+            _ if small => self.rng.below(20),
             0 => self.rng.below(20),
             1 => self.rng.below(200),
             2 => self.rng.below(3000),
@@ -239,9 +242,11 @@ impl Client {
         ]);
         let count = match form {
             Form::Inline | Form::Counted => 1,
-            Form::Lines | Form::Blocks => self.rng.spread(1, 12),
+            Form::Lines | Form::Blocks => self.rng.spread(1, theme.batch_max),
         };
-        let bodies = (0..count).map(|_| self.body(oracle, form)).collect();
+        let bodies = (0..count)
+            .map(|_| self.body(oracle, form, count > 12))
+            .collect();
         let rng = &mut self.rng;
         let delayed = theme.delays && rng.chance(200);
         let at = delayed && rng.chance(300);

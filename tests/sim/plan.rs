@@ -23,6 +23,8 @@ pub enum Harm {
     Errors,
     /// Syncs take about so long for a while, microseconds.
     SlowSync(u64),
+    /// The wall clock is set by so many microseconds.
+    Clock(i64),
 }
 
 /// Everything that a seed decides before the run begins.
@@ -66,6 +68,8 @@ pub struct Plan {
     pub send_bytes_max: usize,
     /// Input limit of a turn, bytes.
     pub turn_bytes_max: usize,
+    /// Memory that messages and buffers may take, bytes.
+    pub memory_budget_bytes: usize,
     /// Size of a log segment, bytes.
     pub segment_bytes: u64,
     /// Size of a chunk of the log in memory, bytes.
@@ -105,6 +109,7 @@ impl Plan {
             timer_late_us: *rng.pick(&[0, 100, 2_000]),
             send_bytes_max: *rng.pick(&[1 << 20, 1 << 20, 64 << 10]),
             turn_bytes_max: *rng.pick(&[256 << 10, 4 << 10]),
+            memory_budget_bytes: 1 << 30,
             segment_bytes: *rng.pick(&[64 << 10, 256 << 10, 1 << 20]),
             chunk_bytes: *rng.pick(&[4 << 10, 64 << 10]),
             checkpoint_bytes: *rng.pick(&[20 << 10, 200 << 10, 4 << 20]),
@@ -117,7 +122,31 @@ impl Plan {
         } else if rng.chance(300) {
             plan.harms.push((rng.below(length_us), Harm::Shutdown));
         }
+        later_additions(&mut Rng::new(seed ^ 0x6d6f_7265), &mut plan);
         plan
+    }
+}
+
+/// What was added when the others had proved themselves: drawn apart, so that most seeds stay
+/// what they were.
+fn later_additions(rng: &mut Rng, plan: &mut Plan) {
+    if rng.chance(100) {
+        for _ in 0..rng.range(1, 4) {
+            let us = rng.spread(1_000, 3_600_000_000) as i64;
+            let us = if rng.chance(500) { us } else { -us };
+            plan.harms
+                .push((rng.below(plan.length_us), Harm::Clock(us)));
+        }
+    }
+    if rng.chance(100) && !plan.memory {
+        plan.memory_budget_bytes = *rng.pick(&[100 << 10, 200 << 10, 500 << 10, 2 << 20]);
+        // Every message may have to be read, one after the other.
+        plan.delays.other_us.1 = plan.delays.other_us.1.min(2_000);
+        if rng.chance(500) {
+            // So many messages that whole blocks of the index are spilled.
+            plan.theme.batch_max = 150;
+            plan.commands_max = plan.commands_max.min(250);
+        }
     }
 }
 
@@ -143,6 +172,7 @@ fn theme(rng: &mut Rng) -> Theme {
         quiet: some(400),
         rough: some(500),
         dead_letters: some(400),
+        batch_max: 12,
         span_us: *rng.pick(&[50_000, 500_000, 3_000_000]),
     }
 }

@@ -77,6 +77,8 @@ pub struct World {
     trace: Trace,
     /// Microseconds on the broker's clock.
     now: u64,
+    /// How far the wall clock was set off from it since the broker began, microseconds.
+    wall_offset: i64,
     events: BinaryHeap<Reverse<(u64, u64, Event)>>,
     order: u64,
     disk: SimDisk,
@@ -122,6 +124,7 @@ impl World {
         let terms = Terms {
             level: if plan.memory { Level::None } else { plan.level },
             memory: plan.memory,
+            scarce: plan.memory_budget_bytes < 1 << 30,
             flush_us: LogConfig::default().flush_us,
         };
         let clients: Vec<Client> = (0..plan.clients)
@@ -136,6 +139,7 @@ impl World {
             clients,
             oracle: Oracle::new(terms),
             now: EPOCH_US,
+            wall_offset: 0,
             events: BinaryHeap::new(),
             order: 0,
             boots: 0,
@@ -204,10 +208,21 @@ impl World {
             .push(Reverse((at.max(self.now), self.order, event)));
     }
 
+    /// What the system says the time is.
+    fn wall_us(&self) -> u64 {
+        self.now.saturating_add_signed(self.wall_offset)
+    }
+
+    /// The wall clock differs so much from the broker's from now on.
+    fn set_wall_offset(&mut self, offset: i64) {
+        self.wall_offset = offset;
+        self.oracle.wall_clock_set(offset, self.now);
+    }
+
     fn clock(&self) -> Now {
         Now {
             us: self.now,
-            wall_us: self.now,
+            wall_us: self.wall_us(),
         }
     }
 
@@ -221,6 +236,7 @@ impl World {
         config.limits.body_bytes_max = BODY_BYTES_MAX;
         config.limits.send_bytes_max = self.plan.send_bytes_max;
         config.limits.turn_bytes_max = self.plan.turn_bytes_max;
+        config.memory_budget_bytes = self.plan.memory_budget_bytes;
         config.log.segment_bytes = self.plan.segment_bytes;
         config.log.chunk_bytes = self.plan.chunk_bytes;
         config.log.checkpoint_bytes = self.plan.checkpoint_bytes;
@@ -298,6 +314,8 @@ impl World {
             socket.open = false;
         }
         self.current.fill(None);
+        // The clock of the next run begins with the time there is then.
+        self.set_wall_offset(0);
         self.oracle.crashed(for_os, self.sync_us, self.now);
         let at = self.now + self.rng.spread(1000, 2_000_000);
         self.schedule(at, Event::Start);
@@ -426,6 +444,7 @@ impl World {
                 let at = self.now + self.rng.spread(10_000, 5_000_000);
                 self.schedule(at, Event::Mend);
             }
+            Harm::Clock(us) => self.set_wall_offset(self.wall_offset + us),
             Harm::SlowSync(us) => {
                 if let Some(jobs) = &self.jobs {
                     let delays = crate::storage::Delays {
@@ -544,7 +563,7 @@ impl World {
 impl Harm {
     /// It doesn't touch the disk's promises.
     fn harmless(self) -> bool {
-        matches!(self, Harm::Crash(_) | Harm::Shutdown)
+        matches!(self, Harm::Crash(_) | Harm::Shutdown | Harm::Clock(_))
     }
 }
 

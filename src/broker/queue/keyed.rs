@@ -67,12 +67,6 @@ impl Queue {
         }
     }
 
-    /// Nothing waits any more: the queue is deleted.
-    pub fn clear_waiting(&mut self) {
-        self.ready.clear();
-        self.keys = None;
-    }
-
     /// [`Queue::insert_ready`] where keys are.
     #[cold]
     pub(super) fn insert_keyed(&mut self, id: MessageId, pri: u8) {

@@ -83,7 +83,7 @@ impl<S: Storage> Engine<S> {
         let holders = self.settle_everything(key);
         let queue = &mut self.queues[key.0 as usize];
         let uid = queue.uid;
-        queue.exists = false;
+        queue.become_ghost();
         if let Some(log) = &mut self.log
             && !from_log
         {
@@ -109,7 +109,6 @@ impl<S: Storage> Engine<S> {
             .collect();
         let queue = &mut self.queues[key.0 as usize];
         queue.arena.clear(&mut self.pool);
-        queue.clear_waiting();
         let logged = queue.settings.durable != Level::None;
         let index = std::mem::take(&mut queue.index);
         if logged && index.live() > 0 {

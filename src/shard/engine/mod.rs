@@ -243,6 +243,7 @@ impl<S: Storage> Engine<S> {
                 upto: queue.next_id(),
             };
             if level == Level::Os {
+                queue.os_index = queue.last_index;
                 self.reveals_os.push_back(reveal);
             } else {
                 queue.synced_index = queue.last_index;

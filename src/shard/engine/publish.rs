@@ -31,6 +31,8 @@ pub struct Receipt {
     pub need: Need,
     /// It had been published before.
     pub duplicate: bool,
+    /// Consumers may not see it yet.
+    pub hidden: bool,
 }
 
 /// Why a publish did not happen.
@@ -132,6 +134,7 @@ impl<S: Storage> Engine<S> {
             level: receipt_level,
             need,
             duplicate: false,
+            hidden: level != Level::None,
         })
     }
 
@@ -169,20 +172,24 @@ impl<S: Storage> Engine<S> {
         let original = queue.dedup.find(hash, queue.settings.dedup_us, now.us)?;
         queue.counters.deduplicated += 1;
         let hidden = original.first >= queue.visible();
-        let need = if hidden {
-            Need {
-                level,
-                index: LogIndex(queue.last_index),
-            }
-        } else {
-            Need::NOW
+        // What became visible while the queue was at `os` may not be on the disk yet.
+        let index = match hidden {
+            true => queue.last_index,
+            false if level >= Level::Disk => queue.os_index,
+            false => 0,
         };
+        let need = Need {
+            level: if index == 0 { Level::None } else { level },
+            index: LogIndex(index),
+        };
+        self.sync_wanted |= level >= Level::Disk && !self.reached(need);
         Some(Receipt {
             first: original.first,
             count: original.count,
             level,
             need,
             duplicate: true,
+            hidden,
         })
     }
 

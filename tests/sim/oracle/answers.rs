@@ -1,7 +1,7 @@
 //! Which command a server line belongs to, and what the answers to pulls and definitions prove.
 //! Receipts are in `publishing`, answers that settle deliveries in `settling`.
 
-use super::record::{Certainty, Fate, Reason, Sent, Sub};
+use super::record::{Certainty, Fate, Sent, Sub};
 use super::sighting::Consumer;
 use std::collections::VecDeque;
 
@@ -77,7 +77,9 @@ impl Oracle {
         let waiting = &self.links[link].waiting;
         let quiet = |command: &&usize| self.commands[**command].command.quiet;
         let quiets: Vec<usize> = waiting.iter().take_while(quiet).copied().collect();
-        if line.kind == "ERR" && !quiets.is_empty() {
+        // Quiet commands wait for nothing: what is unknown is another's.
+        let own = line.kind == "ERR" && line.words[0] != "UNKNOWNRESULT";
+        if own && !quiets.is_empty() {
             self.links[link].quiet_errors.push(line.clone());
             return None;
         }
@@ -345,20 +347,33 @@ impl Oracle {
                 let now = self.now;
                 self.queue(queue).track.end(command, now, true);
             }
-            Kind::QDel(queue) => self.queue_deleted(command, queue),
+            Kind::QDel(queue) => {
+                self.queue_deleted(command, queue);
+                self.claim_what_it_meets(command);
+            }
             Kind::Ack(_) | Kind::Nack { .. } | Kind::Touch { .. } => {
                 self.settled(command, number, &line.stale());
             }
-            Kind::Del { queue, ids } => self.deleted(command, queue, ids, number, &line.stale()),
-            Kind::Purge { queue, state } => self.purged(command, queue, *state, number),
-            Kind::Move { from, to, count } => {
+            Kind::Del { queue, ids } => {
+                self.deleted(command, queue, ids, number, &line.stale());
+                if number > 0 {
+                    self.claim_what_it_meets(command);
+                }
+            }
+            Kind::Purge { queue, state } => {
+                self.purged(command, queue, *state, number);
+                if number > 0 {
+                    self.claim_what_it_meets(command);
+                }
+            }
+            Kind::Move { count, .. } => {
                 if count.is_some_and(|count| number > count) {
                     self.fail("F", format!("MOVE of {count:?} moved {number}"));
                 }
                 match number {
                     0 => self.void_claims(command),
                     // What was dead-lettered while it waited may have been moved too.
-                    _ => self.claim_all(command, from, Reason::Move, vec![to.clone()]),
+                    _ => self.claim_what_it_meets(command),
                 }
             }
             Kind::Sync(_) => self.synced(link, line),
@@ -458,6 +473,7 @@ impl Oracle {
             match kind {
                 Kind::Publish(publish) => {
                     self.links[link].unsynced.push(*command);
+                    self.drop_old(*command, &publish);
                     let once = publish.once.is_some();
                     for (index, _) in publish.bodies {
                         self.learn_bounds(index, now);
@@ -579,7 +595,8 @@ impl Oracle {
                     .sync
                     .is_some_and(|sync| sync > least || self.terms.memory)
             }
-            (Kind::Publish(_), "MEM" | "LIMIT") => false,
+            (Kind::Publish(_) | Kind::Move { .. }, "MEM") => self.terms.scarce,
+            (Kind::Publish(publish), "LIMIT") => self.terms.scarce && publish.once.is_some(),
             (Kind::Pull(_) | Kind::Peek { .. } | Kind::Sub { .. }, "CONFLICT") => true,
             (Kind::QSet { .. } | Kind::Move { .. } | Kind::Sync(_), "CONFLICT") => true,
             (Kind::Move { .. }, "FULL" | "PAUSED") => true,

@@ -74,24 +74,13 @@ impl Oracle {
                 let values = settings::defaults(&queue, level);
                 self.queue(&queue).track.begin(&values, now, command);
                 self.queue(&queue).deleted = Some((now, u64::MAX));
-                self.claim_all(command, &queue, Reason::QueueDelete, Vec::new());
+                self.claim_what_it_meets(command);
             }
-            Kind::Del { queue, ids } => self.delete_arrived(command, &queue, &ids),
-            Kind::Purge { queue, state } => {
-                let state = state.unwrap_or(State::Ready);
-                if state == State::Dead {
-                    let dead = self.queue(&queue).track.dead(0, u64::MAX);
-                    for name in dead {
-                        self.claim_all(command, &name, Reason::Purge, Vec::new());
-                    }
-                } else {
-                    self.claim_all(command, &queue, Reason::Purge, Vec::new());
-                }
-            }
-            Kind::Move { from, to, .. } => {
+            Kind::Move { to, .. } => {
                 self.queue(&to).moved_into = true;
-                self.claim_all(command, &from, Reason::Move, vec![to]);
+                self.claim_what_it_meets(command);
             }
+            Kind::Del { .. } | Kind::Purge { .. } => self.claim_what_it_meets(command),
             Kind::Quit | Kind::Bad { closes: true, .. } => self.leaves(link),
             Kind::Hello { .. }
             | Kind::Ping(_)
@@ -104,6 +93,32 @@ impl Oracle {
             | Kind::Cancel(_)
             | Kind::Bad { .. }
             | Kind::Empty => {}
+        }
+    }
+
+    /// Claims what a command may take away that empties a queue: what is there when it arrives, and
+    /// when it is over what may have been moved there before it was run.
+    pub(super) fn claim_what_it_meets(&mut self, command: usize) {
+        match self.commands[command].command.kind.clone() {
+            Kind::QDel(queue) => {
+                self.claim_all(command, &queue, Reason::QueueDelete, Vec::new());
+            }
+            Kind::Del { queue, ids } => self.claim_ids(command, &queue, &ids),
+            Kind::Purge { queue, state } => {
+                let state = state.unwrap_or(State::Ready);
+                if state == State::Dead {
+                    let dead = self.queue(&queue).track.dead(0, u64::MAX);
+                    for name in dead {
+                        self.claim_all(command, &name, Reason::Purge, Vec::new());
+                    }
+                } else {
+                    self.claim_all(command, &queue, Reason::Purge, Vec::new());
+                }
+            }
+            Kind::Move { from, to, .. } => {
+                self.claim_all(command, &from, Reason::Move, vec![to]);
+            }
+            _ => {}
         }
     }
 
@@ -121,7 +136,7 @@ impl Oracle {
         self.drop_old(command, publish);
         for (index, _) in &publish.bodies {
             let due = match publish.at_ms {
-                Some(ms) => (ms * 1000).max(now),
+                Some(ms) => self.due_at(ms, now, now).0,
                 None => now + publish.delay_us,
             };
             let message = &mut self.messages[*index];
@@ -314,7 +329,11 @@ impl Oracle {
         delivery.touches.push((command, now + least, u64::MAX));
     }
 
-    fn delete_arrived(&mut self, command: usize, queue: &str, ids: &[String]) {
+    fn claim_ids(&mut self, command: usize, queue: &str, ids: &[String]) {
+        // The ids of those that were moved there are not known.
+        for index in self.maybe_moved_to(queue) {
+            self.claim(command, index, Reason::Delete, Vec::new());
+        }
         for index in self.members(queue) {
             let id = self.messages[index].id.map(|id| id.to_string());
             // A message whose id isn't known yet may be the one that is meant.
@@ -354,6 +373,7 @@ impl Oracle {
         let kind = self.commands[command].command.kind.clone();
         match kind {
             Kind::Publish(publish) => {
+                self.drop_old(command, &publish);
                 for (index, _) in publish.bodies {
                     self.learn_bounds(index, now);
                     if self.messages[index].fate == Fate::InFlight {
@@ -377,6 +397,7 @@ impl Oracle {
             Kind::Sub { source, auto, .. } if auto => self.auto_consumed(command, &source),
             _ => {}
         }
+        self.claim_what_it_meets(command);
         self.finish_claims(command);
     }
 
@@ -602,7 +623,7 @@ fn undo_move(message: &mut Message, kept: u64, end: u64, loss: usize) {
             reason: Reason::Undone { loss },
             cause: NOBODY,
             from: end,
-            to: vec![stay.place.clone()],
+            to: [std::slice::from_ref(&stay.place), &stay.through].concat(),
             certainty: Certainty::Maybe {
                 finished: stay.until,
             },

@@ -21,7 +21,7 @@ impl Oracle {
             .map_or_else(|| track.pri(sent, high), |pri| (pri, pri));
         let due = publish
             .at_ms
-            .map_or(high + publish.delay_us, |ms| (ms * 1000).max(high));
+            .map_or(high + publish.delay_us, |ms| self.due_at(ms, sent, high).1);
         let message = &mut self.messages[index];
         message.due.1 = Some(due);
         if !message.moved {
@@ -144,9 +144,14 @@ impl Oracle {
         let mut since = visible?
             .max(self.up_since?)
             .max(queue.track.open_since(now)?);
-        // A deadline takes effect in a turn that its timer woke.
+        // A deadline takes effect in a turn that its timer woke. Without a delay there is none,
+        // whenever the receipt came.
+        let delayed = self
+            .publish_of(message.command)
+            .is_some_and(|publish| publish.delay_us > 0 || publish.at_ms.is_some());
         if let Some(due) = message.due.1
             && due > message.sent
+            && delayed
             && !message.moved
         {
             since = since.max(match due > visible? {

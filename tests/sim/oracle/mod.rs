@@ -36,6 +36,8 @@ pub struct Terms {
     pub level: Level,
     /// No disk: everything is `none`.
     pub memory: bool,
+    /// There is so little memory that publishes may be refused for it.
+    pub scarce: bool,
     /// `os` records are synced within this plus two syncs, microseconds.
     pub flush_us: u64,
 }
@@ -108,6 +110,8 @@ pub struct Oracle {
     /// Everything confirmed at `os` before this is on disk, because something that was written
     /// after it was confirmed at `disk`.
     floor: u64,
+    /// What the wall clock differed from the broker's, and since when.
+    wall: Vec<(u64, i64)>,
     violation: Option<Violation>,
     deferred: Vec<Deferred>,
     /// How often each promise was put to the test in a way that could have failed.
@@ -133,6 +137,7 @@ impl Oracle {
             queues: BTreeMap::new(),
             losses: Vec::new(),
             floor: 0,
+            wall: vec![(0, 0)],
             violation: None,
             deferred: Vec::new(),
             checks: BTreeMap::new(),
@@ -297,6 +302,34 @@ impl Oracle {
         }
     }
 
+    /// The wall clock was set: it differs by `offset` microseconds from the broker's from now on.
+    pub fn wall_clock_set(&mut self, offset: i64, now: u64) {
+        self.now = now;
+        self.wall.push((now, offset));
+        for index in 0..self.messages.len() {
+            let message = &self.messages[index];
+            let at_ms = self.publish_of(message.command).and_then(|p| p.at_ms);
+            if let (Fate::InFlight, Some(ms)) = (&message.fate, at_ms) {
+                // It may be run only now.
+                let (least, _) = self.due_at(ms, message.sent, now);
+                self.messages[index].due.0 = least;
+            }
+        }
+    }
+
+    /// When a message is due that was published with `at=` between `low` and `high`: not before,
+    /// not after.
+    fn due_at(&self, at_ms: u64, low: u64, high: u64) -> (u64, u64) {
+        let since = self.wall.iter().rposition(|(from, _)| *from <= low);
+        let possible = self.wall[since.unwrap_or(0)..].iter();
+        let offsets = possible
+            .filter(|(from, _)| *from <= high)
+            .map(|(_, offset)| (at_ms * 1000).saturating_add_signed(-offset));
+        let least = offsets.clone().min().expect("the clock shows something");
+        let most = offsets.max().expect("as above");
+        (least.max(low), most.max(high))
+    }
+
     /// The broker was asked to end.
     pub fn shutting_down(&mut self) {
         for link in 0..self.links.len() {
@@ -456,11 +489,11 @@ impl Oracle {
 
     /// It has, or may soon have, a subscription.
     pub fn subscribes(&self, link: usize) -> bool {
-        let record = &self.links[link];
-        let mut open = record.waiting.iter().chain(record.tagged.values());
-        let subscribes =
-            |command: &usize| matches!(self.commands[*command].command.kind, Kind::Sub { .. });
-        !record.subs.is_empty() || open.any(subscribes)
+        let asks = |sent: &Sent| {
+            let comes = sent.arrived.is_none() || sent.open();
+            sent.link == link && comes && matches!(sent.command.kind, Kind::Sub { .. })
+        };
+        !self.links[link].subs.is_empty() || self.commands.iter().any(asks)
     }
 
     /// How many commands were typed.

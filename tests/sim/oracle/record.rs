@@ -53,6 +53,8 @@ pub enum Reason {
 pub struct Stay {
     /// The queue.
     pub place: String,
+    /// Queues it may have passed through on its way from there, unseen.
+    pub through: Vec<String>,
     /// Its id there, if that was known.
     pub id: Option<u64>,
     /// When it was first seen elsewhere.
@@ -151,10 +153,13 @@ impl Message {
 
     /// Since when something has surely taken it.
     pub fn claimed_since(&self) -> Option<u64> {
-        let sure = self.claims.iter().filter_map(|claim| match claim.certainty {
-            Certainty::Sure { at, .. } => Some(at),
-            _ => None,
-        });
+        let sure = self
+            .claims
+            .iter()
+            .filter_map(|claim| match claim.certainty {
+                Certainty::Sure { at, .. } => Some(at),
+                _ => None,
+            });
         sure.min()
     }
 

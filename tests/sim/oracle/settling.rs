@@ -126,6 +126,8 @@ impl Oracle {
             && !record.settled
             && record.ended.is_none()
             && record.ready_again() > self.now
+            // Another NACK may have ended it, and not be answered yet.
+            && record.nacks.is_empty()
             && !self.messages[index].murky
             && !self.messages[index].possibly_claimed(self.now)
             && self.messages[index].deliveries.last() == Some(&delivery);
@@ -151,22 +153,15 @@ impl Oracle {
         let (touch, nack) = self.forget(command, delivery);
         self.checked("A");
         let record = &self.deliveries[delivery];
-        let dead = matches!(
-            self.commands[command].command.kind,
-            Kind::Nack { dead: true, .. }
-        );
-        if dead && record.moved.is_some_and(|moved| moved >= arrived) {
-            // What it did was seen before its answer.
-            return;
-        }
         let over = record.ended.map_or_else(|| record.over(), |ended| ended.1);
         let newer = self.messages[index].deliveries.last() != Some(&delivery);
-        // Its lease had ended, or this ended it, before another consumer's answer was read first.
+        // What it did, or what happened after it, was seen before its answer.
         let is_ack = matches!(self.commands[command].command.kind, Kind::Ack(_));
-        let taken = !is_ack && record.taken.is_some_and(|taken| taken >= arrived);
+        let mut seen = record.moved.into_iter().chain(record.taken);
+        let overtaken = !is_ack && seen.any(|seen| seen >= arrived);
         let wrong = if record.boot != self.boot {
             Some("was given before the restart")
-        } else if record.settled && !taken {
+        } else if record.settled && !overtaken {
             Some("was settled before")
         } else if newer && self.newer_before(index, delivery, arrived) {
             Some("is older than the delivery that holds the message")
@@ -183,7 +178,7 @@ impl Oracle {
             self.fail("A", text);
             return;
         }
-        if taken {
+        if overtaken {
             return;
         }
         let place = self.messages[index].place.clone();
@@ -319,6 +314,9 @@ impl Oracle {
             let Some(id) = message.id.map(|id| id.to_string()) else {
                 continue;
             };
+            if message.place != queue {
+                continue;
+            }
             if !ids.contains(&id) {
                 self.messages[index]
                     .claims

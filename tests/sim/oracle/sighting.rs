@@ -43,7 +43,14 @@ impl Oracle {
 
     /// A message was at `place` with `id` at some moment between `low` and now. False when that
     /// breaks a promise.
-    pub(super) fn sighted(&mut self, index: usize, place: &str, id: u64, low: u64) -> bool {
+    fn sighted(
+        &mut self,
+        index: usize,
+        place: &str,
+        id: u64,
+        tries: Option<u64>,
+        low: u64,
+    ) -> bool {
         match &self.messages[index].fate {
             Fate::Unsent | Fate::Failed(_) | Fate::Lost => {
                 let text = format!("{} appeared in {place}", self.name_of(index));
@@ -52,7 +59,7 @@ impl Oracle {
             }
             Fate::InFlight | Fate::Unknown | Fate::Confirmed { .. } => {}
         }
-        if self.is_elsewhere(index, place, id) {
+        if self.is_elsewhere(index, place, id, tries) {
             if !self.relocated(index, place, id) {
                 return false;
             }
@@ -93,9 +100,16 @@ impl Oracle {
     }
 
     /// It is not where it was seen last: in another queue, or in the same again after moves.
-    fn is_elsewhere(&self, index: usize, place: &str, id: u64) -> bool {
+    /// `tries` as a delivery tells it.
+    fn is_elsewhere(&self, index: usize, place: &str, id: u64, tries: Option<u64>) -> bool {
         let message = &self.messages[index];
-        let renumbered = message.id.is_some_and(|known| known != id);
+        // In a queue that was deleted and made anew it may even get its old id again; then its
+        // tries count from 1.
+        let anew = tries.is_some_and(|tries| tries < message.tries.0) && {
+            let queue = self.queues.get(place).and_then(|queue| queue.deleted);
+            queue.is_some_and(|(_, end)| end >= message.sent)
+        };
+        let renumbered = message.id.is_some_and(|known| known != id || anew);
         let mut claims = message.claims.iter();
         let back = claims.any(|claim| claim.to.iter().any(|to| to == place));
         message.place != place || (renumbered && back)
@@ -270,6 +284,17 @@ impl Oracle {
             queue.messages.push(index);
         }
         let stored = queue.track.durable(0, now);
+        let mut through = Vec::new();
+        for claim in &self.messages[index].claims {
+            for name in &claim.to {
+                through.push(name.clone());
+                if let Some(queue) = self.queues.get(name) {
+                    through.extend(queue.track.dead(0, now));
+                }
+            }
+        }
+        through.extend(self.dead_places(index, now));
+        through.retain(|name| name != place);
         let message = &mut self.messages[index];
         // A move that is visible is as durable as its target's level, and all before it too.
         for stay in &mut message.trail {
@@ -277,6 +302,7 @@ impl Oracle {
         }
         message.trail.push(Stay {
             place: std::mem::replace(&mut message.place, place.to_string()),
+            through,
             id: message.id,
             until: now,
             level: stored.0,
@@ -304,20 +330,25 @@ impl Oracle {
     /// If nothing but a power loss can have brought it back, that loss took the move away, with all
     /// that came after it.
     fn check_undone(&mut self, index: usize, place: &str, id: u64) {
-        let claims = &self.messages[index].claims;
-        let mut back = claims
-            .iter()
-            .filter(|claim| claim.to.iter().any(|to| to == place));
-        let Some((Reason::Undone { loss }, Certainty::Maybe { finished })) =
-            back.next().map(|claim| (claim.reason, claim.certainty))
-        else {
+        let claims = self.messages[index].claims.iter();
+        let back = claims.filter(|claim| claim.to.iter().any(|to| to == place));
+        let mut undone = None;
+        for claim in back {
+            let (Reason::Undone { loss }, Certainty::Maybe { finished }) =
+                (claim.reason, claim.certainty)
+            else {
+                return;
+            };
+            undone = undone.max(Some((finished, loss)));
+        }
+        let Some((finished, loss)) = undone else {
             return;
         };
-        if back.next().is_some() {
-            return;
-        }
         let trail = &self.messages[index].trail;
-        let was = |stay: &Stay| stay.place == place && stay.id.is_none_or(|known| known == id);
+        let was = |stay: &Stay| {
+            let same = stay.place == place && stay.id.is_none_or(|known| known == id);
+            same || stay.through.iter().any(|name| name == place)
+        };
         if !trail.iter().any(was) {
             let text = format!(
                 "{} came back to {place} with id {id}, which it never had there",
@@ -385,7 +416,7 @@ impl Oracle {
             return;
         }
         let known = message.visible;
-        self.sighted(index, &place, id, low);
+        self.sighted(index, &place, id, None, low);
         if state != crate::command::State::Ready && known.is_none() {
             // It is there, but nobody knows for how long it is leased or delayed.
             self.messages[index].visible = None;
@@ -450,9 +481,9 @@ impl Oracle {
         if !auto && self.overtaken(index, &source, tries, low) {
             return self.seen_late(consumer, index, &handle, tries, low);
         }
-        let elsewhere = self.is_elsewhere(index, &source, id);
+        let elsewhere = self.is_elsewhere(index, &source, id, Some(tries));
         self.may_leave(index, &source, low, auto, elsewhere);
-        if self.violation.is_some() || !self.sighted(index, &source, id, low) {
+        if self.violation.is_some() || !self.sighted(index, &source, id, Some(tries), low) {
             return;
         }
         if !auto {

@@ -28,7 +28,8 @@ impl World {
             return;
         }
         let theme = self.plan.theme.clone();
-        let acts = self.clients[client].act(&theme, &mut self.oracle, self.now);
+        let wall_us = self.wall_us();
+        let acts = self.clients[client].act(&theme, &mut self.oracle, wall_us);
         for act in acts {
             self.perform(client, socket, act);
         }
