@@ -380,12 +380,10 @@ impl<S: Storage> Shard<S> {
             leased[key.0 as usize].push((death.id, death.pri));
         }
         leased.iter_mut().for_each(|ids| ids.sort_unstable());
-        let exist = engine
-            .queues
-            .iter()
-            .filter(|(_, queue)| queue.exists)
-            .count();
-        let mut writer = Writer::new(engine.next_uid, exist);
+        let queues = engine.queues.iter().map(|(_, queue)| queue);
+        let exist = queues.clone().filter(|queue| queue.exists).count();
+        let with_parts = queues.clone().any(|queue| queue.exists && queue.is_keyed());
+        let mut writer = Writer::new(engine.next_uid, exist, with_parts);
         for (key, queue) in &engine.queues {
             if queue.exists {
                 writer.queue(queue, &leased[key]);

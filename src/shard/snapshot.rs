@@ -11,9 +11,9 @@ use crate::broker::keys::{KeyHash, KeysImage};
 use crate::broker::queue::{Image, Queue};
 use crate::broker::settings::Settings;
 
-/// Version of this encoding.
+/// Version of this encoding, where a queue has parts.
 pub(super) const VERSION: u64 = 2;
-/// The version without parts behind a queue's state.
+/// The version without parts behind a queue's state, which older programs read too.
 const VERSION_WITHOUT_PARTS: u64 = 1;
 /// The part that holds the keys of a queue's messages.
 const PART_KEYS: u64 = 1;
@@ -22,13 +22,22 @@ const PART_KEYS: u64 = 1;
 #[derive(Debug, Default)]
 pub(super) struct Writer {
     out: Vec<u8>,
+    with_parts: bool,
 }
 
 impl Writer {
     /// A payload with its head: version, the next queue's identity, how many queues follow.
-    pub(super) fn new(next_uid: u64, queues: usize) -> Writer {
-        let mut writer = Writer::default();
-        writer.number(VERSION);
+    /// `with_parts` if any of them has parts.
+    pub(super) fn new(next_uid: u64, queues: usize, with_parts: bool) -> Writer {
+        let mut writer = Writer {
+            out: Vec::new(),
+            with_parts,
+        };
+        writer.number(if with_parts {
+            VERSION
+        } else {
+            VERSION_WITHOUT_PARTS
+        });
         writer.number(next_uid);
         writer.number(queues as u64);
         writer
@@ -78,6 +87,9 @@ impl Writer {
         self.pairs(queue.expiry.owned().chain(overdue));
         self.pairs(queue.origins.iter().map(|(id, origin)| (*id, origin.0)));
         self.number(queue.dead);
+        if !self.with_parts {
+            return;
+        }
         // Parts: a number for each kind, then its octets with their length in front.
         let keys = queue.keys_image().filter(|keys| !keys.runs.is_empty());
         self.number(u64::from(keys.is_some()));

@@ -126,6 +126,7 @@ impl<S: Storage> Engine<S> {
     #[inline]
     fn settled(&mut self, key: QueueKey, id: MessageId, place: u64, reason: Option<SettleReason>) {
         let queue = &mut self.queues[key.0 as usize];
+        let wakes = queue.wakes_when_settled();
         if queue.settings.durable == Level::None {
             queue.arena.free(place, &mut self.pool);
         } else {
@@ -149,7 +150,7 @@ impl<S: Storage> Engine<S> {
         {
             self.dead_settled(origin);
         }
-        if self.queues[key.0 as usize].wakes_when_settled() {
+        if wakes {
             self.schedule(key);
         }
     }
