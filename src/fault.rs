@@ -38,12 +38,14 @@ pub enum Fault {
     DefinitionNotSynced,
     /// A limit is off by one.
     LimitOffByOne,
+    /// A message that waits for its retry does not hold its key.
+    KeyFreeDuringRetry,
     /// A pull doesn't wait until its connection's publishes are visible.
     OwnPublishesUnseen,
 }
 
 /// Every one of them.
-pub const ALL: [Fault; 18] = [
+pub const ALL: [Fault; 19] = [
     Fault::SyncSkipped,
     Fault::ConfirmedBeforeSync,
     Fault::VisibleBeforeDurable,
@@ -61,6 +63,7 @@ pub const ALL: [Fault; 18] = [
     Fault::NackDelayIgnored,
     Fault::DefinitionNotSynced,
     Fault::LimitOffByOne,
+    Fault::KeyFreeDuringRetry,
     Fault::OwnPublishesUnseen,
 ];
 

@@ -346,8 +346,8 @@ fn queues() {
     line("QSET q durable=quorum", "ERR UNKNOWN");
     line("QSET q retain=1d", "ERR UNKNOWN");
     line("QSET q rate=5/s", "ERR UNKNOWN");
-    line("QSET q fair=key", "ERR UNKNOWN");
-    line("QSET q single=1", "ERR UNKNOWN");
+    line("QSET q fair=all", "ERR SYNTAX");
+    line("QSET q single=2", "ERR SYNTAX");
     line("QSET q dead=a/b", "ERR NAME");
     line("QSET q pri=x", "ERR SYNTAX");
     line("QSET", "ERR SYNTAX");

@@ -1,12 +1,14 @@
 //! The queue engine: pure state, no sockets, no files, no clock, no randomness.
 
 pub mod arena;
+pub mod column;
 pub mod command;
 pub mod dedup;
 pub mod expiry;
 pub mod headers;
 pub mod id;
 pub mod index;
+pub mod keys;
 pub mod lease;
 pub mod pattern;
 pub mod queue;

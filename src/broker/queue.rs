@@ -10,6 +10,10 @@
 //!      \_________________________________/^ \___ put back ___/ |
 //!                 reveal                  |_____ after a delay_|
 //! ```
+//!
+//! A message with a key that another message has is *locked* where it would be ready.
+
+mod keyed;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
@@ -18,6 +22,7 @@ use super::dedup::Dedup;
 use super::expiry::Expiry;
 use super::id::{MessageId, QueueUid};
 use super::index::Index;
+use super::keys::Keys;
 use super::ready::Ready;
 use super::settings::Settings;
 
@@ -86,6 +91,8 @@ pub enum State {
     Hidden,
     /// Ready to be taken.
     Ready,
+    /// Ready but for its key, which another message has.
+    Locked,
     /// Not before its time.
     Delayed,
     /// With a consumer, or on its way elsewhere.
@@ -138,7 +145,10 @@ pub struct Queue {
     next_id: MessageId,
     /// Ids below this are not hidden.
     visible: MessageId,
+    /// The ready messages that have no key.
     ready: Ready,
+    /// Messages that have a key; `None` until there was one.
+    keys: Option<Box<Keys>>,
     specials: VecDeque<Special>,
     delayed: BTreeSet<(u64, MessageId)>,
     delayed_by_id: IdMap<(u64, u8)>,
@@ -175,6 +185,7 @@ impl Queue {
             next_id: 1,
             visible: 1,
             ready: Ready::default(),
+            keys: None,
             specials: VecDeque::new(),
             delayed: BTreeSet::new(),
             delayed_by_id: IdMap::default(),
@@ -215,7 +226,10 @@ impl Queue {
     /// Messages ready to be taken.
     #[inline]
     pub fn ready(&self) -> u64 {
-        self.ready.len()
+        match &self.keys {
+            None => self.ready.len(),
+            Some(keys) => self.ready.len() + keys.ready(),
+        }
     }
 
     /// Messages with consumers.
@@ -238,6 +252,7 @@ impl Queue {
     pub fn memory(&self) -> usize {
         self.index.memory()
             + self.ready.memory()
+            + self.keys.as_ref().map_or(0, |keys| keys.memory())
             + self.dedup.memory()
             + self.expiry.memory()
             + self.delayed.len() * 80
@@ -287,7 +302,7 @@ impl Queue {
                 self.specials.pop_front();
                 self.become_waiting(id, special.pri, special.due_us);
             } else {
-                self.ready.insert(id, pri);
+                self.insert_ready(id, pri);
             }
             if self.is_overdue(id) {
                 // Its time ended before anybody could see it.
@@ -297,10 +312,20 @@ impl Queue {
         }
     }
 
+    /// Ready, or locked if another has its key.
+    #[inline]
+    fn insert_ready(&mut self, id: MessageId, pri: u8) {
+        if self.keys.is_none() {
+            self.ready.insert(id, pri);
+        } else {
+            self.insert_keyed(id, pri);
+        }
+    }
+
     /// Ready at once, or delayed until its time.
     fn become_waiting(&mut self, id: MessageId, pri: u8, due_us: u64) {
         if due_us == 0 {
-            self.ready.insert(id, pri);
+            self.insert_ready(id, pri);
         } else {
             self.delayed.insert((due_us, id));
             self.delayed_by_id.insert(id, (due_us, pri));
@@ -310,12 +335,18 @@ impl Queue {
     /// The next message to leave, left where it is.
     #[inline]
     pub fn peek(&mut self) -> Option<(MessageId, u8)> {
+        if self.keys.is_some() {
+            return self.peek_keyed();
+        }
         self.ready.peek()
     }
 
     /// Takes the next message, which becomes leased; with its priority.
     #[inline]
     pub fn take(&mut self) -> Option<(MessageId, u8)> {
+        if self.keys.is_some() {
+            return self.take_keyed();
+        }
         let taken = self.ready.pop()?;
         self.leased += 1;
         Some(taken)
@@ -332,12 +363,15 @@ impl Queue {
             .map_or(1, |failed| failed.saturating_add(1))
     }
 
-    /// Notes how many tries of a message have failed.
+    /// Notes how many tries of a message have failed. One that was tried holds its key.
     pub fn set_failed(&mut self, id: MessageId, failed: u16) {
         if failed == 0 {
             self.tries.remove(&id);
         } else {
             self.tries.insert(id, failed);
+            if let Some(keys) = &mut self.keys {
+                keys.hold(id);
+            }
         }
     }
 
@@ -382,13 +416,16 @@ impl Queue {
         if !self.overdue.is_empty() {
             self.overdue.remove(&id);
         }
+        if let Some(keys) = &mut self.keys {
+            keys.forget(id);
+        }
     }
 
-    /// Settles a ready or delayed message; false if it is in another state.
+    /// Settles a ready, locked or delayed message; false if it is in another state.
     pub fn settle_waiting(&mut self, id: MessageId, size: Option<u32>) -> bool {
         match self.state(id) {
-            State::Ready => {
-                self.ready.remove(id);
+            State::Ready | State::Locked => {
+                self.remove_ready(id);
             }
             State::Delayed => self.undelay(id),
             State::Hidden | State::Leased | State::Gone => return false,
@@ -410,7 +447,7 @@ impl Queue {
     /// Lets a waiting message wait differently, in recovery: ready when `due_us` is 0, else delayed.
     pub fn wait_replayed(&mut self, id: MessageId, due_us: u64) {
         let pri = match self.state(id) {
-            State::Ready => self.ready.remove(id),
+            State::Ready | State::Locked => self.remove_ready(id),
             State::Delayed => {
                 let pri = self.delayed_by_id.get(&id).map(|(_, pri)| *pri);
                 self.undelay(id);
@@ -437,6 +474,8 @@ impl Queue {
             State::Hidden
         } else if self.ready.pri(id).is_some() {
             State::Ready
+        } else if let Some((_, front)) = self.keys.as_ref().and_then(|keys| keys.waiting(id)) {
+            if front { State::Ready } else { State::Locked }
         } else if self.delayed_by_id.contains_key(&id) {
             State::Delayed
         } else {
@@ -461,7 +500,7 @@ impl Queue {
                 .delayed_by_id
                 .remove(&id)
                 .expect("a delayed message is in both");
-            self.ready.insert(id, pri);
+            self.insert_ready(id, pri);
             woken += 1;
         }
         woken
@@ -474,7 +513,7 @@ impl Queue {
         [due, expiry].into_iter().flatten().min()
     }
 
-    /// Takes a given ready or delayed message, which counts as leased; its priority.
+    /// Takes a given ready, locked or delayed message, which counts as leased; its priority.
     pub fn take_waiting(&mut self, id: MessageId) -> Option<u8> {
         let pri = match self.delayed_by_id.get(&id) {
             Some((_, pri)) => {
@@ -482,7 +521,7 @@ impl Queue {
                 self.undelay(id);
                 pri
             }
-            None => self.ready.remove(id)?,
+            None => self.remove_ready(id)?,
         };
         self.leased += 1;
         Some(pri)
@@ -519,26 +558,16 @@ impl Queue {
         self.specials = specials;
     }
 
-    /// The oldest message from an id on that is ready or delayed; hidden ones are not looked at.
+    /// The oldest message from an id on that is ready, locked or delayed; hidden ones are not looked at.
     pub fn next_unleased(&self, from: MessageId) -> Option<MessageId> {
         let mut id = self.index.next_live(from)?;
         loop {
             match self.state(id) {
-                State::Ready | State::Delayed => return Some(id),
+                State::Ready | State::Locked | State::Delayed => return Some(id),
                 State::Hidden => return None,
                 State::Leased | State::Gone => id = self.index.next_live(id + 1)?,
             }
         }
-    }
-
-    /// Ready messages in the order they would leave.
-    pub fn iter_ready(&self, from: MessageId) -> impl Iterator<Item = MessageId> {
-        self.ready.iter_from(from).map(|(id, _)| id)
-    }
-
-    /// The first ready messages by id, whatever their priority.
-    pub fn oldest_ready(&mut self) -> Option<MessageId> {
-        self.ready.oldest()
     }
 
     /// Delayed messages by time.
@@ -561,6 +590,7 @@ impl Queue {
         for (pri, lane) in self.ready.lanes() {
             lanes.insert(pri, lane.runs());
         }
+        self.add_keyed(&mut lanes);
         let mut special = self.specials.iter().peekable();
         for id in self.visible..self.next_id {
             let found = special.next_if(|special| special.id == id);
@@ -601,22 +631,22 @@ impl Queue {
         }
     }
 
-    /// Takes the messages' states over from a checkpoint; the index was restored before.
+    /// Takes the messages' states over from a checkpoint; the index and the keys were restored before.
     pub fn restore(&mut self, image: &Image) {
         self.next_id = image.next_id;
         self.visible = image.next_id;
+        for (id, failed) in &image.tries {
+            self.set_failed(*id, *failed);
+        }
         for (pri, runs) in &image.lanes {
             for (first, count) in runs {
                 for id in *first..first + count {
-                    self.ready.insert(id, *pri);
+                    self.insert_ready(id, *pri);
                 }
             }
         }
         for (due_us, id, pri) in &image.delayed {
             self.become_waiting(*id, *pri, (*due_us).max(1));
-        }
-        for (id, failed) in &image.tries {
-            self.set_failed(*id, *failed);
         }
     }
 }

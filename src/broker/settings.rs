@@ -77,6 +77,10 @@ pub struct Settings {
     pub maxbytes: Option<u64>,
     /// Time to live, microseconds.
     pub ttl_us: Option<u64>,
+    /// Keys have turns.
+    pub fair_key: bool,
+    /// One consumer at a time.
+    pub single: bool,
     /// Priority of publishes that say none.
     pub pri: u8,
     /// Shut doors.
@@ -104,6 +108,8 @@ impl Default for Settings {
             maxlen: None,
             maxbytes: None,
             ttl_us: None,
+            fair_key: false,
+            single: false,
             pri: 0,
             pause: Paused::default(),
         }
@@ -126,12 +132,17 @@ pub struct SettingsPatch {
     pub maxlen: Option<Option<u64>>,
     pub maxbytes: Option<Option<u64>>,
     pub ttl_us: Option<Option<u64>>,
+    pub fair_key: Option<bool>,
+    pub single: Option<bool>,
     pub pri: Option<u8>,
     pub pause: Option<Paused>,
 }
 
-/// Version of [`Settings::encode`].
-const ENCODING: u8 = 1;
+/// Version of [`Settings::encode`]. Version 1 has no octet `more`, and is what is written where all of
+/// its bits would be 0, so that an older program can read a directory that needs nothing newer.
+const ENCODING: u8 = 2;
+/// The version without `more`.
+const ENCODING_PLAIN: u8 = 1;
 
 impl Settings {
     /// Settings of a queue that is made to take this one's dead letters: no dead-letter queue of its own,
@@ -163,6 +174,8 @@ impl Settings {
             maxlen,
             maxbytes,
             ttl_us,
+            fair_key,
+            single,
             pri,
             pause,
         } = self;
@@ -179,7 +192,9 @@ impl Settings {
             .iter()
             .rev()
             .fold(0u8, |bits, flag| bits << 1 | u8::from(*flag));
-        out.extend_from_slice(&[ENCODING, *durable as u8, flags, *pri]);
+        let more = u8::from(*fair_key) | u8::from(*single) << 1;
+        let version = if more == 0 { ENCODING_PLAIN } else { ENCODING };
+        out.extend_from_slice(&[version, *durable as u8, flags, *pri]);
         out.extend_from_slice(&maxdeliver.to_le_bytes());
         let none = u64::MAX;
         let numbers = [
@@ -194,16 +209,25 @@ impl Settings {
         for number in numbers {
             out.extend_from_slice(&number.to_le_bytes());
         }
+        if more != 0 {
+            out.push(more);
+        }
         out.extend_from_slice(dead.as_deref().unwrap_or_default());
     }
 
     /// Reads what [`Settings::encode`] wrote; `None` if it is something else.
     pub fn decode(octets: &[u8]) -> Option<Settings> {
         let (head, rest) = octets.split_first_chunk::<8>()?;
-        let (numbers, dead) = rest.split_first_chunk::<56>()?;
-        let [ENCODING, durable, flags, pri, maxdeliver @ ..] = *head else {
-            return None;
+        let (numbers, rest) = rest.split_first_chunk::<56>()?;
+        let [version, durable, flags, pri, maxdeliver @ ..] = *head;
+        let (more, dead) = match version {
+            ENCODING_PLAIN => (0, rest),
+            ENCODING => rest.split_first().map(|(more, dead)| (*more, dead))?,
+            _ => return None,
         };
+        if more > 0b11 {
+            return None;
+        }
         let number = |nth: usize| {
             let octets = numbers[nth * 8..nth * 8 + 8]
                 .try_into()
@@ -237,6 +261,8 @@ impl Settings {
             maxlen: limit(4),
             maxbytes: limit(5),
             ttl_us: limit(6),
+            fair_key: more & 1 != 0,
+            single: more & 2 != 0,
             pri,
             pause: Paused {
                 input: flag(4),
@@ -259,6 +285,8 @@ impl Settings {
             maxlen,
             maxbytes,
             ttl_us,
+            fair_key,
+            single,
             pri,
             pause,
         } = patch;
@@ -280,6 +308,8 @@ impl Settings {
         set(&mut self.maxlen, maxlen);
         set(&mut self.maxbytes, maxbytes);
         set(&mut self.ttl_us, ttl_us);
+        set(&mut self.fair_key, fair_key);
+        set(&mut self.single, single);
         set(&mut self.pri, pri);
         set(&mut self.pause, pause);
     }
@@ -330,11 +360,23 @@ mod tests {
             ..Settings::default()
         };
         let grave = odd.for_dead_letters(&plain);
-        for settings in [plain, odd, grave] {
+        let fair = Settings {
+            fair_key: true,
+            ..odd.clone()
+        };
+        let single = Settings {
+            single: true,
+            ..plain.clone()
+        };
+        for settings in [plain, odd, grave, fair, single] {
             let mut octets = Vec::new();
             settings.encode(&mut octets);
+            let needs_more = settings.fair_key || settings.single;
+            assert_eq!(octets[0], if needs_more { 2 } else { 1 });
             assert_eq!(Settings::decode(&octets), Some(settings));
             assert_eq!(Settings::decode(&octets[..40]), None);
+            octets[0] = 3;
+            assert_eq!(Settings::decode(&octets), None);
         }
     }
 }

@@ -34,6 +34,7 @@ impl<S: Storage> Shard<S> {
                 let queue = self.engine.queue_mut(key);
                 let (ttl_us, pri) = (queue.settings.ttl_us, queue.settings.pri);
                 queue.settings.apply(patch);
+                queue.fair_changed();
                 queue.ttl_changed(ttl_us, now.us);
                 queue.pri_changed(pri);
                 self.engine.log_definition(key);
@@ -147,6 +148,9 @@ impl<S: Storage> Shard<S> {
         ];
         for (key, value) in lines {
             text.extend_from_slice(format!("{key}={value}\n").as_bytes());
+            if key == "delayed" && queue.is_keyed() {
+                text.extend_from_slice(format!("locked={}\n", queue.locked()).as_bytes());
+            }
         }
         let dead = queue.dead_name().unwrap_or_default();
         settings::write(&mut text, &queue.settings, &dead, "set.", b'\n');
@@ -163,7 +167,7 @@ impl<S: Storage> Shard<S> {
 
     /// Age of the oldest message that is ready, milliseconds; 0 if there is none or it is not in memory.
     fn oldest_ms(&mut self, key: QueueKey, now: Now) -> u64 {
-        let Some(id) = self.engine.queue_mut(key).oldest_ready() else {
+        let Some(id) = self.engine.queue_mut(key).oldest_waiting(0) else {
             return 0;
         };
         let place = self.engine.place_of(key, id);
@@ -205,6 +209,10 @@ impl<S: Storage> Shard<S> {
                 queue.dead
             );
             text.extend_from_slice(counts.as_bytes());
+            if queue.is_keyed() {
+                text.pop();
+                text.extend_from_slice(format!(" locked={}\n", queue.locked()).as_bytes());
+            }
         }
         self.answer(asker, &Reply::Data(&text));
         Ok(())

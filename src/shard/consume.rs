@@ -104,16 +104,18 @@ impl<S: Storage> Shard<S> {
         bytes_max: u64,
         now: Now,
     ) -> Result<u32, Cold> {
-        let conn = &mut self.conns[slot];
         let (mut count, mut bytes, mut cold) = (0, 0, false);
         for key in sources {
             if count == most || bytes >= bytes_max {
                 break;
             }
+            if !self.may_consume(key, self.key(slot)) {
+                continue;
+            }
             let limit = self.limits.send_bytes_max;
             let given = hand_out(
                 &mut self.engine,
-                conn,
+                &mut self.conns[slot],
                 &mut self.pool,
                 key,
                 terms,
@@ -160,6 +162,9 @@ impl<S: Storage> Shard<S> {
 
     /// Hands a queue's ready messages to those who wait for them.
     pub(super) fn dispatch(&mut self, key: QueueKey, now: Now) {
+        if self.engine.queue(key).settings.single {
+            return self.dispatch_single(key, now);
+        }
         loop {
             let queue = self.engine.queue(key);
             if queue.ready() == 0 || queue.settings.pause.output || !queue.exists {
@@ -170,16 +175,26 @@ impl<S: Storage> Shard<S> {
             };
             let share = (queue.ready() / queue.waiters.len() as u64).clamp(1, 64) as u32;
             let alone = queue.waiters.len() == 1;
-            let stopped = match &self.waiters.slab[waiter.0 as usize] {
-                Waiter::Pull(_) => self.serve_pull(waiter, now),
-                Waiter::Subscription(_) => {
-                    self.serve_subscription(waiter, key, if alone { u32::MAX } else { share }, now)
-                }
-            };
-            match stopped {
+            let most = if alone { u32::MAX } else { share };
+            match self.serve(waiter, key, most, now) {
                 Stopped::Enough => {}
                 Stopped::Cold | Stopped::Empty => return,
             }
+        }
+    }
+
+    /// Hands ready messages to one who waits for them.
+    #[inline]
+    pub(super) fn serve(
+        &mut self,
+        waiter: WaiterKey,
+        queue: QueueKey,
+        most: u32,
+        now: Now,
+    ) -> Stopped {
+        match &self.waiters.slab[waiter.0 as usize] {
+            Waiter::Pull(_) => self.serve_pull(waiter, now),
+            Waiter::Subscription(_) => self.serve_subscription(waiter, queue, most, now),
         }
     }
 
@@ -243,6 +258,10 @@ impl<S: Storage> Shard<S> {
         } else if let Some(at) = waiters.iter().position(|waiter| *waiter == key) {
             waiters.remove(at);
         }
+        if self.engine.queue(queue).settings.single {
+            // It may have been the active one.
+            self.engine.schedule(queue);
+        }
         self.engine.drop_ghost(queue);
     }
 
@@ -255,21 +274,24 @@ impl<S: Storage> Shard<S> {
 
     /// Ends a wait with `END 0`, unless a message for it is on its way from the disk.
     pub(super) fn end_wait(&mut self, key: WaiterKey, now: Now) {
-        let Some(Waiter::Pull(waiter)) = self.waiters.slab.get_mut(key.0 as usize) else {
+        let Some(Waiter::Pull(waiter)) = self.waiters.slab.get(key.0 as usize) else {
             return;
         };
-        let engine = &self.engine;
-        let ready = waiter.sources().any(|source| {
-            let queue = engine.queue(source);
-            queue.ready() > 0 && !queue.settings.pause.output
+        let at = waiter.conn;
+        let sources: Vec<QueueKey> = waiter.sources().collect();
+        let ready = sources.iter().any(|source| {
+            let queue = self.engine.queue(*source);
+            queue.ready() > 0 && !queue.settings.pause.output && self.may_consume(*source, at)
         });
-        if !ready {
-            self.finish_pull(key, 0);
-            return;
-        }
+        let waiter = match self.waiters.slab.get_mut(key.0 as usize) {
+            Some(Waiter::Pull(waiter)) if ready => waiter,
+            _ => {
+                self.finish_pull(key, 0);
+                return;
+            }
+        };
         waiter.deadline_us = now.us + COLD_PATIENCE_US;
         let entry = Reverse((waiter.deadline_us, key, waiter.serial));
-        let sources: Vec<QueueKey> = waiter.sources().collect();
         self.waiters.deadlines.push(entry);
         for source in sources {
             self.engine.schedule(source);
@@ -413,6 +435,7 @@ impl<S: Storage> Shard<S> {
         let queue = subscription.queue;
         let holder = subscription.terms.holder;
         self.engine.queue_mut(queue).consumers -= 1;
+        self.step_aside(queue, subscription.conn);
         self.leave_line(queue, key);
         self.waiters.by_holder[holder.0 as usize] = None;
         let conn = &mut self.conns[subscription.conn.slot as usize];
@@ -432,6 +455,11 @@ impl<S: Storage> Shard<S> {
         {
             conn.holding.pop_front();
             self.engine.leases.hand_over(serial, Leases::NOBODY);
+            if let Some(queue) = self.engine.leases.get(serial).map(|lease| lease.queue)
+                && self.engine.queue(queue).settings.single
+            {
+                self.engine.schedule(queue);
+            }
         }
     }
 }

@@ -48,7 +48,7 @@ impl<S: Storage> Shard<S> {
             Ok(key) => key,
             Err(error) => return self.fail_command(asker, &error),
         };
-        let waiting = |state| matches!(state, State::Ready | State::Delayed);
+        let waiting = |state| matches!(state, State::Ready | State::Locked | State::Delayed);
         // Every place must be known before the first is deleted.
         for token in ids.iter() {
             if let Some(id) = value::id(token)
@@ -163,7 +163,7 @@ impl<S: Storage> Shard<S> {
                 return Flow::Done;
             };
             let wanted = match self.engine.queue(key).state(id) {
-                State::Ready => state != Some(MessageState::Delayed),
+                State::Ready | State::Locked => state != Some(MessageState::Delayed),
                 State::Delayed => state != Some(MessageState::Ready),
                 State::Hidden | State::Leased | State::Gone => false,
             };
@@ -210,7 +210,7 @@ impl<S: Storage> Shard<S> {
             let found = self
                 .engine
                 .queue_mut(key)
-                .oldest_ready()
+                .oldest_waiting(progress.next)
                 .filter(|id| *id < progress.end && progress.done < most);
             let Some(id) = found else {
                 return self.end_move(asker, key, to, progress.done, None);
@@ -245,6 +245,8 @@ impl<S: Storage> Shard<S> {
                 .queue_mut(key)
                 .take_waiting(id)
                 .expect("it is ready");
+            // Those with a key are looked for from here on.
+            progress.next = progress.next.max(id);
             let size = Some(body.len() as u32);
             self.engine.transfer(
                 key,

@@ -16,6 +16,7 @@ mod placement;
 mod recovery;
 mod session;
 mod settling;
+mod single;
 mod snapshot;
 mod stats;
 mod trace;
@@ -94,6 +95,7 @@ pub struct Shard<S: Storage> {
     /// Counts the turns.
     turn: u64,
     waiters: Waiters,
+    singles: single::Singles,
     engine: Engine<S>,
     pool: Pool,
     scratch: Vec<u8>,
@@ -169,6 +171,7 @@ impl<S: Storage> Shard<S> {
             next_generation: 1,
             turn: 1,
             waiters: Waiters::default(),
+            singles: single::Singles::default(),
             engine,
             pool: Pool::new(POOL_COUNT, POOL_BYTES_MAX),
             scratch: vec![0; SCRATCH_BYTES],

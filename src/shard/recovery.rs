@@ -5,7 +5,7 @@
 
 use super::Now;
 use super::Shard;
-use super::engine::{Engine, once_hash};
+use super::engine::{Engine, key_hash, once_hash};
 use super::snapshot::{QueueImage, QueueState, Reader, Writer};
 use crate::broker::dedup::Original;
 use crate::broker::id::{Level, MessageId, QueueUid};
@@ -85,9 +85,11 @@ impl<'a, S: Storage> Recovery<'a, S> {
         }
     }
 
-    fn restore_queue(&mut self, image: QueueImage<'_>) {
+    fn restore_queue(&mut self, image: QueueImage<'_>) -> Result<(), String> {
         let key = self.engine.install(image.uid, image.name, image.settings);
-        let Some(state) = image.state else { return };
+        let Some(state) = image.state else {
+            return Ok(());
+        };
         let QueueState {
             image,
             index,
@@ -97,9 +99,11 @@ impl<'a, S: Storage> Recovery<'a, S> {
             expiry_own,
             origins,
             dead,
+            keys,
         } = state;
         let queue = self.engine.queue_mut(key);
         queue.index = index;
+        queue.restore_keys(&keys)?;
         queue.restore(&image);
         for (at_us, hash, original) in seen {
             queue
@@ -115,6 +119,7 @@ impl<'a, S: Storage> Recovery<'a, S> {
             .map(|(id, uid)| (id, QueueUid(uid)))
             .collect();
         queue.dead = dead;
+        Ok(())
     }
 
     fn find(&self, uid: QueueUid) -> Result<QueueKey, String> {
@@ -135,6 +140,9 @@ impl<'a, S: Storage> Recovery<'a, S> {
         let hash = sections
             .get(SectionKind::Once)
             .map(|once| once_hash(self.engine.once_key, once));
+        let order = sections
+            .get(SectionKind::Key)
+            .map(|order| key_hash(self.engine.once_key, order));
         let queue = self.engine.queue_mut(key);
         if queue.next_id() > id {
             return Err(format!(
@@ -155,6 +163,9 @@ impl<'a, S: Storage> Recovery<'a, S> {
             expires_us: sections.number(SectionKind::ExpiresAt),
             now_us,
         });
+        if let Some(order) = order {
+            queue.set_key(id, order);
+        }
         queue.reveal(id + 1);
         if let Some(hash) = hash.filter(|_| !planted(Fault::DedupInMemoryOnly)) {
             let window_us = queue.settings.dedup_us;
@@ -243,7 +254,7 @@ impl<S: Storage> Replay for Recovery<'_, S> {
         let (mut reader, next_uid, queues) = Reader::new(payload)?;
         for _ in 0..queues {
             let image = reader.queue()?;
-            self.restore_queue(image);
+            self.restore_queue(image)?;
         }
         self.engine.next_uid = next_uid;
         Ok(())
@@ -320,6 +331,7 @@ impl<S: Storage> Replay for Recovery<'_, S> {
                         let queue = self.engine.queue_mut(key);
                         let ttl_us = queue.settings.ttl_us;
                         queue.settings = settings;
+                        queue.fair_changed();
                         queue.ttl_changed(ttl_us, at.time_ms * 1000);
                     }
                     None => {
@@ -368,12 +380,10 @@ impl<S: Storage> Shard<S> {
             leased[key.0 as usize].push((death.id, death.pri));
         }
         leased.iter_mut().for_each(|ids| ids.sort_unstable());
-        let exist = engine
-            .queues
-            .iter()
-            .filter(|(_, queue)| queue.exists)
-            .count();
-        let mut writer = Writer::new(engine.next_uid, exist);
+        let queues = engine.queues.iter().map(|(_, queue)| queue);
+        let exist = queues.clone().filter(|queue| queue.exists).count();
+        let with_parts = queues.clone().any(|queue| queue.exists && queue.is_keyed());
+        let mut writer = Writer::new(engine.next_uid, exist, with_parts);
         for (key, queue) in &engine.queues {
             if queue.exists {
                 writer.queue(queue, &leased[key]);

@@ -7,23 +7,37 @@ use crate::broker::arena::put_varint;
 use crate::broker::dedup::Original;
 use crate::broker::id::{Level, MessageId, QueueUid};
 use crate::broker::index::{BlockImage, Index, Slot};
+use crate::broker::keys::{KeyHash, KeysImage};
 use crate::broker::queue::{Image, Queue};
 use crate::broker::settings::Settings;
 
-/// Version of this encoding.
-pub(super) const VERSION: u64 = 1;
+/// Version of this encoding, where a queue has parts.
+pub(super) const VERSION: u64 = 2;
+/// The version without parts behind a queue's state, which older programs read too.
+const VERSION_WITHOUT_PARTS: u64 = 1;
+/// The part that holds the keys of a queue's messages.
+const PART_KEYS: u64 = 1;
 
 /// Writes a checkpoint's payload.
 #[derive(Debug, Default)]
 pub(super) struct Writer {
     out: Vec<u8>,
+    with_parts: bool,
 }
 
 impl Writer {
     /// A payload with its head: version, the next queue's identity, how many queues follow.
-    pub(super) fn new(next_uid: u64, queues: usize) -> Writer {
-        let mut writer = Writer::default();
-        writer.number(VERSION);
+    /// `with_parts` if any of them has parts.
+    pub(super) fn new(next_uid: u64, queues: usize, with_parts: bool) -> Writer {
+        let mut writer = Writer {
+            out: Vec::new(),
+            with_parts,
+        };
+        writer.number(if with_parts {
+            VERSION
+        } else {
+            VERSION_WITHOUT_PARTS
+        });
         writer.number(next_uid);
         writer.number(queues as u64);
         writer
@@ -73,6 +87,35 @@ impl Writer {
         self.pairs(queue.expiry.owned().chain(overdue));
         self.pairs(queue.origins.iter().map(|(id, origin)| (*id, origin.0)));
         self.number(queue.dead);
+        if !self.with_parts {
+            return;
+        }
+        // Parts: a number for each kind, then its octets with their length in front.
+        let keys = queue.keys_image().filter(|keys| !keys.runs.is_empty());
+        self.number(u64::from(keys.is_some()));
+        if let Some(keys) = keys {
+            self.number(PART_KEYS);
+            let mut part = Writer::default();
+            part.keys(&keys);
+            self.octets(&part.out);
+        }
+    }
+
+    /// The keys as 16 octets each; then ids that follow each other and have the same key, as the distance to the
+    /// run before, how many, and which key.
+    fn keys(&mut self, keys: &KeysImage) {
+        self.number(keys.hashes.len() as u64);
+        for hash in &keys.hashes {
+            self.out.extend_from_slice(&hash.to_le_bytes());
+        }
+        self.number(keys.runs.len() as u64);
+        let mut end = 0;
+        for (first, count, key) in &keys.runs {
+            self.number(first - end);
+            self.number(*count);
+            self.number(*key);
+            end = first + count;
+        }
     }
 
     fn image(&mut self, image: &Image) {
@@ -136,6 +179,7 @@ impl Writer {
 #[derive(Debug)]
 pub(super) struct Reader<'a> {
     rest: &'a [u8],
+    version: u64,
 }
 
 /// A queue as it stood in a checkpoint.
@@ -160,6 +204,7 @@ pub(super) struct QueueState {
     pub expiry_own: Vec<(u64, u64)>,
     pub origins: Vec<(u64, u64)>,
     pub dead: u64,
+    pub keys: KeysImage,
 }
 
 type Outcome<T> = Result<T, String>;
@@ -167,13 +212,17 @@ type Outcome<T> = Result<T, String>;
 impl<'a> Reader<'a> {
     /// Reads the head; returns the next queue's identity and how many queues follow.
     pub(super) fn new(payload: &'a [u8]) -> Outcome<(Reader<'a>, u64, u64)> {
-        let mut reader = Reader { rest: payload };
+        let mut reader = Reader {
+            rest: payload,
+            version: 0,
+        };
         let version = reader.number()?;
-        if version != VERSION {
+        if !(VERSION_WITHOUT_PARTS..=VERSION).contains(&version) {
             return Err(format!(
-                "the checkpoint is of version {version}, this program reads version {VERSION}"
+                "the checkpoint is of version {version}, this program reads versions up to {VERSION}"
             ));
         }
+        reader.version = version;
         let next_uid = reader.number()?;
         let queues = reader.number()?;
         Ok((reader, next_uid, queues))
@@ -243,7 +292,7 @@ impl<'a> Reader<'a> {
             let count = self.number()? as u32;
             seen.push((at_us, hash, Original { first, count }));
         }
-        Ok(QueueState {
+        let mut state = QueueState {
             image,
             index,
             seen,
@@ -252,7 +301,52 @@ impl<'a> Reader<'a> {
             expiry_own: self.pairs()?,
             origins: self.pairs()?,
             dead: self.number()?,
-        })
+            keys: KeysImage::default(),
+        };
+        if self.version > VERSION_WITHOUT_PARTS {
+            self.parts(&mut state)?;
+        }
+        Ok(state)
+    }
+
+    fn parts(&mut self, state: &mut QueueState) -> Outcome<()> {
+        for _ in 0..self.number()? {
+            let (kind, octets) = (self.number()?, self.octets()?);
+            if kind != PART_KEYS {
+                return Err(format!(
+                    "the checkpoint holds a part of kind {kind}, which this program does not know"
+                ));
+            }
+            let mut part = Reader {
+                rest: octets,
+                version: self.version,
+            };
+            state.keys = part.keys()?;
+            if !part.rest.is_empty() {
+                return Err("the checkpoint's keys are followed by more".into());
+            }
+        }
+        Ok(())
+    }
+
+    fn keys(&mut self) -> Outcome<KeysImage> {
+        let mut keys = KeysImage::default();
+        for _ in 0..self.number()? {
+            let octets = self.take(16)?.try_into().expect("sixteen octets");
+            keys.hashes.push(KeyHash::from_le_bytes(octets));
+        }
+        let mut end: u64 = 0;
+        for _ in 0..self.number()? {
+            let (skipped, count, key) = (self.number()?, self.number()?, self.number()?);
+            let first = end
+                .checked_add(skipped)
+                .ok_or("a key's ids are too large")?;
+            end = first
+                .checked_add(count)
+                .ok_or("a key's ids are too large")?;
+            keys.runs.push((first, count, key));
+        }
+        Ok(keys)
     }
 
     fn image(&mut self) -> Outcome<Image> {

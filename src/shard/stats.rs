@@ -92,7 +92,7 @@ impl<S: Storage> Shard<S> {
         let mut text = String::new();
         let totals = &self.totals;
         let mut counted = totals.gone;
-        let mut messages = [0u64; 4];
+        let mut messages = [0u64; 5];
         let mut queues = 0;
         for (_, queue) in &self.engine.queues {
             queues += u64::from(queue.exists);
@@ -101,6 +101,7 @@ impl<S: Storage> Shard<S> {
             messages[1] += queue.leased();
             messages[2] += queue.delayed();
             messages[3] += queue.index.bytes();
+            messages[4] += queue.locked();
         }
         let level = self.engine.defaults.durable;
         let lines = [
@@ -116,6 +117,7 @@ impl<S: Storage> Shard<S> {
             ("ready", messages[0]),
             ("leased", messages[1]),
             ("delayed", messages[2]),
+            ("locked", messages[4]),
             ("bytes", messages[3]),
             ("memory_bytes", self.engine.memory() as u64),
             ("memory_budget_bytes", self.memory_budget_bytes as u64),

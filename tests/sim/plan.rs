@@ -159,7 +159,7 @@ fn theme(rng: &mut Rng) -> Theme {
         delays: some(400),
         ttl: some(250),
         priorities: some(300),
-        keys: some(0),
+        keys: some(250),
         once: some(400),
         auto: some(150),
         limits: some(250),

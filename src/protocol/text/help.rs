@@ -164,6 +164,7 @@ QSET queue [key=value ...]           keys not said stay as they are
   maxdeliver=5 (0: no limit)    dead=<queue>.dead    deadon=tries,ttl,full
   backoff=1s..5m  doubling wait after NACK; 0: none    dedup=2m
   maxlen=1000 maxbytes=10M  full=reject|dropold   ttl=1h (none: for ever)
+  fair=key  keys have turns (none: do not)    single=1  one consumer at a time
   pri=0  of publishes that say none     pause=in,out (none: runs)
   -> OK created   or   OK updated
 "

@@ -57,6 +57,8 @@ pub fn set(patch: &mut SettingsPatch, key: &[u8], value: &[u8]) -> Result<(), Er
             let ttl = or_none(value, |value| value::duration_not_zero("ttl=", value));
             once(&mut patch.ttl_us, "ttl=", ttl)
         }
+        b"fair" => once(&mut patch.fair_key, "fair=", fair(value)),
+        b"single" => once(&mut patch.single, "single=", value::flag("single=", value)),
         b"pri" => {
             let pri = value::integer("pri=", value, 0, 255).map(|pri| pri as u8);
             once(&mut patch.pri, "pri=", pri)
@@ -159,6 +161,17 @@ fn full(value: &[u8]) -> Result<WhenFull, Error> {
     }
 }
 
+fn fair(value: &[u8]) -> Result<bool, Error> {
+    match value {
+        b"key" => Ok(true),
+        b"none" => Ok(false),
+        _ => Err(syntax(format!(
+            "fair= is key or none, not {}",
+            shown(value)
+        ))),
+    }
+}
+
 fn backoff(value: &[u8]) -> Result<Backoff, Error> {
     let range = match memchr::memmem::find(value, b"..") {
         Some(dots) => {
@@ -191,6 +204,8 @@ pub fn write(out: &mut Vec<u8>, settings: &Settings, dead: &[u8], prefix: &str, 
         maxlen,
         maxbytes,
         ttl_us,
+        fair_key,
+        single,
         pri,
         pause,
     } = settings;
@@ -238,6 +253,10 @@ pub fn write(out: &mut Vec<u8>, settings: &Settings, dead: &[u8], prefix: &str, 
         write_or_none(out, *maxbytes, write_number)
     });
     line("ttl", &|out| write_or_none(out, *ttl_us, write_duration));
+    line("fair", &|out| {
+        out.extend_from_slice(if *fair_key { b"key" } else { b"none" });
+    });
+    line("single", &|out| write_number(out, u64::from(*single)));
     line("pri", &|out| write_number(out, u64::from(*pri)));
     line("pause", &|out| {
         write_words(out, &[("in", pause.input), ("out", pause.output)])
@@ -345,6 +364,8 @@ mod tests {
             "maxlen=10 maxbytes=10M ttl=36h",
             "maxlen=10 maxbytes=10485760 ttl=36h ",
         );
+        check("fair=key", "fair=key single=0 ");
+        check("fair=none single=1", "fair=none single=1 ");
         check("pause=in,out", "pause=in,out ");
         check("pause=out", "pause=out ");
         check("pause=", "pause=none ");
@@ -377,6 +398,10 @@ mod tests {
             "ttl=0",
             "pri=256",
             "pri=1 pri=1",
+            "fair=1",
+            "fair=",
+            "single=2",
+            "single=none",
             "pause=both",
             "maxlen=none maxlen=5",
         ] {
@@ -384,14 +409,7 @@ mod tests {
         }
         refused("dead=", ErrorCode::Name);
         refused("dead=a/b", ErrorCode::Name);
-        for options in [
-            "durable=quorum",
-            "retain=1d",
-            "rate=5/s",
-            "fair=key",
-            "single=1",
-            "x=1",
-        ] {
+        for options in ["durable=quorum", "retain=1d", "rate=5/s", "x=1"] {
             refused(options, ErrorCode::Unknown);
         }
     }

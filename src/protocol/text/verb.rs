@@ -196,7 +196,7 @@ impl Verb {
             Verb::Pub => &["every"],
             Verb::Pull => &["from"],
             Verb::Sub => &["from", "mode"],
-            Verb::Qset => &["retain", "rate", "fair", "single"],
+            Verb::Qset => &["retain", "rate"],
             _ => &[],
         }
     }

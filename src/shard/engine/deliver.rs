@@ -130,6 +130,9 @@ impl<S: Storage> Engine<S> {
             let tries = queue.next_try(id);
             queue.counters.delivered += 1;
             queue.counters.redelivered += u64::from(tries > 1);
+            if queue.takes_turns() {
+                self.charge(key, id, place);
+            }
             return Next::Taken(Taken {
                 id,
                 place,
@@ -139,12 +142,22 @@ impl<S: Storage> Engine<S> {
         }
     }
 
+    /// A message that was just taken has used a turn of its key.
+    #[cold]
+    fn charge(&mut self, key: QueueKey, id: MessageId, place: u64) {
+        if let Some(Ok(message)) = self.stored(key, place) {
+            let body_bytes = message.body.as_slice().len() as u32;
+            self.queue_mut(key).charge(id, body_bytes);
+        }
+    }
+
     /// The next message is damaged on the disk: it is counted and never handed out.
     #[cold]
     fn quarantine(&mut self, key: QueueKey) {
         let queue = self.queue_mut(key);
         if let Some((id, _)) = queue.take() {
             queue.counters.damaged += 1;
+            queue.keep_back(id);
             ::log::error!(
                 "message {id} of queue {} is damaged on the disk and is kept back; `ringmq check` names the place",
                 String::from_utf8_lossy(&queue.printed)
@@ -196,6 +209,8 @@ impl<S: Storage> Engine<S> {
         let queue = self.queue_mut(key);
         if queue.take_waiting(id).is_some() {
             queue.counters.damaged += 1;
+            queue.keep_back(id);
+            self.schedule(key);
         }
     }
 

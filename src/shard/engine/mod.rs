@@ -12,7 +12,7 @@ mod settle;
 mod timers;
 
 pub use deliver::{Damaged, Next, Taken};
-pub use publish::{Receipt, Refused, once_hash};
+pub use publish::{Receipt, Refused, key_hash, once_hash};
 pub use settle::{Death, Return};
 
 use std::cmp::Reverse;

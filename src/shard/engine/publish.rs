@@ -7,6 +7,7 @@ use crate::broker::command::{Body, PublishOptions};
 use crate::broker::dedup::{OnceHash, Original};
 use crate::broker::headers;
 use crate::broker::id::{Level, MessageId};
+use crate::broker::keys::KeyHash;
 use crate::broker::queue::{Published, Queue, QueueKey};
 use crate::broker::reply::{Error, ErrorCode};
 use crate::broker::settings::WhenFull;
@@ -84,6 +85,10 @@ impl<S: Storage> Engine<S> {
         self.build_sections(level, options, &message);
         self.admit(key, count, body_bytes, level, once.is_some(), now)?;
         let first = self.queues[key.0 as usize].next_id();
+        let order = match &options.key {
+            None => None,
+            Some(order) => Some(key_hash(self.once_key, order.decoded(&mut self.decoded))),
+        };
         let queue = &mut self.queues[key.0 as usize];
         let time_ms = now.us / 1000;
         for body in bodies {
@@ -106,7 +111,10 @@ impl<S: Storage> Engine<S> {
                 )
                 .0
             };
-            queue.publish(message);
+            let id = queue.publish(message);
+            if let Some(hash) = order {
+                queue.set_key(id, hash);
+            }
         }
         if let Some(hash) = once {
             queue.dedup.insert(
@@ -367,6 +375,11 @@ pub fn once_hash(key: u64, client_id: &[u8]) -> OnceHash {
     let mut hasher = SipHasher24::new_with_keys(key, !key);
     hasher.write(client_id);
     hasher.finish128().as_u128()
+}
+
+/// An ordering key as a queue keeps it: the same hash.
+pub fn key_hash(key: u64, octets: &[u8]) -> KeyHash {
+    once_hash(key, octets)
 }
 
 #[cold]

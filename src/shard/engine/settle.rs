@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::super::Now;
 use super::super::trace;
-use super::{Damaged, Engine, Moving};
+use super::{Damaged, Engine, Moving, key_hash};
 use crate::broker::command::Body;
 use crate::broker::id::{Handle, Level, MessageId};
 use crate::broker::lease::Lease;
@@ -12,7 +12,7 @@ use crate::broker::queue::{Published, QueueKey};
 use crate::fault::{Fault, planted};
 use crate::log::disk::Storage;
 use crate::log::{
-    BlockSlot, Entry, Message, Position, Run, Sections, SectionsBuilder, SettleReason,
+    BlockSlot, Entry, Message, Position, Run, SectionKind, Sections, SectionsBuilder, SettleReason,
     TransferReason,
 };
 
@@ -106,7 +106,7 @@ impl<S: Storage> Engine<S> {
         self.settled(key, id, place, Some(reason));
     }
 
-    /// Settles a ready or delayed message.
+    /// Settles a ready, locked or delayed message.
     pub fn settle_waiting(
         &mut self,
         key: QueueKey,
@@ -126,6 +126,7 @@ impl<S: Storage> Engine<S> {
     #[inline]
     fn settled(&mut self, key: QueueKey, id: MessageId, place: u64, reason: Option<SettleReason>) {
         let queue = &mut self.queues[key.0 as usize];
+        let wakes = queue.wakes_when_settled();
         if queue.settings.durable == Level::None {
             queue.arena.free(place, &mut self.pool);
         } else {
@@ -148,6 +149,9 @@ impl<S: Storage> Engine<S> {
             && let Some(origin) = queue.origins.remove(&id)
         {
             self.dead_settled(origin);
+        }
+        if wakes {
+            self.schedule(key);
         }
     }
 
@@ -227,9 +231,13 @@ impl<S: Storage> Engine<S> {
                 not_before_us: due_us,
             });
         }
-        if due_us == 0 {
+        if planted(Fault::KeyFreeDuringRetry) {
+            queue.keep_back(lease.id);
+        }
+        if due_us == 0 || queue.wakes_when_settled() {
             self.schedule(key);
-        } else {
+        }
+        if due_us != 0 {
             self.arm(key);
         }
     }
@@ -263,7 +271,10 @@ impl<S: Storage> Engine<S> {
                 Bytes::copy_from_slice(message.body.as_slice()),
             ),
             Some(Err(Damaged)) => {
-                self.queue_mut(key).counters.damaged += 1;
+                let queue = self.queue_mut(key);
+                queue.counters.damaged += 1;
+                queue.keep_back(death.id);
+                self.schedule(key);
                 return;
             }
             None => {
@@ -390,7 +401,13 @@ impl<S: Storage> Engine<S> {
             expires_us: None,
             now_us: now.us,
         };
-        self.queue_mut(target).publish(published);
+        let order = Sections(sections).get(SectionKind::Key);
+        let order = order.map(|order| key_hash(self.once_key, order));
+        let to = self.queue_mut(target);
+        to.publish(published);
+        if let Some(hash) = order {
+            to.set_key(target_id, hash);
+        }
         self.sync_wanted |= source_level.max(level) >= Level::Disk;
         self.published(target, level, level);
         self.arm(target);

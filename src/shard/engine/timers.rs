@@ -99,7 +99,7 @@ impl<S: Storage> Engine<S> {
                 let due_us = queue.due_us(id);
                 queue.expiry.own(id, due_us.saturating_add(ttl_us));
             }
-            State::Ready | State::Delayed => {
+            State::Ready | State::Locked | State::Delayed => {
                 let Some((place, size)) = self.locate(key, id) else {
                     self.queue_mut(key).expiry.own(id, again_us);
                     return;

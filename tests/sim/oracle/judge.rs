@@ -170,7 +170,8 @@ impl Oracle {
         if let Some(fog) = queue.fog {
             since = since.max(fog);
         }
-        if since > now || self.maybe_taken_unseen(source) || self.key_locked(index, source) {
+        since = since.max(self.key_free_since(index, source)?);
+        if since > now || self.maybe_taken_unseen(source) {
             return None;
         }
         Some(since)
@@ -207,18 +208,28 @@ impl Oracle {
             })
     }
 
-    fn key_locked(&self, index: usize, source: &str) -> bool {
+    /// Since when no other message of its key is in the queue, so that none can have the key; `None`
+    /// while one may be there.
+    fn key_free_since(&self, index: usize, source: &str) -> Option<u64> {
         let Some(key) = &self.messages[index].key else {
-            return false;
+            return Some(0);
         };
-        self.queues[source].messages.iter().any(|other| {
+        let mut since = 0;
+        for other in &self.queues[source].messages {
             let message = &self.messages[*other];
-            *other != index
-                && message.key.as_ref() == Some(key)
-                && message.place == source
-                && message.possibly_exists()
-                && !message.surely_claimed(self.now)
-        })
+            if *other == index || message.key.as_ref() != Some(key) || !message.possibly_exists() {
+                continue;
+            }
+            let left = match message.place == source {
+                true => message.claimed_since(),
+                false => {
+                    let stays = message.trail.iter().filter(|stay| stay.place == source);
+                    stays.map(|stay| stay.until).max()
+                }
+            };
+            since = since.max(left?);
+        }
+        Some(since)
     }
 
     /// Looks for a consumer who has waited too long for a message that was ready. To be called

@@ -468,11 +468,12 @@ impl Oracle {
 
     /// The handles that a `PULL` was given.
     pub fn handles_from(&self, command: usize) -> Vec<String> {
-        let deliveries = &self.commands[command].deliveries;
-        let given = self
-            .by_handle
-            .iter()
-            .filter(|handle| deliveries.contains(handle.1));
+        let sent = &self.commands[command];
+        // Those of messages that are not judged any more too: others of their key wait for them.
+        let given = self.by_handle.iter().filter(|handle| {
+            let delivery = &self.deliveries[*handle.1];
+            delivery.link == sent.link && sent.arrived.is_some_and(|at| delivery.granted.0 >= at)
+        });
         given.map(|handle| handle.0.clone()).collect()
     }
 

@@ -151,6 +151,18 @@ impl Message {
             .any(|claim| matches!(claim.certainty, Certainty::Sure { at, .. } if at <= now))
     }
 
+    /// Since when something has surely taken it.
+    pub fn claimed_since(&self) -> Option<u64> {
+        let sure = self
+            .claims
+            .iter()
+            .filter_map(|claim| match claim.certainty {
+                Certainty::Sure { at, .. } => Some(at),
+                _ => None,
+            });
+        sure.min()
+    }
+
     /// It may be in the broker at all.
     pub fn possibly_exists(&self) -> bool {
         matches!(
