@@ -210,6 +210,58 @@ fn a_lease_that_outlives_its_connection_has_no_holder() {
 }
 
 #[test]
+fn messages_behind_one_of_their_key_are_locked() {
+    memory(
+        r"
+        C: MPUB q key=a *2
+        C: 1
+        C: 2
+        S: OK 1 2 mem
+        C: PULL q 2
+        S: MSG q <x> key=a $1
+        S: 1
+        S: END 1
+        C: WHY q
+        S: DATA $…
+        S: ready=0
+        S: leased=1
+        S: delayed=0
+        S: key_locked=1
+        S: hidden=0
+        S: …
+        S: why=1 message is leased, see the holders; …
+        S: why=1 message is behind another of the same key that is leased or waits for its retry
+        S:
+        ",
+    );
+}
+
+#[test]
+fn a_single_active_consumer_without_credit() {
+    memory(
+        r"
+        C: QSET q single=1
+        S: OK created
+        C2: SUB q credit=1
+        S2: OK
+        C3: SUB q
+        S3: OK
+        C: MPUB q *2
+        C: 1
+        C: 2
+        S: OK 1 2 mem
+        S2: MSG q <a> $1
+        S2: 1
+        C: WHY q
+        S: DATA $…
+        S: …
+        S: why=1 message is ready and the queue has single=1: …
+        S:
+        ",
+    );
+}
+
+#[test]
 fn why_sees_the_connections_own_publishes_and_refuses_nonsense() {
     disk(
         r"

@@ -244,7 +244,7 @@ impl Queue {
 
     /// Messages published and not at their level yet.
     pub fn hidden(&self) -> u64 {
-        let visible = self.ready() + self.leased + self.delayed();
+        let visible = self.ready() + self.leased + self.delayed() + self.locked();
         self.index.live().saturating_sub(visible)
     }
 

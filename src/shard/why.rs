@@ -59,6 +59,7 @@ impl<S: Storage> Shard<S> {
             ("ready", queue.ready()),
             ("leased", queue.leased()),
             ("delayed", queue.delayed()),
+            ("key_locked", queue.locked()),
             ("hidden", queue.hidden()),
             ("dead", queue.dead),
             ("kept_back", queue.counters.damaged),
@@ -157,7 +158,12 @@ impl<S: Storage> Shard<S> {
             );
         }
         if queue.ready() > 0 && !queue.settings.pause.output {
-            self.why_ready_stays(queue.ready(), consumers, &mut reasons);
+            self.why_ready_stays(
+                queue.ready(),
+                queue.settings.single,
+                consumers,
+                &mut reasons,
+            );
         }
         if queue.hidden() > 0 {
             let what = match queue.settings.durable {
@@ -181,6 +187,12 @@ impl<S: Storage> Shard<S> {
             reasons.push(format!(
                 "{} leased, see the holders{ends}",
                 are(queue.leased())
+            ));
+        }
+        if queue.locked() > 0 {
+            reasons.push(format!(
+                "{} behind another of the same key that is leased or waits for its retry",
+                are(queue.locked())
             ));
         }
         if let Some((due_us, _)) = queue.iter_delayed().next() {
@@ -226,7 +238,13 @@ impl<S: Storage> Shard<S> {
         reasons
     }
 
-    fn why_ready_stays(&self, ready: u64, consumers: &Consumers, reasons: &mut Vec<String>) {
+    fn why_ready_stays(
+        &self,
+        ready: u64,
+        is_single: bool,
+        consumers: &Consumers,
+        reasons: &mut Vec<String>,
+    ) {
         let Consumers {
             subscriptions,
             without_credit,
@@ -247,6 +265,12 @@ impl<S: Storage> Shard<S> {
         } else if pulls == 0 && not_reading > 0 && without_credit + not_reading >= subscriptions {
             reasons.push(format!(
                 "{} ready and the subscribers do not read what was sent to them",
+                are(ready)
+            ));
+        } else if is_single {
+            reasons.push(format!(
+                "{} ready and the queue has single=1: only the active consumer gets them, the \
+                 others stand by",
                 are(ready)
             ));
         } else {
