@@ -584,9 +584,9 @@ fn a_message_that_waits_for_its_retry_holds_its_key_over_a_restart() {
             S: END 2
             C: PUB q key=b pri=9 :4
             S: OK 4 disk
+            -- mark
             C: NACK <one> delay=2s
             S: OK 1
-            -- mark
             -- {how}
             C: PULL q 9
             S: MSG q {head} key=b $1
