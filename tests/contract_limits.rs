@@ -303,3 +303,83 @@ fn the_bytes_of_a_queue_are_exact_after_a_kill() {
         ",
     );
 }
+
+#[test]
+fn a_rate_refuses_with_the_time_to_try_again() {
+    disk(
+        r"
+        C: QSET q rate=5/s
+        S: OK created
+        C: MPUB q *5
+        C: 1
+        C: 2
+        C: 3
+        C: 4
+        C: 5
+        S: OK 1 5 disk
+        -- mark
+        C: PUB q :6
+        S: ERR LIMIT retry=… :the queue takes 5 messages a second (rate=5/s)
+        C: PUB! q :6
+        S: ERR LIMIT retry=…
+        C: PUB other :x
+        S: OK 1 disk
+        -- 1100ms
+        C: PUB q :6
+        S: OK 6 disk
+        C: QGET q
+        S: DATA $…
+        S: ready=6
+        S: …
+        S: set.rate=5/s
+        S: …
+        S:
+        -- kill
+        C: QGET q
+        S: DATA $…
+        S: …
+        S: set.rate=5/s
+        S: …
+        S:
+        C: QSET q rate=none
+        S: OK updated
+        C: MPUB q *9
+        C: 1
+        C: 2
+        C: 3
+        C: 4
+        C: 5
+        C: 6
+        C: 7
+        C: 8
+        C: 9
+        S: OK 7 9 disk
+        C: PUB q :x
+        S: OK 16 disk
+        ",
+    );
+}
+
+#[test]
+fn a_refusal_for_another_cause_uses_up_no_rate() {
+    memory(
+        r"
+        C: QSET q rate=2/s maxlen=1
+        S: OK created
+        C: PUB q :1
+        S: OK 1 mem
+        C: PUB q :2
+        S: ERR FULL …
+        C: PUB q :2
+        S: ERR FULL …
+        C: PULL q
+        S: MSG q <x> $1
+        S: 1
+        S: END 1
+        C: ACK <x>
+        S: OK 1
+        C: PUB q :2
+        S: OK 2 mem
+        ",
+    );
+}

@@ -345,7 +345,7 @@ fn queues() {
     line("QSET q durable=none", "QSET q durable: Some(None)");
     line("QSET q durable=quorum", "ERR UNKNOWN");
     line("QSET q retain=1d", "ERR UNKNOWN");
-    line("QSET q rate=5/s", "ERR UNKNOWN");
+    line("QSET q rate=5", "ERR SYNTAX");
     line("QSET q fair=all", "ERR SYNTAX");
     line("QSET q single=2", "ERR SYNTAX");
     line("QSET q dead=a/b", "ERR NAME");

@@ -54,6 +54,8 @@ pub struct Counters {
     pub damaged: u64,
 }
 
+/// What may come at once of a queue with a rate: what comes in so long, microseconds.
+const RATE_BURST_US: u64 = 1_000_000;
 /// Longest name of a queue, octets.
 pub const NAME_BYTES_MAX: usize = 255;
 /// Behind a queue's name: its dead-letter queue's.
@@ -138,6 +140,8 @@ pub struct Queue {
     pub os_index: u64,
     /// Number of the last log record whose messages of this queue become visible when it is synced.
     pub synced_index: u64,
+    /// When all that was published at `rate=` would have been published evenly, microseconds.
+    pub paced_until_us: u64,
     /// Is in the list of queues to be dispatched.
     pub scheduled: bool,
     /// The earliest entry of this queue in the shard's timers, microseconds.
@@ -180,6 +184,7 @@ impl Queue {
             last_index: 0,
             os_index: 0,
             synced_index: 0,
+            paced_until_us: 0,
             scheduled: false,
             timer_us: u64::MAX,
             next_id: 1,
@@ -240,6 +245,28 @@ impl Queue {
     /// Messages not before their time.
     pub fn delayed(&self) -> u64 {
         self.delayed.len() as u64
+    }
+
+    /// For how long the queue's rate doesn't let so many more messages in, microseconds; 0 = they
+    /// may come. A second's worth may come at once, and a larger batch when nothing came for as
+    /// long as it takes up (the generic cell rate algorithm, ITU-T I.371, in its virtual scheduling
+    /// form).
+    pub fn wait_for_rate_us(&self, now_us: u64, count: u32) -> u64 {
+        let ahead_us = self.paced_until_us.saturating_sub(now_us);
+        let limit_us = RATE_BURST_US.saturating_sub(self.rate_share_us(count));
+        ahead_us.saturating_sub(limit_us)
+    }
+
+    /// So many messages came.
+    pub fn count_for_rate(&mut self, now_us: u64, count: u32) {
+        let share_us = self.rate_share_us(count);
+        self.paced_until_us = self.paced_until_us.max(now_us).saturating_add(share_us);
+    }
+
+    /// The time that so many messages take up at the queue's rate, microseconds.
+    fn rate_share_us(&self, count: u32) -> u64 {
+        let rate = self.settings.rate.map_or(u64::MAX, u64::from);
+        u64::from(count) * 1_000_000 / rate
     }
 
     /// Messages published and not at their level yet.
@@ -714,6 +741,35 @@ mod tests {
             (State::Gone, 0, 0)
         );
         assert_eq!(queue.next_try(1), 1);
+    }
+
+    #[test]
+    fn a_rate_lets_a_second_in_at_once_and_then_its_share() {
+        let mut queue = queue();
+        queue.settings.rate = Some(10);
+        let mut now_us = 5_000_000;
+        let publish = |queue: &mut Queue, now_us, count| {
+            let wait_us = queue.wait_for_rate_us(now_us, count);
+            if wait_us == 0 {
+                queue.count_for_rate(now_us, count);
+            }
+            wait_us
+        };
+        for _ in 0..10 {
+            assert_eq!(publish(&mut queue, now_us, 1), 0);
+        }
+        assert_eq!(publish(&mut queue, now_us, 1), 100_000);
+        assert_eq!(publish(&mut queue, now_us, 5), 500_000);
+        now_us += 100_000;
+        assert_eq!(publish(&mut queue, now_us, 1), 0);
+        assert_eq!(publish(&mut queue, now_us, 1), 100_000);
+        // A batch of three seconds comes when nothing is ahead, and then waits are as long.
+        now_us += 1_000_000;
+        assert_eq!(publish(&mut queue, now_us, 30), 0);
+        assert_eq!(publish(&mut queue, now_us, 1), 2_100_000);
+        queue.settings.rate = Some(1_000_000);
+        assert_eq!(publish(&mut queue, now_us + 10_000_000, 1_000_000), 0);
+        assert_eq!(publish(&mut queue, now_us + 10_000_000, 1), 1);
     }
 
     #[test]

@@ -81,6 +81,8 @@ pub struct Settings {
     pub fair_key: bool,
     /// One consumer at a time.
     pub single: bool,
+    /// Most messages published in a second.
+    pub rate: Option<u32>,
     /// Priority of publishes that say none.
     pub pri: u8,
     /// Shut doors.
@@ -110,6 +112,7 @@ impl Default for Settings {
             ttl_us: None,
             fair_key: false,
             single: false,
+            rate: None,
             pri: 0,
             pause: Paused::default(),
         }
@@ -134,6 +137,7 @@ pub struct SettingsPatch {
     pub ttl_us: Option<Option<u64>>,
     pub fair_key: Option<bool>,
     pub single: Option<bool>,
+    pub rate: Option<Option<u32>>,
     pub pri: Option<u8>,
     pub pause: Option<Paused>,
 }
@@ -155,6 +159,7 @@ impl Settings {
             ttl_us: None,
             maxlen: None,
             maxbytes: None,
+            rate: None,
             pause: Paused::default(),
             ..defaults.clone()
         }
@@ -176,6 +181,7 @@ impl Settings {
             ttl_us,
             fair_key,
             single,
+            rate,
             pri,
             pause,
         } = self;
@@ -192,7 +198,7 @@ impl Settings {
             .iter()
             .rev()
             .fold(0u8, |bits, flag| bits << 1 | u8::from(*flag));
-        let more = u8::from(*fair_key) | u8::from(*single) << 1;
+        let more = u8::from(*fair_key) | u8::from(*single) << 1 | u8::from(rate.is_some()) << 2;
         let version = if more == 0 { ENCODING_PLAIN } else { ENCODING };
         out.extend_from_slice(&[version, *durable as u8, flags, *pri]);
         out.extend_from_slice(&maxdeliver.to_le_bytes());
@@ -211,6 +217,9 @@ impl Settings {
         }
         if more != 0 {
             out.push(more);
+            if let Some(rate) = rate {
+                out.extend_from_slice(&rate.to_le_bytes());
+            }
         }
         out.extend_from_slice(dead.as_deref().unwrap_or_default());
     }
@@ -225,9 +234,14 @@ impl Settings {
             ENCODING => rest.split_first().map(|(more, dead)| (*more, dead))?,
             _ => return None,
         };
-        if more > 0b11 {
+        if more > 0b111 {
             return None;
         }
+        let (rate, dead) = match dead.split_first_chunk::<4>() {
+            _ if more & 4 == 0 => (None, dead),
+            Some((rate, dead)) => (Some(u32::from_le_bytes(*rate)), dead),
+            None => return None,
+        };
         let number = |nth: usize| {
             let octets = numbers[nth * 8..nth * 8 + 8]
                 .try_into()
@@ -263,6 +277,7 @@ impl Settings {
             ttl_us: limit(6),
             fair_key: more & 1 != 0,
             single: more & 2 != 0,
+            rate,
             pri,
             pause: Paused {
                 input: flag(4),
@@ -287,6 +302,7 @@ impl Settings {
             ttl_us,
             fair_key,
             single,
+            rate,
             pri,
             pause,
         } = patch;
@@ -310,6 +326,7 @@ impl Settings {
         set(&mut self.ttl_us, ttl_us);
         set(&mut self.fair_key, fair_key);
         set(&mut self.single, single);
+        set(&mut self.rate, rate);
         set(&mut self.pri, pri);
         set(&mut self.pause, pause);
     }
@@ -368,10 +385,14 @@ mod tests {
             single: true,
             ..plain.clone()
         };
-        for settings in [plain, odd, grave, fair, single] {
+        let slow = Settings {
+            rate: Some(1 << 30),
+            ..odd.clone()
+        };
+        for settings in [plain, odd, grave, fair, single, slow] {
             let mut octets = Vec::new();
             settings.encode(&mut octets);
-            let needs_more = settings.fair_key || settings.single;
+            let needs_more = settings.fair_key || settings.single || settings.rate.is_some();
             assert_eq!(octets[0], if needs_more { 2 } else { 1 });
             assert_eq!(Settings::decode(&octets), Some(settings));
             assert_eq!(Settings::decode(&octets[..40]), None);

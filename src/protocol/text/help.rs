@@ -165,7 +165,7 @@ QSET queue [key=value ...]           keys not said stay as they are
   backoff=1s..5m  doubling wait after NACK; 0: none    dedup=2m
   maxlen=1000 maxbytes=10M  full=reject|dropold   ttl=1h (none: for ever)
   fair=key  keys have turns (none: do not)    single=1  one consumer at a time
-  pri=0  of publishes that say none     pause=in,out (none: runs)
+  rate=100/s (none: any)   pri=0  of publishes that say none   pause=in,out
   -> OK created   or   OK updated
 "
         }

@@ -8,6 +8,9 @@ use super::encode;
 use super::value::{self, shown, syntax};
 use super::verb::Verb;
 
+/// Most messages a second that `rate=` can allow: one each microsecond.
+const RATE_MAX: u64 = 1_000_000;
+
 /// Takes one `key=value` of a `QSET` into the patch.
 ///
 /// # Errors
@@ -58,6 +61,7 @@ pub fn set(patch: &mut SettingsPatch, key: &[u8], value: &[u8]) -> Result<(), Er
             once(&mut patch.ttl_us, "ttl=", ttl)
         }
         b"fair" => once(&mut patch.fair_key, "fair=", fair(value)),
+        b"rate" => once(&mut patch.rate, "rate=", or_none(value, rate)),
         b"single" => once(&mut patch.single, "single=", value::flag("single=", value)),
         b"pri" => {
             let pri = value::integer("pri=", value, 0, 255).map(|pri| pri as u8);
@@ -172,6 +176,19 @@ fn fair(value: &[u8]) -> Result<bool, Error> {
     }
 }
 
+/// `<n>/s`.
+fn rate(value: &[u8]) -> Result<u32, Error> {
+    let refused = || {
+        syntax(format!(
+            "rate= is so many messages a second, such as 100/s, or none, not {}",
+            shown(value)
+        ))
+    };
+    let count = value.strip_suffix(b"/s").ok_or_else(refused)?;
+    let count = value::integer("rate=", count, 1, RATE_MAX).map_err(|_| refused())?;
+    Ok(count as u32)
+}
+
 fn backoff(value: &[u8]) -> Result<Backoff, Error> {
     let range = match memchr::memmem::find(value, b"..") {
         Some(dots) => {
@@ -206,6 +223,7 @@ pub fn write(out: &mut Vec<u8>, settings: &Settings, dead: &[u8], prefix: &str, 
         ttl_us,
         fair_key,
         single,
+        rate,
         pri,
         pause,
     } = settings;
@@ -257,6 +275,13 @@ pub fn write(out: &mut Vec<u8>, settings: &Settings, dead: &[u8], prefix: &str, 
         out.extend_from_slice(if *fair_key { b"key" } else { b"none" });
     });
     line("single", &|out| write_number(out, u64::from(*single)));
+    line("rate", &|out| match rate {
+        Some(rate) => {
+            write_number(out, u64::from(*rate));
+            out.extend_from_slice(b"/s");
+        }
+        None => out.extend_from_slice(b"none"),
+    });
     line("pri", &|out| write_number(out, u64::from(*pri)));
     line("pause", &|out| {
         write_words(out, &[("in", pause.input), ("out", pause.output)])
@@ -366,6 +391,8 @@ mod tests {
         );
         check("fair=key", "fair=key single=0 ");
         check("fair=none single=1", "fair=none single=1 ");
+        check("rate=100/s", "rate=100/s pri=0 ");
+        check("rate=none", "rate=none pri=0 ");
         check("pause=in,out", "pause=in,out ");
         check("pause=out", "pause=out ");
         check("pause=", "pause=none ");
@@ -402,6 +429,10 @@ mod tests {
             "fair=",
             "single=2",
             "single=none",
+            "rate=5",
+            "rate=0/s",
+            "rate=5/m",
+            "rate=1000001/s",
             "pause=both",
             "maxlen=none maxlen=5",
         ] {
@@ -409,7 +440,7 @@ mod tests {
         }
         refused("dead=", ErrorCode::Name);
         refused("dead=a/b", ErrorCode::Name);
-        for options in ["durable=quorum", "retain=1d", "rate=5/s", "x=1"] {
+        for options in ["durable=quorum", "retain=1d", "x=1"] {
             refused(options, ErrorCode::Unknown);
         }
     }

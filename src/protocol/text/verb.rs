@@ -182,7 +182,7 @@ impl Verb {
             Verb::Sub => "credit= lease= ack=auto ts=1",
             Verb::Qset => {
                 "durable= lease= maxdeliver= dead= deadon= backoff= dedup= full= maxlen= maxbytes= \
-                 ttl= pri= pause="
+                 ttl= fair= single= rate= pri= pause="
             }
             Verb::Purge => "state=",
             Verb::Peek => "state= from=",
@@ -196,7 +196,7 @@ impl Verb {
             Verb::Pub => &["every"],
             Verb::Pull => &["from"],
             Verb::Sub => &["from", "mode"],
-            Verb::Qset => &["retain", "rate"],
+            Verb::Qset => &["retain"],
             _ => &[],
         }
     }

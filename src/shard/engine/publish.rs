@@ -84,7 +84,11 @@ impl<S: Storage> Engine<S> {
         let mut message = when_published(&self.queues[key.0 as usize], options, now);
         self.build_sections(level, options, &message);
         self.admit(key, count, body_bytes, level, once.is_some(), now)?;
-        let first = self.queues[key.0 as usize].next_id();
+        let queue = &mut self.queues[key.0 as usize];
+        if queue.settings.rate.is_some() {
+            queue.count_for_rate(now.us, count);
+        }
+        let first = queue.next_id();
         let order = match &options.key {
             None => None,
             Some(order) => Some(key_hash(self.once_key, order.decoded(&mut self.decoded))),
@@ -213,6 +217,13 @@ impl<S: Storage> Engine<S> {
         if self.over_budget {
             queue.counters.rejected += 1;
             return Err(out_of_memory(once).into());
+        }
+        if settings.rate.is_some() {
+            let wait_us = queue.wait_for_rate_us(now.us, count);
+            if wait_us > 0 {
+                queue.counters.rejected += 1;
+                return Err(too_fast(queue, wait_us).into());
+            }
         }
         if level != Level::None
             && let Some(log) = &mut self.log
@@ -443,6 +454,14 @@ fn disk_full() -> Error {
         "the disk is full; acks and pulls go on, publishing resumes when there is space",
     )
     .retry(DISK_RETRY_MS)
+}
+
+#[cold]
+fn too_fast(queue: &Queue, wait_us: u64) -> Error {
+    let rate = queue.settings.rate.unwrap_or(0);
+    let text = format!("the queue takes {rate} messages a second (rate={rate}/s)");
+    let retry_ms = wait_us.div_ceil(1000).min(u64::from(u32::MAX)) as u32;
+    Error::new(ErrorCode::Limit, text).retry(retry_ms)
 }
 
 #[cold]
