@@ -290,14 +290,13 @@ impl Session {
             link.flush()?;
             return Ok(true);
         }
-        if let Some(first) = self.pending.front()
-            && silent > self.options.answer_timeout + first.wait
-        {
-            return Err(link.lost(io::ErrorKind::TimedOut.into()));
-        }
         let came = link.fill_within(wait.min(TICK))?;
         if came {
             self.heard = Instant::now();
+        } else if let Some(first) = self.pending.front()
+            && silent > self.options.answer_timeout + first.wait
+        {
+            return Err(link.lost(io::ErrorKind::TimedOut.into()));
         }
         Ok(came)
     }
