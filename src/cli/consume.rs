@@ -8,8 +8,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use crate::client::{Connection, Error, Message, Reply, typed_sources};
+
 use super::args::{self, Args, Word};
-use super::client::{Client, Message, Reply, typed_sources, unexpected};
 use super::error::CliError;
 use super::json::Object;
 
@@ -46,7 +47,7 @@ enum Print {
 /// `ringmq pull`
 pub fn pull(parser: lexopt::Parser) -> Result<(), CliError> {
     let options = parse("pull", parser)?;
-    let mut client = Client::connect(&options.addr)?;
+    let mut client = Connection::open(&options.addr)?;
     let mut out = io::stdout().lock();
     let mut left = options.count.unwrap_or(1);
     let mut wait_us = options.wait_us;
@@ -73,7 +74,11 @@ pub fn pull(parser: lexopt::Parser) -> Result<(), CliError> {
 }
 
 /// Prints the messages of one `PULL` and settles or tells what was leased; how many came.
-fn pulled(client: &mut Client, out: &mut impl Write, options: &Options) -> Result<u64, CliError> {
+fn pulled(
+    client: &mut Connection,
+    out: &mut impl Write,
+    options: &Options,
+) -> Result<u64, CliError> {
     let mut handles = Vec::new();
     let mut printed = Ok(());
     let count = loop {
@@ -83,7 +88,7 @@ fn pulled(client: &mut Client, out: &mut impl Write, options: &Options) -> Resul
                 handles.extend(message.handle);
             }
             Reply::End(count) => break count,
-            other => return Err(unexpected(other)),
+            other => return Err(Error::unexpected(other).into()),
         }
     };
     if let Err(error) = printed.and_then(|()| out.flush()) {
@@ -109,7 +114,7 @@ pub fn subscribe(parser: lexopt::Parser) -> Result<(), CliError> {
         signal_hook::flag::register(signal, Arc::clone(&interrupted))
             .map_err(|error| CliError::failed(format!("cannot catch signals: {error}")))?;
     }
-    let mut client = Client::connect(&options.addr)?;
+    let mut client = Connection::open(&options.addr)?;
     write!(client.output(), "SUB {}", options.source).expect("a Vec takes all");
     // Leases that would only be given back at the end are not asked for.
     let credit = match (options.credit, options.count) {
@@ -157,7 +162,7 @@ impl Subscription {
     /// Prints what has arrived, then settles it; false when nobody reads stdout any more.
     fn turn(
         &mut self,
-        client: &mut Client,
+        client: &mut Connection,
         out: &mut impl Write,
         options: &Options,
     ) -> Result<bool, CliError> {
@@ -178,7 +183,7 @@ impl Subscription {
                     let text = format!("the subscription has ended: {what}");
                     return Err(CliError::failed(text));
                 }
-                other => return Err(unexpected(other)),
+                other => return Err(Error::unexpected(other).into()),
             }
         }
         if let Err(error) = printed.and_then(|()| out.flush()) {
@@ -191,23 +196,21 @@ impl Subscription {
         Ok(true)
     }
 
-    fn settle(&mut self, client: &mut Client) -> Result<(), CliError> {
+    fn settle(&mut self, client: &mut Connection) -> Result<(), CliError> {
         for chunk in self.handles.chunks(HANDLES_MAX) {
             self.acks += 1;
             append_ack(client.output(), chunk);
         }
         self.handles.clear();
-        client.flush()
+        Ok(client.flush()?)
     }
 
     /// Waits for the answers of the last `ACK`s.
-    fn finish(&mut self, client: &mut Client) -> Result<(), CliError> {
+    fn finish(&mut self, client: &mut Connection) -> Result<(), CliError> {
         while self.acks > 0 {
             match client.buffered()? {
                 Some(Reply::Ok(_)) => self.acks -= 1,
-                Some(Reply::Error { code, text }) => {
-                    return Err(unexpected(Reply::Error { code, text }));
-                }
+                Some(refused @ Reply::Error(_)) => return Err(Error::unexpected(refused).into()),
                 Some(_) => {}
                 None => {
                     client.fill()?;
@@ -241,7 +244,7 @@ pub fn ack(parser: lexopt::Parser) -> Result<(), CliError> {
     if handles.is_empty() {
         return Err(args.usage("name the handles, as in ringmq ack 1.42.7"));
     }
-    let mut client = Client::connect(&addr)?;
+    let mut client = Connection::open(&addr)?;
     let settled = settle(&mut client, &handles)?;
     writeln!(io::stdout(), "OK {settled}")
         .map_err(|error| CliError::failed(format!("cannot write to stdout: {error}")))
@@ -251,7 +254,7 @@ pub fn ack(parser: lexopt::Parser) -> Result<(), CliError> {
 ///
 /// # Errors
 /// `CliError::Failed` naming the stale ones, when there are any; the others are settled.
-fn settle(client: &mut Client, handles: &[String]) -> Result<u64, CliError> {
+fn settle(client: &mut Connection, handles: &[String]) -> Result<u64, CliError> {
     let (mut settled, mut stale) = (0, Vec::new());
     for chunk in handles.chunks(HANDLES_MAX) {
         append_ack(client.output(), chunk);

@@ -1,6 +1,9 @@
 //! How a subcommand ends when it does not end well.
 
 use std::fmt;
+use std::io;
+
+use crate::client;
 
 use super::{EXIT_FAILED, EXIT_REFUSED, EXIT_USAGE};
 
@@ -62,3 +65,19 @@ impl fmt::Display for CliError {
 }
 
 impl std::error::Error for CliError {}
+
+impl From<client::Error> for CliError {
+    fn from(error: client::Error) -> CliError {
+        match &error {
+            client::Error::Connect { source, .. }
+                if source.kind() == io::ErrorKind::ConnectionRefused =>
+            {
+                CliError::failed(format!(
+                    "{error}: start one with 'ringmq serve', or name its address with --addr or \
+                     RINGMQ_ADDR"
+                ))
+            }
+            _ => CliError::failed(error.to_string()),
+        }
+    }
+}

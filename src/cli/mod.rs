@@ -9,7 +9,6 @@
 
 mod args;
 mod bench;
-mod client;
 mod consume;
 mod data;
 mod error;

@@ -4,8 +4,9 @@ use std::io::{self, BufRead, IsTerminal, Write};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
+use crate::client::{Connection, Error, Reply, typed_name, typed_value};
+
 use super::args::{self, Args, Word};
-use super::client::{Client, Reply, typed_name, typed_value, unexpected};
 use super::error::CliError;
 
 /// Most messages on the way when stdin is published. Their receipts fit in the sockets' buffers,
@@ -27,7 +28,7 @@ struct Options {
 /// Publishes and tells the receipts.
 pub fn run(parser: lexopt::Parser) -> Result<(), CliError> {
     let options = parse(parser)?;
-    let mut client = Client::connect(&options.addr)?;
+    let mut client = Connection::open(&options.addr)?;
     match options.stdin {
         true => publish_lines(&mut client, &options),
         false => publish_arguments(&mut client, &options),
@@ -103,7 +104,7 @@ fn append(output: &mut Vec<u8>, head: &str, body: &[u8]) {
 }
 
 /// One message for each argument, one receipt line for each.
-fn publish_arguments(client: &mut Client, options: &Options) -> Result<(), CliError> {
+fn publish_arguments(client: &mut Connection, options: &Options) -> Result<(), CliError> {
     for body in &options.bodies {
         append(client.output(), &options.head, body.as_bytes());
         let receipt = client.expect_ok()?;
@@ -115,7 +116,7 @@ fn publish_arguments(client: &mut Client, options: &Options) -> Result<(), CliEr
 }
 
 /// One message for each line of stdin, many on the way at once.
-fn publish_lines(client: &mut Client, options: &Options) -> Result<(), CliError> {
+fn publish_lines(client: &mut Connection, options: &Options) -> Result<(), CliError> {
     let mut input = io::BufReader::with_capacity(FLUSH_BYTES, io::stdin());
     let (mut sent, mut confirmed) = (0_u64, 0_u64);
     let mut level = String::new();
@@ -175,7 +176,7 @@ fn progress() -> Option<ProgressBar> {
 
 /// Reads receipts until so many are confirmed.
 fn receipts(
-    client: &mut Client,
+    client: &mut Connection,
     confirmed: &mut u64,
     wanted: u64,
     level: &mut String,
@@ -188,7 +189,7 @@ fn receipts(
                     *level = rest.split(' ').nth(1).unwrap_or_default().to_owned();
                 }
             }
-            other => return Err(unexpected(other)),
+            other => return Err(Error::unexpected(other).into()),
         }
     }
     Ok(())

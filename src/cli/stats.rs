@@ -2,8 +2,9 @@
 
 use std::io::{self, Write};
 
+use crate::client::{Connection, typed_name};
+
 use super::args::{self, Args, Word};
-use super::client::{Client, typed_name};
 use super::error::CliError;
 use super::json::Object;
 
@@ -20,7 +21,7 @@ pub fn run(parser: lexopt::Parser) -> Result<(), CliError> {
             _ => return Err(args.unknown(&word)),
         }
     }
-    let mut client = Client::connect(&addr)?;
+    let mut client = Connection::open(&addr)?;
     let command = match &queue {
         Some(queue) => format!("STATS q {queue}\n"),
         None => "STATS\n".to_owned(),

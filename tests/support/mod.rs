@@ -15,7 +15,7 @@ pub mod os;
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -94,6 +94,16 @@ impl Launch {
                 .to_vec(),
             limits: Vec::new(),
         }
+    }
+
+    /// At this port, so that clients find it again after a restart.
+    pub fn port(mut self, port: u16) -> Launch {
+        for argument in &mut self.args {
+            if argument == "127.0.0.1:0" {
+                *argument = format!("127.0.0.1:{port}");
+            }
+        }
+        self
     }
 
     /// One more argument, or several separated by spaces.
@@ -353,6 +363,21 @@ impl Random {
         bytes.truncate(count);
         bytes
     }
+}
+
+/// A port that nobody listens on, outside the range from which the system takes those of outgoing
+/// connections: it stays free while a broker on it is down.
+pub fn free_port() -> u16 {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let first = u64::from(std::process::id()) * 7;
+    for _ in 0..12_000 {
+        let offset = (first + NEXT.fetch_add(1, Ordering::Relaxed)) % 12_000;
+        let port = 20_000 + u16::try_from(offset).expect("it is below 12,000");
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+    panic!("every port is taken");
 }
 
 /// Every file under a directory with its contents, to see that nothing was touched. The lock file

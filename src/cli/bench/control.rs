@@ -5,8 +5,8 @@ use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::time::Duration;
 
 use crate::cli::args::count;
-use crate::cli::client::{Client, typed_name};
 use crate::cli::error::CliError;
+use crate::client::{Connection, typed_name};
 
 use super::plan::{Plan, Protocol};
 
@@ -67,7 +67,7 @@ impl Server {
     }
 
     fn prepare_text(&mut self, plan: &Plan) -> Result<(), CliError> {
-        let mut client = Client::connect(&self.addr_text)?;
+        let mut client = Connection::open(&self.addr_text)?;
         client.output().extend_from_slice(b"HELLO 1 name=bench\n");
         let hello = client.expect_ok()?;
         let version = hello
@@ -99,7 +99,7 @@ impl Server {
         }
         let told = match self.protocol {
             Protocol::Text => {
-                let mut client = Client::connect(&self.addr_text)?;
+                let mut client = Connection::open(&self.addr_text)?;
                 let command = format!("QGET {}\n", self.queue);
                 client.output().extend_from_slice(command.as_bytes());
                 let data = client.expect_data()?;
@@ -128,10 +128,11 @@ impl Server {
         }
         match self.protocol {
             Protocol::Text => {
-                let mut client = Client::connect(&self.addr_text)?;
+                let mut client = Connection::open(&self.addr_text)?;
                 let command = format!("QDEL {}\n", self.queue);
                 client.output().extend_from_slice(command.as_bytes());
-                client.expect_ok().map(|_| ())
+                client.expect_ok()?;
+                Ok(())
             }
             Protocol::Redis => redis(self.addr, &format!("DEL {}\r\n", self.queue)).map(|_| ()),
         }
