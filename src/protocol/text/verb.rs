@@ -30,6 +30,8 @@ pub enum Verb {
     Cancel,
     Why,
     Kill,
+    Req,
+    Rep,
 }
 
 /// What a word in the place of a verb turned out to be.
@@ -47,9 +49,8 @@ pub enum Lookup {
 pub const VERB_BYTES_MAX: usize = 12;
 
 /// Verbs of the protocol that are still to come.
-const PLANNED: [&str; 12] = [
-    "ABORT", "AUTH", "BEGIN", "BIND", "CAST", "COMMIT", "DRAIN", "REP", "REQ", "ROUTE", "SEEK",
-    "UNBIND",
+const PLANNED: [&str; 10] = [
+    "ABORT", "AUTH", "BEGIN", "BIND", "CAST", "COMMIT", "DRAIN", "ROUTE", "SEEK", "UNBIND",
 ];
 
 impl Verb {
@@ -85,6 +86,8 @@ impl Verb {
             b"CANCEL" => Verb::Cancel,
             b"WHY" => Verb::Why,
             b"KILL" => Verb::Kill,
+            b"REQ" => Verb::Req,
+            b"REP" => Verb::Rep,
             b"HELLO" => Verb::Hello,
             b"PING" => Verb::Ping,
             b"QUIT" => Verb::Quit,
@@ -126,7 +129,8 @@ impl Verb {
             | Verb::Move
             | Verb::Sync
             | Verb::Cancel
-            | Verb::Kill => true,
+            | Verb::Kill
+            | Verb::Rep => true,
             Verb::Ping
             | Verb::Help
             | Verb::Pull
@@ -135,8 +139,14 @@ impl Verb {
             | Verb::Qls
             | Verb::Peek
             | Verb::Stats
-            | Verb::Why => false,
+            | Verb::Why
+            | Verb::Req => false,
         }
+    }
+
+    /// It takes one message as its body.
+    pub fn takes_message(self) -> bool {
+        matches!(self, Verb::Pub | Verb::Req | Verb::Rep)
     }
 
     /// How it is typed, optional parts in brackets.
@@ -168,6 +178,8 @@ impl Verb {
             Verb::Cancel => "CANCEL @tag",
             Verb::Why => "WHY queue",
             Verb::Kill => "KILL conn",
+            Verb::Req => "REQ queue [options] :text",
+            Verb::Rep => "REP token :text",
         }
     }
 
@@ -176,6 +188,7 @@ impl Verb {
         match self {
             Verb::Hello => "name= expired=",
             Verb::Pub | Verb::Mpub => "delay= at= ttl= pri= key= once= sync= reply= h.<name>=",
+            Verb::Req => "timeout= pri= key= h.<name>=",
             Verb::Pull => "wait= lease= ack=auto hold=1 bytes= ts=1",
             Verb::Nack => "delay= dead=1 why=",
             Verb::Touch => "lease=",
