@@ -436,8 +436,6 @@ fn verbs_that_are_unknown_or_not_built() {
         "CAST",
         "BIND",
         "UNBIND",
-        "REQ",
-        "REP",
         "SEEK",
         "WHY",
         "BEGIN",

@@ -5,7 +5,7 @@
 //! line that comes; `C2:`/`S2:` and so on are further connections, opened when they are first named.
 //! `…` stands for anything on its line, `S: …` alone for any number of lines, `C: (half-close)` and
 //! `S: (closes)` for the ends of the two directions, `-- 200ms` for a pause. At the end of a block no
-//! connection may have anything more to say.
+//! connection may have anything more to say. `<token>` stands for what `reply=<token>` was last.
 
 #![allow(
     clippy::disallowed_methods,
@@ -123,6 +123,18 @@ struct Replay<'a> {
     peers: BTreeMap<String, Peer>,
     /// `S: …` was the last line of that connection.
     skipping: Option<String>,
+    /// What stood where a line says `<token>`.
+    token: String,
+}
+
+/// `want` with the token of a request written out, and that token if `got` is what tells it first.
+fn with_token(want: &str, got: &str, token: &str) -> (String, Option<String>) {
+    let told = want
+        .contains("reply=<token>")
+        .then(|| got.split(' ').find_map(|word| word.strip_prefix("reply=")));
+    let told = told.flatten().map(str::to_owned);
+    let want = want.replace("<token>", told.as_deref().unwrap_or(token));
+    (want, told)
 }
 
 impl Replay<'_> {
@@ -134,13 +146,14 @@ impl Replay<'_> {
     }
 
     fn send(&mut self, name: &str, text: &str) {
+        let token = self.token.clone();
         let peer = self.peer(name);
         match text {
             "(half-close)" => {
                 let ended = peer.reader.get_ref().shutdown(Shutdown::Write);
                 ended.expect("the connection is open");
             }
-            text => peer.send(text),
+            text => peer.send(&text.replace("<token>", &token)),
         }
     }
 
@@ -157,7 +170,11 @@ impl Replay<'_> {
         }
         loop {
             let got = self.peer(name).line(place);
-            if matches(want, &got) {
+            let (want, told) = with_token(want, &got, &self.token);
+            if matches(&want, &got) {
+                if let Some(told) = told {
+                    self.token = told;
+                }
                 return;
             }
             assert!(skips, "{place}:\nwant {want}\n got {got}");
@@ -197,6 +214,7 @@ fn replay(transcript: &Transcript) {
         broker: &broker,
         peers: BTreeMap::new(),
         skipping: None,
+        token: String::new(),
     };
     for (index, line) in transcript.text.iter().enumerate() {
         let place = format!("docs/protocol.md:{}", transcript.line + index);
@@ -228,7 +246,7 @@ fn every_verb_is_in_a_transcript() {
         })
         .collect();
     let verbs = "HELLO PING QUIT HELP PUB MPUB PULL ACK NACK TOUCH SUB CREDIT UNSUB QSET QGET QLS QDEL \
-                 DEL PURGE PEEK MOVE SYNC STATS CANCEL";
+                 DEL PURGE PEEK MOVE SYNC STATS CANCEL REQ REP";
     for verb in verbs.split(' ') {
         assert!(
             sent.iter().any(|word| word == verb),

@@ -16,6 +16,16 @@ const CHUNK_BYTES_MAX: usize = 256 << 10;
 /// Bodies from this size keep their own memory.
 const OWN_BYTES_MIN: usize = 16 << 10;
 
+/// Bit of the place of a request: it lies here whatever the level of its queue is, so that the places of a
+/// logged queue tell which of its messages the log does not know.
+pub const REQUEST: u64 = 1 << 62;
+
+/// Is this the place of a request?
+#[inline]
+pub fn is_request(place: u64) -> bool {
+    place >> 62 == 1
+}
+
 const HAS_SECTIONS: u8 = 1;
 const OWN_BODY: u8 = 2;
 
@@ -195,6 +205,7 @@ impl Arena {
     /// If there is none: places come from the index, which is never wrong about memory.
     #[inline]
     pub fn get(&self, place: u64) -> Stored<'_> {
+        let place = place & !REQUEST;
         let chunk = &self.chunks[self.at(place)];
         let mut rest = &chunk.data[(place - chunk.base) as usize..];
         let flags = rest[0];
@@ -221,6 +232,7 @@ impl Arena {
     /// The message at a place is settled; its chunk goes with its last one.
     #[inline]
     pub fn free(&mut self, place: u64, pool: &mut ChunkPool) {
+        let place = place & !REQUEST;
         if !self.own.is_empty()
             && let Some(bytes) = self.own.remove(&place)
         {

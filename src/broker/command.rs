@@ -410,4 +410,34 @@ pub enum Command<'a> {
         /// Whose wait to end, without the `@`.
         tag: &'a [u8],
     },
+    /// `REQ q [timeout=2s]`
+    Request {
+        /// Whose consumers are asked.
+        queue: Typed<'a>,
+        /// How long an answer is waited for, microseconds, above 0.
+        timeout_us: u64,
+        /// How; only `pri`, `key` and headers.
+        options: PublishOptions<'a>,
+        /// What.
+        body: Body<'a>,
+    },
+    /// `REP token`
+    Answer {
+        /// The `reply=` of the request.
+        token: Typed<'a>,
+        /// What.
+        body: Body<'a>,
+    },
+}
+
+impl<'a> Command<'a> {
+    /// The message that it brings, if it brings one.
+    pub fn message_mut(&mut self) -> Option<&mut Body<'a>> {
+        match self {
+            Command::Publish { body, .. }
+            | Command::Request { body, .. }
+            | Command::Answer { body, .. } => Some(body),
+            _ => None,
+        }
+    }
 }

@@ -104,6 +104,11 @@ impl Expiry {
         !self.own_by_id.is_empty() && self.own_by_id.contains_key(&id)
     }
 
+    /// The message's own deadline, microseconds.
+    pub fn own_us(&self, id: MessageId) -> Option<u64> {
+        self.own_by_id.get(&id).copied()
+    }
+
     /// The runs, for a checkpoint.
     pub fn runs(&self) -> impl Iterator<Item = (u64, MessageId)> {
         self.runs.iter().copied()

@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
+use super::arena::is_request;
 use super::id::MessageId;
 
 /// Ids in one block.
@@ -16,6 +17,10 @@ const WORDS: usize = BLOCK_IDS / 64;
 
 /// Offset of an id whose place does not fit its block's column and is in `far`.
 const FAR: u32 = u32::MAX;
+
+/// Base of a block in which only requests were located so far: so far from all places that none of them
+/// fits the column.
+const NO_BASE: u64 = 1 << 61;
 
 /// Where a column lies in the block file, as the log numbers it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -85,7 +90,7 @@ pub struct BlockImage<'a> {
     /// Sum of the unsettled bodies, bytes.
     pub bytes: u64,
     /// One bit for each id.
-    pub settled: &'a [u64; WORDS],
+    pub settled: [u64; WORDS],
     /// The column, if it is in memory.
     pub offsets: &'a [u32],
     /// Where the column is, if it was spilled.
@@ -137,7 +142,7 @@ impl Index {
         self.blocks.get(at as usize)?.as_deref()
     }
 
-    /// Notes where a new message lies. Ids come in order, without gaps but for a first one.
+    /// Notes where a new message lies. Ids come in order; those left out count as settled.
     ///
     /// # Panics
     /// If the id is older than one located before.
@@ -147,10 +152,15 @@ impl Index {
         if self.blocks.is_empty() {
             self.base = number;
         }
-        let at = number
+        let mut at = number
             .checked_sub(self.base)
             .expect("ids are located in order") as usize;
         if at >= self.blocks.len() {
+            self.close_last();
+            if self.blocks.is_empty() {
+                self.base = number;
+            }
+            at = (number - self.base) as usize;
             let block = self.fresh();
             self.blocks.resize_with(at, || None);
             self.blocks.push_back(Some(block));
@@ -159,10 +169,8 @@ impl Index {
         let block = self.blocks[at]
             .as_deref_mut()
             .expect("the newest block is kept until it is full");
-        if block.located == 0 {
-            block.base = place;
-            // Ids before the first one of a block were never published or are settled.
-            settle_before(&mut block.settled, nth);
+        if nth == 0 || usize::from(block.located) != nth {
+            block.begin_at(nth, place);
         }
         assert!(nth >= block.offsets.len(), "ids are located in order");
         let before = block.offsets.capacity();
@@ -171,8 +179,7 @@ impl Index {
         if offset < u64::from(FAR) {
             block.offsets.push(offset as u32);
         } else {
-            block.offsets.push(FAR);
-            block.far.insert(nth as u16, place);
+            block.locate_far(nth, place);
         }
         self.column_bytes += (block.offsets.capacity() - before) * 4;
         block.located = nth as u16 + 1;
@@ -227,6 +234,9 @@ impl Index {
             return false;
         }
         block.settled[nth / 64] |= bit;
+        if !block.far.is_empty() {
+            block.far.remove(&(nth as u16));
+        }
         let bytes = if block.live == 1 {
             block.bytes
         } else {
@@ -242,6 +252,36 @@ impl Index {
             self.drop_block(id / BLOCK_IDS as u64);
         }
         true
+    }
+
+    /// A new block follows the last one: ids of that which were left out count as settled.
+    fn close_last(&mut self) {
+        let Some(Some(block)) = self.blocks.back_mut() else {
+            return;
+        };
+        let located = usize::from(block.located);
+        if located == BLOCK_IDS {
+            return;
+        }
+        settle_between(&mut block.settled, located, BLOCK_IDS);
+        let before = block.offsets.capacity();
+        block.offsets.resize(BLOCK_IDS, 0);
+        block.located = BLOCK_IDS as u16;
+        self.column_bytes += (block.offsets.capacity() - before) * 4;
+        if block.live == 0 {
+            self.drop_block(self.base + self.blocks.len() as u64 - 1);
+        }
+    }
+
+    /// The requests among the unsettled messages.
+    pub fn requests(&self) -> impl Iterator<Item = MessageId> {
+        let blocks = self.blocks.iter().enumerate();
+        blocks.flat_map(|(at, block)| {
+            let first = (self.base + at as u64) * BLOCK_IDS as u64;
+            let far = block.iter().flat_map(|block| &block.far);
+            far.filter(|(_, place)| is_request(**place))
+                .map(move |(nth, _)| first + u64::from(*nth))
+        })
     }
 
     fn drop_block(&mut self, number: u64) {
@@ -403,29 +443,40 @@ impl Index {
         Ok(found)
     }
 
-    /// The blocks, for a checkpoint.
-    pub fn images(&self) -> impl Iterator<Item = BlockImage<'_>> {
-        self.blocks.iter().enumerate().filter_map(|(at, block)| {
-            let block = block.as_deref()?;
-            Some(BlockImage {
-                number: self.base + at as u64,
-                base: block.base,
-                located: block.located,
-                bytes: block.bytes,
-                settled: &block.settled,
-                offsets: if block.slot.is_some() {
-                    &[]
-                } else {
-                    &block.offsets
-                },
-                slot: block.slot,
-                far: block
-                    .far
-                    .iter()
-                    .map(|(nth, place)| (*nth, *place))
-                    .collect(),
+    /// The blocks, for a checkpoint, in which requests count as settled; `size_of` says how large the
+    /// body of the one at a place is, bytes.
+    pub fn images(&self, size_of: impl Fn(u64) -> u32) -> impl Iterator<Item = BlockImage<'_>> {
+        self.blocks
+            .iter()
+            .enumerate()
+            .filter_map(move |(at, block)| {
+                let block = block.as_deref()?;
+                let (mut settled, mut bytes) = (block.settled, block.bytes);
+                let requests = block.far.iter().filter(|(_, place)| is_request(**place));
+                for (nth, place) in requests {
+                    settle_between(&mut settled, usize::from(*nth), usize::from(*nth) + 1);
+                    bytes = bytes.saturating_sub(u64::from(size_of(*place)));
+                }
+                Some(BlockImage {
+                    number: self.base + at as u64,
+                    base: block.base,
+                    located: block.located,
+                    bytes,
+                    settled,
+                    offsets: if block.slot.is_some() {
+                        &[]
+                    } else {
+                        &block.offsets
+                    },
+                    slot: block.slot,
+                    far: block
+                        .far
+                        .iter()
+                        .filter(|(_, place)| !is_request(**place))
+                        .map(|(nth, place)| (*nth, *place))
+                        .collect(),
+                })
             })
-        })
     }
 
     /// Takes a block over from a checkpoint; blocks come in order.
@@ -452,7 +503,7 @@ impl Index {
         block.base = image.base;
         block.offsets = image.offsets.to_vec();
         block.slot = image.slot;
-        block.settled = *image.settled;
+        block.settled = image.settled;
         block.located = image.located;
         block.bytes = image.bytes;
         block.far = image.far.into_iter().collect();
@@ -460,6 +511,13 @@ impl Index {
             .map(|nth| (block.settled[nth / 64] >> (nth % 64) & 1) as u32)
             .sum();
         block.live = (located as u32 - settled) as u16;
+        if block.live == 0 && located == BLOCK_IDS {
+            // Its last messages were requests, which are gone.
+            self.blocks.resize_with(at, || None);
+            self.blocks.push_back(None);
+            self.freed_slots.extend(block.slot);
+            return Ok(());
+        }
         self.column_bytes += block.offsets.capacity() * 4;
         self.live += u64::from(block.live);
         self.bytes += block.bytes;
@@ -483,9 +541,33 @@ fn empty() -> Block {
     }
 }
 
-/// Marks the first `count` ids as settled.
-fn settle_before(settled: &mut [u64; WORDS], count: usize) {
-    for nth in 0..count {
+impl Block {
+    /// The message to be located next begins the block, or ids before it were left out: those were never
+    /// published, or are settled.
+    #[cold]
+    fn begin_at(&mut self, nth: usize, place: u64) {
+        if self.located == 0 {
+            self.base = if is_request(place) { NO_BASE } else { place };
+        }
+        settle_between(&mut self.settled, usize::from(self.located), nth);
+    }
+
+    /// Notes a place that is too far from the base for the column.
+    #[cold]
+    fn locate_far(&mut self, nth: usize, place: u64) {
+        if self.base == NO_BASE && !is_request(place) {
+            self.base = place;
+            self.offsets.push(0);
+            return;
+        }
+        self.offsets.push(FAR);
+        self.far.insert(nth as u16, place);
+    }
+}
+
+/// Marks ids `from..to` of a block as settled.
+fn settle_between(settled: &mut [u64; WORDS], from: usize, to: usize) {
+    for nth in from..to {
         settled[nth / 64] |= 1 << (nth % 64);
     }
 }
@@ -493,6 +575,7 @@ fn settle_before(settled: &mut [u64; WORDS], count: usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::broker::arena::REQUEST;
 
     #[test]
     fn finds_what_was_located_until_it_is_settled() {
@@ -515,6 +598,86 @@ mod tests {
         assert_eq!((index.live(), index.bytes()), (0, 0));
         assert_eq!(index.next_live(1), None);
         assert!(index.memory() < 10_000, "{}", index.memory());
+    }
+
+    /// What a restart makes of an index: its checkpoint read back.
+    fn restarted(index: &Index) -> Index {
+        let mut twin = Index::default();
+        for image in index.images(|_| 7) {
+            twin.restore(image).expect("it is whole");
+        }
+        twin
+    }
+
+    #[test]
+    fn requests_are_found_and_left_out_of_a_checkpoint() {
+        // A request may be first, last, in between, or all there is in a block.
+        for of in [1, 2, 3, 700] {
+            let mut index = Index::default();
+            let is_request = |id: u64| id.is_multiple_of(of) || (1024..2048).contains(&id);
+            for id in 1..=3000u64 {
+                let (place, size) = match is_request(id) {
+                    true => (REQUEST | id, 7),
+                    false => ((5 << 26) + id * 100, 60),
+                };
+                index.locate(id, place, size);
+            }
+            let requests: Vec<_> = (1..=3000).filter(|id| is_request(*id)).collect();
+            assert!(index.requests().eq(requests.iter().copied()));
+            let mut twin = restarted(&index);
+            for id in 1..=3000u64 {
+                let found = index.find(id);
+                let logged = Located::At((5 << 26) + id * 100);
+                if is_request(id) {
+                    assert_eq!(
+                        (found, twin.find(id)),
+                        (Located::At(REQUEST | id), Located::Gone)
+                    );
+                } else {
+                    assert_eq!((found, twin.find(id)), (logged, logged));
+                }
+            }
+            let left = 3000 - requests.len() as u64;
+            assert_eq!((twin.live(), twin.bytes()), (left, left * 60));
+            for id in 1..=3000 {
+                assert!(index.settle(id, None));
+                assert_eq!(twin.settle(id, None), !is_request(id));
+            }
+            assert_eq!((twin.live(), index.requests().count()), (0, 0));
+            twin.locate(3001, 9, 1);
+            assert_eq!(twin.find(3001), Located::At(9));
+        }
+    }
+
+    #[test]
+    fn ids_left_out_count_as_settled() {
+        let mut index = Index::default();
+        let ids = [1, 2, 5, 1000, 1030, 1031, 5000, 5001];
+        for id in ids {
+            index.locate(id, id * 10, 1);
+        }
+        let mut found = Vec::new();
+        let mut from = 0;
+        while let Some(id) = index.next_live(from) {
+            found.push(id);
+            from = id + 1;
+        }
+        assert_eq!(found, ids);
+        assert_eq!(index.live(), 8);
+        let live = index.live_between(0, u64::MAX).expect("nothing is spilled");
+        assert!(live.into_iter().eq(ids.map(|id| (id, id * 10))));
+        for id in ids {
+            assert_eq!(
+                index.find(id + 1) == Located::Gone,
+                !ids.contains(&(id + 1))
+            );
+            assert_eq!(index.find(id), Located::At(id * 10));
+        }
+        for id in ids {
+            assert!(index.settle(id, None));
+        }
+        assert_eq!(index.next_live(0), None);
+        assert!(index.blocks.len() <= 1, "what is settled is given back");
     }
 
     #[test]
@@ -573,7 +736,7 @@ mod tests {
             index.settle(id, Some(5));
         }
         let mut twin = Index::default();
-        for image in index.images() {
+        for image in index.images(|_| 0) {
             twin.restore(image).expect("it is whole");
         }
         assert_eq!((twin.live(), twin.bytes()), (index.live(), index.bytes()));

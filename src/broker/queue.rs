@@ -117,6 +117,8 @@ pub struct Queue {
     pub waiters: VecDeque<WaiterKey>,
     /// Subscriptions on it, whether they have credit or not.
     pub consumers: u32,
+    /// Open connections that have pulled from it.
+    pub pullers: u32,
     /// Counted since the start.
     pub counters: Counters,
     /// Where its dead letters came from; only of a queue that received some.
@@ -161,6 +163,7 @@ impl Queue {
             expiry: Expiry::default(),
             waiters: VecDeque::new(),
             consumers: 0,
+            pullers: 0,
             counters: Counters::default(),
             origins: BTreeMap::new(),
             dead: 0,
@@ -245,6 +248,11 @@ impl Queue {
     pub fn skip_to(&mut self, id: MessageId) {
         self.next_id = self.next_id.max(id);
         self.visible = self.visible.max(id);
+    }
+
+    /// Could anybody answer a request?
+    pub fn has_consumers(&self) -> bool {
+        self.consumers > 0 || self.pullers > 0
     }
 
     /// Every message below `upto` has reached its level.
@@ -528,7 +536,7 @@ impl Queue {
     }
 
     /// Messages as a checkpoint keeps them: (priority, ids) of ready, (due, id, priority) of
-    /// delayed, and failed tries. Leased and hidden messages count as ready.
+    /// delayed, and failed tries. Leased and hidden messages count as ready, requests are left out.
     pub fn image(&self, leased: &[(MessageId, u8)]) -> Image {
         let mut lanes: BTreeMap<u8, Vec<(MessageId, u64)>> = BTreeMap::new();
         let mut single = Vec::new();
@@ -567,12 +575,17 @@ impl Queue {
             .map(|(id, failed)| (*id, *failed))
             .collect();
         tries.sort_unstable();
-        Image {
+        let mut image = Image {
             next_id: self.next_id,
             lanes,
             delayed: single,
             tries,
+        };
+        let requests: BTreeSet<_> = self.index.requests().collect();
+        if !requests.is_empty() {
+            image.leave_out(&requests);
         }
+        image
     }
 
     /// Takes the messages' states over from a checkpoint; the index was restored before.
@@ -611,6 +624,29 @@ pub struct Image {
     pub tries: Vec<(MessageId, u16)>,
 }
 
+impl Image {
+    /// Takes these messages out.
+    fn leave_out(&mut self, ids: &BTreeSet<MessageId>) {
+        for runs in self.lanes.values_mut() {
+            let all = std::mem::take(runs);
+            for (mut first, count) in all {
+                let end = first + count;
+                for id in ids.range(first..end) {
+                    if *id > first {
+                        runs.push((first, id - first));
+                    }
+                    first = id + 1;
+                }
+                if end > first {
+                    runs.push((first, end - first));
+                }
+            }
+        }
+        self.delayed.retain(|(_, id, _)| !ids.contains(id));
+        self.tries.retain(|(id, _)| !ids.contains(id));
+    }
+}
+
 /// Appends ids to runs; consecutive ones share a run.
 pub fn push_runs(runs: &mut Runs, ids: impl Iterator<Item = MessageId>) {
     for id in ids {
@@ -624,6 +660,7 @@ pub fn push_runs(runs: &mut Runs, ids: impl Iterator<Item = MessageId>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::broker::arena::REQUEST;
 
     fn queue() -> Queue {
         Queue::new(QueueUid(1), b"q", b"q".to_vec(), Settings::default())
@@ -683,6 +720,22 @@ mod tests {
     }
 
     #[test]
+    fn an_image_leaves_requests_out() {
+        let mut queue = queue();
+        for n in 0..12 {
+            let place = if n % 3 == 0 { REQUEST | n } else { 1000 + n };
+            queue.publish(plain(place));
+        }
+        queue.reveal(13);
+        let (leased, pri) = queue.take().expect("some are ready");
+        queue.set_failed(4, 2);
+        let image = queue.image(&[(leased, pri)]);
+        let runs = [(2, 2), (5, 2), (8, 2), (11, 2)];
+        assert_eq!(image.lanes.values().collect::<Vec<_>>(), [&runs.to_vec()]);
+        assert_eq!((image.next_id, image.tries.len()), (13, 0));
+    }
+
+    #[test]
     fn an_image_keeps_every_state() {
         let mut queue = queue();
         for n in 0..10 {
@@ -698,7 +751,7 @@ mod tests {
         queue.settle_waiting(1, None);
         let image = queue.image(&[(leased, pri)]);
         let mut twin = Queue::new(QueueUid(1), b"q", b"q".to_vec(), Settings::default());
-        for block in queue.index.images() {
+        for block in queue.index.images(|_| 0) {
             twin.index.restore(block).expect("it is whole");
         }
         twin.restore(&image);

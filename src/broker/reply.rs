@@ -182,7 +182,7 @@ pub struct Delivery<'a> {
     pub source: &'a [u8],
     /// Its handle; `-` when absent.
     pub handle: Option<Handle>,
-    /// Sent as `id=` when there is no handle.
+    /// Sent as `id=` when there is no handle; 0 = it was never stored.
     pub id: MessageId,
     /// Which try this is; told when above 1.
     pub tries: u32,

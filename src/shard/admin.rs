@@ -217,9 +217,14 @@ impl<S: Storage> Shard<S> {
         source: Source<'_>,
     ) -> Result<(), Error> {
         let key = self.existing(source.queue)?;
+        let uid = self.engine.queue(key).uid;
+        let is_awaited = self.engine.queue(key).consumers > 0;
         let holders = self.engine.delete_queue(key, false);
         for holder in holders {
             self.credit_returned(holder);
+        }
+        if !is_awaited {
+            self.fail_requests_of(uid);
         }
         let need: Need = self.engine.need(Level::Disk);
         self.answer_when(asker, need, &Reply::Ok);

@@ -1,6 +1,6 @@
 //! One connection's state between turns: input left over, output, and what it waits for.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 
@@ -137,6 +137,8 @@ pub enum Blocked {
     Log(Need),
     /// Its untagged pull waits.
     Pull(WaiterKey),
+    /// Its untagged request waits for its answer.
+    Request(u64),
     /// Something must be read from the disk first.
     Cold,
 }
@@ -248,6 +250,12 @@ pub struct Conn {
     pub is_late: bool,
     /// Its waiting pulls and subscriptions.
     pub waits: Vec<Wait>,
+    /// Its tagged requests that wait for an answer, by their tags without the `@`.
+    pub requests: BTreeMap<Box<[u8]>, u64>,
+    /// Queues that it has pulled from, in order; deleted ones may be among them.
+    pub pulled: Vec<QueueUid>,
+    /// The one it has pulled from last.
+    pub last_pulled: QueueUid,
     /// The last queue used.
     pub last_queue: LastQueue,
     /// Its publishes that must be visible before a later command of its own reads.
@@ -287,6 +295,9 @@ impl Conn {
             holding: VecDeque::new(),
             is_late: false,
             waits: Vec::new(),
+            requests: BTreeMap::new(),
+            pulled: Vec::new(),
+            last_pulled: QueueUid(0),
             last_queue: LastQueue::default(),
             published: Need::NOW,
             quiet: QuietCount::default(),
@@ -369,6 +380,11 @@ impl Conn {
             .any(|wait| wait.subscription && wait.tag.is_empty())
     }
 
+    /// Is something under way that has that tag?
+    pub fn uses(&self, tag: &[u8]) -> bool {
+        self.tagged(tag).is_some() || self.requests.contains_key(tag)
+    }
+
     /// The wait with that tag.
     pub fn tagged(&self, tag: &[u8]) -> Option<&Wait> {
         self.waits
@@ -378,6 +394,9 @@ impl Conn {
 
     /// Memory held beside this struct, bytes.
     pub fn memory(&self) -> usize {
-        self.out.memory() + self.tail.memory() + self.decoder.memory()
+        self.out.memory()
+            + self.tail.memory()
+            + self.decoder.memory()
+            + self.pulled.capacity() * size_of::<QueueUid>()
     }
 }

@@ -33,7 +33,7 @@ pub(super) fn answer_stalled(out: &mut Vec<u8>, gated: &[u8]) {
     for item in Items(gated) {
         match item.kind {
             b"OK" => encode::error(out, item.tag, &error),
-            b"MSG" if item.words().nth(1) == Some(b"-") => {
+            b"MSG" if item.is_settled_by_sending() => {
                 match left_out.iter_mut().find(|(tag, _)| *tag == item.tag) {
                     Some((_, count)) => *count += 1,
                     None => left_out.push((item.tag, 1)),
@@ -63,6 +63,12 @@ struct Item<'a> {
 }
 
 impl<'a> Item<'a> {
+    /// It is a stored message without a lease; live messages and answers have no id.
+    fn is_settled_by_sending(&self) -> bool {
+        let mut words = self.words().skip(1);
+        words.next() == Some(b"-") && words.next().is_some_and(|word| word.starts_with(b"id="))
+    }
+
     /// The words behind kind and tag.
     fn words(&self) -> impl Iterator<Item = &'a [u8]> {
         let words = self.line.split(|octet| *octet == b' ');

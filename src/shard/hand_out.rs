@@ -4,6 +4,7 @@ use super::Now;
 use super::conn::Conn;
 use super::engine::{Engine, Next, Taken};
 use super::waiters::Terms;
+use crate::broker::arena::is_request;
 use crate::broker::id::{Handle, Level};
 use crate::broker::lease::NewLease;
 use crate::broker::queue::QueueKey;
@@ -93,7 +94,7 @@ fn send<S: Storage>(
     let queue = engine.queue(key);
     let level = queue.settings.durable;
     let lease_us = terms.lease_us.unwrap_or(queue.settings.lease_us);
-    if terms.ack_auto && level != Level::None {
+    if terms.ack_auto && level != Level::None && !is_request(taken.place) {
         let need = engine.need(level);
         conn.gate(need, engine.leases.next_serial());
     }

@@ -70,6 +70,7 @@ impl<S: Storage> Shard<S> {
         self.expire_leases(now);
         self.engine.handle_timers(now);
         self.end_waits(now);
+        self.end_requests(now);
         self.housekeeping.again |= self.engine.drain_doomed();
         // Two rounds: what is visible is handed out before the commit, so that what that settles is in
         // this turn's record; what the commit makes visible is handed out after it.
@@ -387,7 +388,7 @@ impl<S: Storage> Shard<S> {
         self.housekeeping.busy = false;
         let budget = self.memory_budget_bytes;
         let conns: usize = self.conns.iter().map(|(_, conn)| conn.memory()).sum();
-        let buffers = conns + self.pool.bytes();
+        let buffers = conns + self.pool.bytes() + self.requests.memory();
         for (_, queue) in &mut self.engine.queues {
             queue.index.turn += 1;
         }
@@ -522,6 +523,7 @@ impl<S: Storage> Shard<S> {
             memory,
             self.engine.next_timer_us(),
             self.waiters.next_deadline_us(),
+            self.requests.next_deadline_us(),
         ]
         .into_iter()
         .flatten()
@@ -553,6 +555,7 @@ impl<S: Storage> Shard<S> {
             if self.conns[slot].life == Life::Open {
                 self.conns[slot].life = Life::HalfClosed;
             }
+            self.drain_requests(slot);
             self.end_interests(slot, now);
         }
     }

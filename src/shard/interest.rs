@@ -39,6 +39,11 @@ impl<S: Storage> Shard<S> {
                 keys.push(key);
             }
         }
+        for key in &keys {
+            if self.engine.queue(*key).uid != self.conns[slot].last_pulled {
+                self.note_puller(slot, *key);
+            }
+        }
         self.pull(at, tag, &keys, options, now);
         self.keys = keys;
         Flow::Done
@@ -64,6 +69,11 @@ impl<S: Storage> Shard<S> {
         terms: Terms,
     ) -> Result<(), Error> {
         let at = self.key(asker.slot);
+        if let Some(tag) = asker.tag
+            && self.conns[asker.slot].requests.contains_key(tag)
+        {
+            return Err(tag_in_use(tag));
+        }
         if let Some(tag) = asker.tag
             && let Some(wait) = self.conns[asker.slot].tagged(tag)
         {
@@ -152,10 +162,11 @@ impl<S: Storage> Shard<S> {
         if let Some(waiter) = waiting {
             self.finish_pull(waiter, 0);
         }
+        let ended = waiting.is_some() || self.cancel_request(asker.slot, tag);
         self.answer(
             asker,
             &Reply::Count {
-                count: u64::from(waiting.is_some()),
+                count: u64::from(ended),
                 stale: b"",
             },
         );

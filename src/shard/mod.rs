@@ -14,6 +14,7 @@ mod interest;
 mod jobs;
 mod placement;
 mod recovery;
+mod request;
 mod session;
 mod settling;
 mod snapshot;
@@ -118,6 +119,7 @@ pub struct Shard<S: Storage> {
     stop: Option<Stop>,
     housekeeping: housekeeping::Housekeeping,
     totals: stats::Totals,
+    requests: request::Requests,
     /// Scratch for tokens that were stale, and texts.
     text: Vec<u8>,
 }
@@ -185,6 +187,7 @@ impl<S: Storage> Shard<S> {
             stop: None,
             housekeeping: housekeeping::Housekeeping::new(now),
             totals: stats::Totals::new(now),
+            requests: request::Requests::new(random),
             text: Vec::new(),
         };
         Ok((shard, recovered))
@@ -353,8 +356,10 @@ impl<S: Storage> Shard<S> {
         let done = match conn.life {
             Life::Open => false,
             Life::HalfClosed => {
-                let waiting =
-                    conn.blocked != Blocked::No || conn.resuming || !conn.waits.is_empty();
+                let waiting = conn.blocked != Blocked::No
+                    || conn.resuming
+                    || !conn.waits.is_empty()
+                    || self.has_requests(slot);
                 // What is left in the tail of a blocked connection will be run; else it is a command that never ends.
                 !waiting && conn.out.is_empty() && !conn.is_gated()
             }
@@ -386,6 +391,7 @@ impl<S: Storage> Shard<S> {
     }
 
     fn remove(&mut self, slot: usize, now: Now) {
+        self.forget_requests(slot);
         for wait in std::mem::take(&mut self.conns[slot].waits) {
             if wait.subscription {
                 self.unsubscribe(wait.waiter);
@@ -409,6 +415,7 @@ impl<S: Storage> Shard<S> {
         conn.out.clear(&mut self.pool);
         let left = conn.tail.len();
         conn.tail.consume(left, &mut self.pool);
+        self.pullers_gone(&conn.pulled);
     }
 
     #[inline]

@@ -105,7 +105,7 @@ impl<S: Storage> Shard<S> {
                 }
                 return false;
             }
-            Blocked::Log(_) | Blocked::Cold => return false,
+            Blocked::Request(_) | Blocked::Log(_) | Blocked::Cold => return false,
         }
         if conn.life == Life::Closing {
             return false;
@@ -175,7 +175,7 @@ impl<S: Storage> Shard<S> {
         };
         if let Some(tag) = asker.tag
             && !matches!(request.command, Command::Subscribe { .. })
-            && self.conns[slot].tagged(tag).is_some()
+            && self.conns[slot].uses(tag)
         {
             return self.conclude(asker, Err(super::interest::tag_in_use(tag)));
         }
@@ -237,6 +237,7 @@ impl<S: Storage> Shard<S> {
             }
             Command::Quit => {
                 self.answer(asker, &Reply::Word("bye"));
+                self.abandon_requests(asker.slot);
                 self.end_interests(asker.slot, now);
                 self.conns[asker.slot].life = Life::Closing;
                 Ok(())
@@ -302,6 +303,13 @@ impl<S: Storage> Shard<S> {
                 self.cancel(asker, tag);
                 Ok(())
             }
+            Command::Request {
+                queue,
+                timeout_us,
+                options,
+                body,
+            } => return self.request(asker, queue, timeout_us, &options, body, now),
+            Command::Answer { token, body } => self.give_answer(asker, token, body),
             Command::Publish { .. }
             | Command::PublishBatch { .. }
             | Command::Pull { .. }

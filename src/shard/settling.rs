@@ -3,6 +3,7 @@
 use super::engine::Return;
 use super::session::Asker;
 use super::{Now, Shard};
+use crate::broker::arena::is_request;
 use crate::broker::command::{Tokens, Typed};
 use crate::broker::id::{Handle, Level};
 use crate::broker::lease::Lease;
@@ -21,13 +22,22 @@ impl<S: Storage> Shard<S> {
             match parse_handle(token).and_then(|handle| self.engine.ack(handle)) {
                 Some(lease) => {
                     count += 1;
-                    level = level.max(self.engine.queue(lease.queue).settings.durable);
+                    level = level.max(self.settled_at(&lease));
                     self.credit_returned(lease.holder);
                 }
                 None => push_stale(&mut self.text, token),
             }
         }
         self.settled(asker, count, level);
+    }
+
+    /// The level at which the end of that lease is safe.
+    #[inline]
+    fn settled_at(&self, lease: &Lease) -> Level {
+        match is_request(lease.place) {
+            true => Level::None,
+            false => self.engine.queue(lease.queue).settings.durable,
+        }
     }
 
     /// Answers `ACK`, `NACK` and `TOUCH`; the stale tokens are in the scratch text.
@@ -85,7 +95,7 @@ impl<S: Storage> Shard<S> {
                 continue;
             };
             count += 1;
-            level = level.max(self.engine.queue(lease.queue).settings.durable);
+            level = level.max(self.settled_at(&lease));
             self.credit_returned(lease.holder);
             if dead && self.engine.queue(lease.queue).dead_name().is_some() {
                 self.engine

@@ -55,7 +55,9 @@ impl Writer {
         }
         let image = queue.image(leased);
         self.image(&image);
-        self.index(&queue.index);
+        self.index(&queue.index, |place| {
+            queue.arena.get(place).body.as_slice().len() as u32
+        });
         let mut seen: Vec<_> = queue.dedup.iter().collect();
         seen.sort_unstable_by_key(|(at_us, hash, _)| (*at_us, *hash));
         self.number(seen.len() as u64);
@@ -106,8 +108,8 @@ impl Writer {
     }
 
     /// Where a queue's messages lie.
-    pub(super) fn index(&mut self, index: &Index) {
-        let blocks: Vec<_> = index.images().collect();
+    pub(super) fn index(&mut self, index: &Index, size_of: impl Fn(u64) -> u32) {
+        let blocks: Vec<_> = index.images(size_of).collect();
         self.number(blocks.len() as u64);
         for block in blocks {
             self.number(block.number);
@@ -308,7 +310,7 @@ impl<'a> Reader<'a> {
                 base,
                 located,
                 bytes,
-                settled: &settled,
+                settled,
                 offsets: &offsets,
                 slot,
                 far,

@@ -112,6 +112,7 @@ impl<S: Storage> Shard<S> {
             ("commands_total", totals.commands),
             ("errors_total", totals.errors),
             ("queues", queues),
+            ("requests", self.requests.len() as u64),
             ("ready", messages[0]),
             ("leased", messages[1]),
             ("delayed", messages[2]),

@@ -363,6 +363,24 @@ fn show_rest(command: Command<'_>) -> (&'static str, String) {
         Command::Stats(StatsScope::Broker) => ("STATS", String::new()),
         Command::Stats(StatsScope::Queue(queue)) => ("STATS", format!("q {}", typed(queue))),
         Command::Stats(StatsScope::Connections) => ("STATS", "conns".into()),
+        Command::Request {
+            queue,
+            timeout_us,
+            options,
+            body,
+        } => (
+            "REQ",
+            joined(vec![
+                Some(typed(queue)),
+                us("timeout", Some(timeout_us)),
+                Some(publish_options(options)),
+                Some(format!(":{}", text(body.as_slice()))),
+            ]),
+        ),
+        Command::Answer { token, body } => (
+            "REP",
+            format!("{} :{}", typed(token), text(body.as_slice())),
+        ),
         Command::Cancel { tag } => ("CANCEL", format!("@{}", text(tag))),
         _ => unreachable!("shown above"),
     }

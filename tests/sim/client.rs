@@ -592,7 +592,7 @@ impl Client {
             (_, 7) => "ACK\n".to_string(),
             (_, 8) => format!("PULL! {queue}\n"),
             (_, 9) => format!("PUB {queue} sync=quorum :evil\n"),
-            (_, 10) => format!("REQ {queue} ${}\r\n{inner}\r\n", inner.len()),
+            (_, 10) => format!("AUTH {queue} ${}\r\n{inner}\r\n", inner.len()),
             (_, 11) => format!("QSET {queue} nosuch=1\n"),
             (_, 12) => format!("PUB :evil {queue}\n"),
             (_, 13) => format!("MPUB {queue} ${}\n{inner}\n", inner.len()),

@@ -745,7 +745,6 @@ fn attach<'a>(
     limits: &Limits,
 ) -> Result<(), Error> {
     match &mut request.command {
-        Command::Publish { body, .. } => *body = content,
         Command::PublishBatch {
             count,
             body_bytes,
@@ -763,7 +762,7 @@ fn attach<'a>(
             *body_bytes = extent.body_bytes;
             *data = content;
         }
-        _ => unreachable!("only publishes have bodies outside their line"),
+        command => *command.message_mut().expect("it takes a message") = content,
     }
     Ok(())
 }

@@ -155,7 +155,9 @@ fn message_line(out: &mut Vec<u8>, tag: Option<&[u8]>, delivery: &Delivery<'_>, 
         }
         None => {
             out.extend_from_slice(b" -");
-            number_field(out, b"id=", delivery.id);
+            if delivery.id > 0 {
+                number_field(out, b"id=", delivery.id);
+            }
         }
     }
     if delivery.tries > 1 {

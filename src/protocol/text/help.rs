@@ -16,12 +16,12 @@ PULL q [n] [wait=10s]       take messages: MSG <q> <handle> $<n>, then END <k>
 ACK h   NACK h   TOUCH h    done with it / give it back / need more time
 SUB q [credit=100]          messages as they come; CREDIT q n, UNSUB q
 SYNC                        wait until all quiet publishes (PUB!) are safe
+REQ q :text                 ask a consumer of q; REP <reply> :text answers
 
 QSET q maxdeliver=3 ttl=1h  create a queue or change it, live
 QGET q   QLS [jobs.#]       its counts and settings / the names of queues
-PEEK q [n]                  look at messages without taking them
+PEEK q   MOVE q.dead q      look at messages / put dead letters back to work
 DEL q id  PURGE q  QDEL q   delete a message / all of them / the queue itself
-MOVE q.dead q [n]           put dead letters back to work
 STATS | STATS q jobs | STATS conns     what the broker, a queue, clients do
 HELLO PING QUIT CANCEL @7   limits / still there? / leave / end a tagged wait
 
@@ -233,10 +233,27 @@ STATS | STATS q queue | STATS conns
   -> DATA $<n>
 "
         }
+        Verb::Req => {
+            "\
+REQ queue [timeout=2s] [pri=] [key=] [h.<name>=] :text      (or $5)
+  Asks the consumers of a queue and waits for the first answer. The request is
+  kept in memory and gone after its timeout; it carries reply=<token>.
+  -> MSG <queue> - $<n>, n octets, line end; then END 1
+     ERR NOCONSUMER at once when nobody could answer, ERR TIMEOUT in time
+"
+        }
+        Verb::Rep => {
+            "\
+REP token :text                      (or $5)
+  Answers the request whose MSG said reply=<token>; ACK that one as always.
+  -> OK   or   ERR STALE (nobody waits for it any more)
+"
+        }
         Verb::Cancel => {
             "\
 CANCEL @tag
-  Ends the wait of a tagged PULL, which answers END @tag 0.
+  Ends the wait of a tagged PULL, which answers END @tag 0, or of a tagged REQ,
+  which answers ERR @tag TIMEOUT.
   -> OK 1   or   OK 0 (nothing waits under that tag)
 "
         }
@@ -252,7 +269,7 @@ mod tests {
         let verbs = [
             "HELLO", "PING", "QUIT", "HELP", "PUB", "MPUB", "PULL", "POP", "ACK", "NACK", "TOUCH",
             "SUB", "CREDIT", "UNSUB", "QSET", "QGET", "QLS", "QDEL", "DEL", "PURGE", "PEEK",
-            "MOVE", "SYNC", "STATS", "CANCEL",
+            "MOVE", "SYNC", "STATS", "CANCEL", "REQ", "REP",
         ];
         for verb in verbs {
             let text = text(Some(verb.as_bytes())).expect("the verb is built");

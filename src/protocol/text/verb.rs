@@ -28,6 +28,8 @@ pub enum Verb {
     Sync,
     Stats,
     Cancel,
+    Req,
+    Rep,
 }
 
 /// What a word in the place of a verb turned out to be.
@@ -45,9 +47,9 @@ pub enum Lookup {
 pub const VERB_BYTES_MAX: usize = 12;
 
 /// Verbs of the protocol that are still to come.
-const PLANNED: [&str; 14] = [
-    "ABORT", "AUTH", "BEGIN", "BIND", "CAST", "COMMIT", "DRAIN", "KILL", "REP", "REQ", "ROUTE",
-    "SEEK", "UNBIND", "WHY",
+const PLANNED: [&str; 12] = [
+    "ABORT", "AUTH", "BEGIN", "BIND", "CAST", "COMMIT", "DRAIN", "KILL", "ROUTE", "SEEK", "UNBIND",
+    "WHY",
 ];
 
 impl Verb {
@@ -81,6 +83,8 @@ impl Verb {
             b"SYNC" => Verb::Sync,
             b"STATS" => Verb::Stats,
             b"CANCEL" => Verb::Cancel,
+            b"REQ" => Verb::Req,
+            b"REP" => Verb::Rep,
             b"HELLO" => Verb::Hello,
             b"PING" => Verb::Ping,
             b"QUIT" => Verb::Quit,
@@ -121,7 +125,8 @@ impl Verb {
             | Verb::Purge
             | Verb::Move
             | Verb::Sync
-            | Verb::Cancel => true,
+            | Verb::Cancel
+            | Verb::Rep => true,
             Verb::Ping
             | Verb::Help
             | Verb::Pull
@@ -129,8 +134,14 @@ impl Verb {
             | Verb::Qget
             | Verb::Qls
             | Verb::Peek
-            | Verb::Stats => false,
+            | Verb::Stats
+            | Verb::Req => false,
         }
+    }
+
+    /// It takes one message as its body.
+    pub fn takes_message(self) -> bool {
+        matches!(self, Verb::Pub | Verb::Req | Verb::Rep)
     }
 
     /// How it is typed, optional parts in brackets.
@@ -160,6 +171,8 @@ impl Verb {
             Verb::Sync => "SYNC [level]",
             Verb::Stats => "STATS [q queue] [conns]",
             Verb::Cancel => "CANCEL @tag",
+            Verb::Req => "REQ queue [options] :text",
+            Verb::Rep => "REP token :text",
         }
     }
 
@@ -168,6 +181,7 @@ impl Verb {
         match self {
             Verb::Hello => "name= expired=",
             Verb::Pub | Verb::Mpub => "delay= at= ttl= pri= key= once= sync= reply= h.<name>=",
+            Verb::Req => "timeout= pri= key= h.<name>=",
             Verb::Pull => "wait= lease= ack=auto hold=1 bytes= ts=1",
             Verb::Nack => "delay= dead=1 why=",
             Verb::Touch => "lease=",

@@ -2,6 +2,7 @@
 
 use super::super::placement::shard_of;
 use super::{Engine, TURN_DEADLINES};
+use crate::broker::arena::is_request;
 use crate::broker::id::{Level, QueueUid};
 use crate::broker::index::Located;
 use crate::broker::lease::{HolderKey, Lease};
@@ -140,6 +141,7 @@ impl<S: Storage> Engine<S> {
         let mut budget = TURN_DEADLINES;
         while let Some(index) = self.doomed.last_mut() {
             match index.take_any() {
+                Some(Located::At(place)) if is_request(place) => {}
                 Some(Located::At(place)) => log.freed(Position(place)),
                 Some(Located::Spilled(slot)) => {
                     log.load(BlockSlot(slot.0 as u32));

@@ -2,6 +2,7 @@
 
 use super::super::Now;
 use super::Engine;
+use crate::broker::arena::is_request;
 use crate::broker::id::{Level, MessageId};
 use crate::broker::index::{Located, Slot};
 use crate::broker::queue::{Queue, QueueKey};
@@ -106,7 +107,7 @@ impl<S: Storage> Engine<S> {
                 }
                 Located::Gone => panic!("a ready message is in the index"),
             };
-            if queue.settings.durable != Level::None {
+            if queue.settings.durable != Level::None && !is_request(place) {
                 match self
                     .log
                     .as_mut()
@@ -233,7 +234,7 @@ fn stored_in<'a, S: Storage>(
     log: &'a mut Option<Log<S>>,
     place: u64,
 ) -> Option<Result<StoredMessage<'a>, Damaged>> {
-    if queue.settings.durable == Level::None {
+    if queue.settings.durable == Level::None || is_request(place) {
         let stored = queue.arena.get(place);
         return Some(Ok(StoredMessage {
             time_ms: stored.time_ms,

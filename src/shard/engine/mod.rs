@@ -8,6 +8,7 @@
 mod definitions;
 mod deliver;
 mod publish;
+mod request;
 mod settle;
 mod timers;
 
@@ -178,17 +179,19 @@ impl<S: Storage> Engine<S> {
         }
     }
 
-    /// The need of what was appended to the log in this turn, at a level.
+    /// The need of what was appended to the log so far, at a level.
     #[inline]
     pub fn need(&mut self, level: Level) -> Need {
         match (&self.log, level) {
             (None, _) | (_, Level::None) => Need::NOW,
             (Some(log), level) => {
                 self.sync_wanted |= level >= Level::Disk;
-                Need {
-                    level,
-                    index: log.index(),
-                }
+                // A record that nothing was appended to is never written.
+                let index = match log.is_empty_turn() {
+                    true => LogIndex(log.index().0 - 1),
+                    false => log.index(),
+                };
+                Need { level, index }
             }
         }
     }

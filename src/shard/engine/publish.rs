@@ -180,7 +180,7 @@ impl<S: Storage> Engine<S> {
 
     /// May the queue take so much now? Makes room if that is its way.
     #[inline]
-    fn admit(
+    pub(super) fn admit(
         &mut self,
         key: QueueKey,
         count: u32,
@@ -292,7 +292,12 @@ impl<S: Storage> Engine<S> {
 
     /// The optional parts of a message, encoded as the log keeps them. A `none` queue needs only
     /// what a consumer is told.
-    fn build_sections(&mut self, level: Level, options: &PublishOptions<'_>, message: &Published) {
+    pub(super) fn build_sections(
+        &mut self,
+        level: Level,
+        options: &PublishOptions<'_>,
+        message: &Published,
+    ) {
         self.sections.clear();
         let mut builder = SectionsBuilder::new(&mut self.sections);
         if let Some(key) = &options.key {
@@ -328,7 +333,7 @@ impl<S: Storage> Engine<S> {
 
 /// When a message becomes ready and when it expires.
 #[inline]
-fn when_published(queue: &Queue, options: &PublishOptions<'_>, now: Now) -> Published {
+pub(super) fn when_published(queue: &Queue, options: &PublishOptions<'_>, now: Now) -> Published {
     let settings = &queue.settings;
     let delay_us = match options.at_us {
         Some(at_us) => at_us.saturating_sub(now.wall_us),

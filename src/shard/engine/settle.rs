@@ -5,6 +5,7 @@ use bytes::Bytes;
 use super::super::Now;
 use super::super::trace;
 use super::{Damaged, Engine, Moving};
+use crate::broker::arena::{REQUEST, is_request};
 use crate::broker::command::Body;
 use crate::broker::id::{Handle, Level, MessageId};
 use crate::broker::lease::Lease;
@@ -126,7 +127,7 @@ impl<S: Storage> Engine<S> {
     #[inline]
     fn settled(&mut self, key: QueueKey, id: MessageId, place: u64, reason: Option<SettleReason>) {
         let queue = &mut self.queues[key.0 as usize];
-        if queue.settings.durable == Level::None {
+        if queue.settings.durable == Level::None || is_request(place) {
             queue.arena.free(place, &mut self.pool);
         } else {
             let log = self.log.as_mut().expect("a logged queue has a log");
@@ -214,7 +215,7 @@ impl<S: Storage> Engine<S> {
             false => lease.pri,
         };
         queue.put_back(lease.id, pri, due_us);
-        if queue.settings.durable != Level::None && !unsent {
+        if queue.settings.durable != Level::None && !unsent && !is_request(lease.place) {
             let log = self.log.as_mut().expect("a logged queue has a log");
             log.append(&Entry::Release {
                 queue: queue.uid,
@@ -249,8 +250,16 @@ impl<S: Storage> Engine<S> {
         self.bury(lease.queue, death, now);
     }
 
-    /// Moves a taken message to the dead-letter queue, in one log entry.
+    /// Moves a taken message to the dead-letter queue, in one log entry. A request is nothing to keep: it is
+    /// settled.
     pub fn bury(&mut self, key: QueueKey, death: Death, now: Now) {
+        if is_request(death.place) {
+            let Death {
+                id, place, size, ..
+            } = death;
+            self.settle_taken(key, id, place, size, SettleReason::Dead);
+            return;
+        }
         let Some(name) = self.queue(key).dead_name() else {
             let pri = death.pri;
             self.queue_mut(key).put_back(death.id, pri, 0);
@@ -311,7 +320,7 @@ impl<S: Storage> Engine<S> {
     }
 
     /// Settles a taken message at its queue and publishes it anew at another, in one log entry when both are
-    /// logged. Returns its id there.
+    /// logged. A request stays one, with its deadline. Returns its id there.
     #[allow(clippy::too_many_arguments)]
     pub fn transfer(
         &mut self,
@@ -343,13 +352,20 @@ impl<S: Storage> Engine<S> {
             sections,
             body: Body::Owned(body.clone()),
         };
-        let both = source_level != Level::None && level != Level::None;
+        let request = is_request(place);
+        let expires_us = match request {
+            true => self.queue(key).expiry.own_us(id),
+            false => None,
+        };
+        let both = source_level != Level::None && level != Level::None && !request;
         let unsettled = both && planted(Fault::DeadLetterNotSettled);
         let both = both && !unsettled;
-        let new_place = if level == Level::None {
+        let new_place = if level == Level::None || request {
             let to = &mut self.queues[target.0 as usize];
-            to.arena
-                .push(message.time_ms, sections, &message.body, &mut self.pool)
+            let place = to
+                .arena
+                .push(message.time_ms, sections, &message.body, &mut self.pool);
+            place | if request { REQUEST } else { 0 }
         } else {
             let log = self.log.as_mut().expect("a logged queue has a log");
             if both {
@@ -387,12 +403,16 @@ impl<S: Storage> Engine<S> {
             size: body.len() as u32,
             pri: settings.pri,
             due_us: 0,
-            expires_us: None,
+            expires_us,
             now_us: now.us,
         };
         self.queue_mut(target).publish(published);
-        self.sync_wanted |= source_level.max(level) >= Level::Disk;
-        self.published(target, level, level);
+        if request {
+            self.reveal_request(target, target_id);
+        } else {
+            self.sync_wanted |= source_level.max(level) >= Level::Disk;
+            self.published(target, level, level);
+        }
         self.arm(target);
         target_id
     }

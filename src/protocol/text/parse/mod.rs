@@ -54,7 +54,7 @@ pub(super) fn parse<'a>(head: &'a [u8], form: Form<'a>, limits: &Limits) -> Pars
         first = args.word();
     }
     let result = verb(first).and_then(|(verb, quiet)| {
-        is_single = verb == Verb::Pub;
+        is_single = verb.takes_message();
         if quiet && !verb.can_be_quiet() {
             let word = verb.word();
             return Err(syntax(format!(
@@ -114,12 +114,16 @@ fn verb(word: Option<&[u8]>) -> Result<(Verb, bool), Error> {
 fn check_form(verb: Verb, form: Form<'_>) -> Result<(), Error> {
     match (verb, form) {
         (_, Form::None)
-        | (Verb::Pub, Form::Inline(_) | Form::Counted(_))
+        | (Verb::Pub | Verb::Req | Verb::Rep, Form::Inline(_) | Form::Counted(_))
         | (Verb::Mpub, Form::Lines(_) | Form::Counted(_))
         | (Verb::Ping, Form::Inline(_)) => Ok(()),
         (Verb::Pub, Form::Lines(_)) => Err(syntax(
             "PUB takes one message, :text or $bytes; for lines use MPUB jobs *3",
         )),
+        (Verb::Req | Verb::Rep, Form::Lines(_)) => Err(syntax(format!(
+            "{} takes one message, :text or $bytes",
+            verb.word()
+        ))),
         (Verb::Mpub, Form::Inline(_)) => Err(syntax(
             "MPUB takes *n and n lines, or $bytes; for one message use PUB jobs :hello",
         )),
@@ -235,7 +239,8 @@ fn command<'a>(
     limits: &Limits,
 ) -> Result<Command<'a>, Error> {
     match verb {
-        Verb::Pub | Verb::Mpub => publish::publish(verb, args, form),
+        Verb::Pub | Verb::Mpub | Verb::Req => publish::publish(verb, args, form),
+        Verb::Rep => publish::answer(args, form),
         Verb::Pull => consume::pull(args, limits),
         Verb::Ack | Verb::Nack | Verb::Touch => settle::settle(verb, args, limits),
         Verb::Sub => consume::subscribe(args),

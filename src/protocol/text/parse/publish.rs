@@ -1,4 +1,4 @@
-//! `PUB` and `MPUB`: their options, and what is said to who forgets the colon.
+//! `PUB`, `MPUB`, `REQ` and `REP`: their options, and what is said to who forgets the colon.
 
 use crate::broker::command::{Body, Command, Framing, PublishOptions, TimeSpec, Typed};
 use crate::broker::reply::{Error, ErrorCode};
@@ -17,6 +17,7 @@ pub(super) fn publish<'a>(
 ) -> Result<Command<'a>, Error> {
     let mut queue = None;
     let mut options = PublishOptions::default();
+    let mut timeout = None;
     let mut rest = args;
     let mut headers = 0;
     loop {
@@ -30,6 +31,11 @@ pub(super) fn publish<'a>(
                     header(name, value)?;
                     headers += 1;
                 }
+                None if verb == Verb::Req && key == b"timeout" => once(
+                    &mut timeout,
+                    "timeout=",
+                    value::duration_not_zero("timeout=", value),
+                )?,
                 None => publish_option(verb, &mut options, key, value)?,
             },
         }
@@ -50,19 +56,17 @@ pub(super) fn publish<'a>(
         return Err(missing(verb, "a queue", example(verb)));
     };
     match (verb, form) {
-        (Verb::Pub, Form::None) => Err(syntax(format!(
-            "the body is missing: type PUB {0} :hello, or PUB {0} $5, a line end and 5 octets",
-            shown(queue.0)
-        ))),
-        (Verb::Pub, Form::Inline(body)) => Ok(Command::Publish {
+        (Verb::Pub | Verb::Req, Form::None) => Err(no_body(verb, queue.0)),
+        (Verb::Req, form) => Ok(Command::Request {
             queue,
+            timeout_us: timeout.unwrap_or(REQUEST_TIMEOUT_US),
             options,
-            body: Body::Borrowed(body),
+            body: content(form),
         }),
-        (Verb::Pub, _) => Ok(Command::Publish {
+        (Verb::Pub, form) => Ok(Command::Publish {
             queue,
             options,
-            body: Body::Borrowed(b""),
+            body: content(form),
         }),
         (_, Form::None) => Err(syntax(format!(
             "the messages are missing: type MPUB {} *2 and then two lines",
@@ -83,8 +87,62 @@ pub(super) fn publish<'a>(
     }
 }
 
+/// What a request waits for if it says nothing, microseconds.
+const REQUEST_TIMEOUT_US: u64 = 2_000_000;
+
+/// The body as far as it stands on the line; a counted one is attached later.
+fn content(form: Form<'_>) -> Body<'_> {
+    match form {
+        Form::Inline(body) => Body::Borrowed(body),
+        _ => Body::Borrowed(b""),
+    }
+}
+
+fn no_body(verb: Verb, name: &[u8]) -> Error {
+    syntax(format!(
+        "the body is missing: type {0} {1} :hello, or {0} {1} $5, a line end and 5 octets",
+        verb.word(),
+        shown(name)
+    ))
+}
+
+/// `REP`: a token and a body, no options.
+pub(super) fn answer<'a>(mut args: Args<'a>, form: Form<'a>) -> Result<Command<'a>, Error> {
+    let mut token = None;
+    loop {
+        let before = args;
+        match args.next()? {
+            None => break,
+            Some(Arg::Option(key, _)) => return Err(no_such_option(Verb::Rep, key)),
+            Some(Arg::Word(word)) if token.is_none() => {
+                value::escapes("the token", word)?;
+                token = Some(Typed(word));
+            }
+            Some(Arg::Word(word)) => {
+                return Err(surplus_publish(Verb::Rep, form, token, word, before));
+            }
+        }
+    }
+    let Some(token) = token else {
+        return Err(missing(
+            Verb::Rep,
+            "the reply= of a request",
+            example(Verb::Rep),
+        ));
+    };
+    match form {
+        Form::None => Err(no_body(Verb::Rep, token.0)),
+        form => Ok(Command::Answer {
+            token,
+            body: content(form),
+        }),
+    }
+}
+
 fn example(verb: Verb) -> &'static str {
     match verb {
+        Verb::Req => "REQ sums timeout=2s :1+1",
+        Verb::Rep => "REP <token> :2",
         Verb::Mpub => "MPUB jobs *2 and two lines",
         _ => "PUB jobs :hello",
     }
@@ -105,10 +163,11 @@ fn surplus_publish(
         ));
     }
     match (verb, form, queue) {
-        (Verb::Pub, Form::None, Some(queue)) => {
+        (verb, Form::None, Some(queue)) if verb.takes_message() => {
             let body = from.rest.strip_prefix(b" ").unwrap_or(from.rest);
             syntax(format!(
-                "the body starts with a colon, as in PUB {} :{}",
+                "the body starts with a colon, as in {} {} :{}",
+                verb.word(),
                 shown(queue.0),
                 shown(body)
             ))
@@ -127,6 +186,9 @@ fn publish_option<'a>(
     key: &'a [u8],
     value: &'a [u8],
 ) -> Result<(), Error> {
+    if verb == Verb::Req && !matches!(key, b"pri" | b"key") {
+        return Err(no_such_option(verb, key));
+    }
     match key {
         b"delay" => once(
             &mut options.delay_us,
