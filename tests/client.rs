@@ -409,7 +409,9 @@ fn a_broker_killed_again_and_again_neither_loses_nor_doubles_anything() {
     println!("RINGMQ_CLIENT_ROUNDS={rounds} RINGMQ_CLIENT_SEED={seed}");
     let mut random = Random::new(seed);
     let dir = TempDir::new("client-kill");
-    let launch = Launch::data(&dir.data()).port(free_port());
+    let launch = Launch::data(&dir.data())
+        .arg("--segment 1M --checkpoint 1M")
+        .port(free_port());
     let mut broker = launch.start();
     let addr = broker.address.to_string();
     let asked = broker.client().ask("QSET load maxdeliver=0 dedup=10m");
