@@ -193,6 +193,45 @@ fn a_subscription_beside_pulls_has_its_own_messages() {
 }
 
 #[test]
+fn questions_have_one_answer_or_a_reason_why_not() {
+    let broker = Launch::memory().start();
+    let mut client = client(&broker);
+    let code = |error: Error| error.refusal().map(|refusal| refusal.code.clone());
+    let second = Duration::from_secs(1);
+    publish(&mut client, "sums", "no question");
+    let nobody = client.request("sums", "1+1", second).expect_err("nobody");
+    assert_eq!(code(nobody), Some(Code::NoConsumer));
+
+    let mut service = Client::connect(&broker.address.to_string()).expect("it listens");
+    let plain = pull(&mut service, "sums");
+    let refused = service.reply(&plain, "2").expect_err("it is no question");
+    assert!(matches!(refused, Error::Invalid(_)), "{refused}");
+    service.ack(&plain).expect("it answers");
+    let service = thread::spawn(move || {
+        let question = pull(&mut service, "sums");
+        service
+            .reply(&question, question.body.repeat(2))
+            .expect("it is waited for");
+        let twice = service.reply(&question, "3").expect_err("once is enough");
+        service.ack(&question).expect("it answers");
+        let late = pull(&mut service, "sums");
+        thread::sleep(Duration::from_millis(200));
+        let late = service.reply(&late, "too late").expect_err("nobody waits");
+        [twice, late]
+    });
+    let answer = client
+        .request("sums", b"1\n \0%\n", second)
+        .expect("it answers");
+    assert_eq!(answer.body, b"1\n \0%\n1\n \0%\n");
+    let late = client.request("sums", "1", Duration::from_millis(50));
+    assert_eq!(code(late.expect_err("it is late")), Some(Code::Timeout));
+    let stale = service.join().expect("it does not panic");
+    assert_eq!(stale.map(code), [Some(Code::Stale), Some(Code::Stale)]);
+    let large = client.request("sums", vec![0; (1 << 20) + 1], second);
+    assert!(matches!(large, Err(Error::Invalid(_))), "{large:?}");
+}
+
+#[test]
 fn nobody_at_the_address_is_told_at_once_and_a_stranger_too() {
     let addr = format!("127.0.0.1:{}", free_port());
     let refused = Client::connect(&addr).expect_err("nobody listens");
@@ -370,7 +409,9 @@ fn a_broker_killed_again_and_again_neither_loses_nor_doubles_anything() {
     println!("RINGMQ_CLIENT_ROUNDS={rounds} RINGMQ_CLIENT_SEED={seed}");
     let mut random = Random::new(seed);
     let dir = TempDir::new("client-kill");
-    let launch = Launch::data(&dir.data()).port(free_port());
+    let launch = Launch::data(&dir.data())
+        .arg("--segment 1M --checkpoint 1M")
+        .port(free_port());
     let mut broker = launch.start();
     let addr = broker.address.to_string();
     let asked = broker.client().ask("QSET load maxdeliver=0 dedup=10m");

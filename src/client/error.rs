@@ -53,6 +53,10 @@ pub enum Code {
     NoQueue,
     /// `STALE`: handles that are no live leases.
     Stale,
+    /// `NOCONSUMER`: nobody could answer a request.
+    NoConsumer,
+    /// `TIMEOUT`: nobody answered a request in time.
+    Timeout,
     /// `CONFLICT`: it contradicts how things are.
     Conflict,
     /// `TOOBIG`: over a limit of size or number.
@@ -76,9 +80,11 @@ pub enum Code {
 }
 
 impl Code {
-    const WORDS: [(&str, Code); 11] = [
+    const WORDS: [(&str, Code); 13] = [
         ("NOQUEUE", Code::NoQueue),
         ("STALE", Code::Stale),
+        ("NOCONSUMER", Code::NoConsumer),
+        ("TIMEOUT", Code::Timeout),
         ("CONFLICT", Code::Conflict),
         ("TOOBIG", Code::TooBig),
         ("FULL", Code::Full),

@@ -44,6 +44,7 @@ mod memory;
 mod message;
 mod options;
 mod publish;
+mod request;
 mod session;
 mod wire;
 
@@ -140,7 +141,7 @@ impl Client {
             self.session.ensure_connected()?;
             let left = pull.wait.saturating_sub(began.elapsed());
             let wait = left.min(PULL_STEP);
-            let count = match self.session.ask(&pull.encode(wait), wait)? {
+            let count = match self.session.ask(pull.encode(wait).as_bytes(), wait)? {
                 Answer::Reply(Reply::End(count)) => count,
                 Answer::Reply(reply) => return Err(Error::unexpected(reply)),
                 Answer::Lost => continue,
@@ -262,7 +263,10 @@ impl Client {
         let Some(handle) = &message.handle else {
             return Ok(Settled::Confirmed);
         };
-        match self.session.ask(&command(handle), Duration::ZERO)? {
+        match self
+            .session
+            .ask(command(handle).as_bytes(), Duration::ZERO)?
+        {
             Answer::Lost => Ok(Settled::Unknown),
             Answer::Reply(Reply::Ok(rest)) if rest.contains("stale=") => Ok(Settled::Stale),
             Answer::Reply(Reply::Ok(_)) => Ok(Settled::Confirmed),
@@ -304,7 +308,9 @@ impl Client {
             return Err(Error::Invalid(format!("'{line}' {fault}")));
         }
         self.session.ensure_connected()?;
-        let answer = self.session.ask(&format!("{line}\n"), Duration::ZERO)?;
+        let answer = self
+            .session
+            .ask(format!("{line}\n").as_bytes(), Duration::ZERO)?;
         match answer {
             Answer::Reply(reply @ Reply::Error(_)) => Err(Error::unexpected(reply)),
             Answer::Reply(reply) => Ok(reply),
@@ -326,7 +332,7 @@ fn fault_of(line: &str) -> Option<&'static str> {
     if verb.is_empty() || verb.starts_with('@') || verb.ends_with('!') {
         return Some("has no answer of its own: leave out the tag and the !");
     }
-    if ["SUB", "PULL", "POP", "PEEK", "QUIT"].contains(&verb.to_uppercase().as_str()) {
+    if ["SUB", "PULL", "POP", "PEEK", "REQ", "QUIT"].contains(&verb.to_uppercase().as_str()) {
         return Some("is not answered by one reply");
     }
     match line.rsplit_once(' ') {

@@ -122,31 +122,11 @@ impl Publish {
         if !self.has_once {
             line += &format!(" once={once}");
         }
-        line += &format!(" ${}\n", self.body.len());
-        // A broker closes the connection at a line that is too long, and what it closes for would be
-        // sent again for ever.
-        if line.len() > limits.line_bytes {
-            return Err(format!(
-                "the options take {} bytes, and the broker takes lines of at most {}",
-                line.len(),
-                limits.line_bytes
-            ));
-        }
         let most = match self.is_batch() {
             true => limits.batch_bytes,
             false => limits.body_bytes,
         };
-        if self.body.len() > most {
-            return Err(format!(
-                "the body has {} bytes, and the broker takes at most {most}",
-                self.body.len()
-            ));
-        }
-        let mut command = line.into_bytes();
-        command.reserve_exact(self.body.len() + 1);
-        command.extend_from_slice(&self.body);
-        command.push(b'\n');
-        Ok(command)
+        limits.counted(line, &self.body, most)
     }
 
     pub(super) fn is_batch(&self) -> bool {
@@ -163,6 +143,31 @@ pub(super) struct Limits {
 }
 
 impl Limits {
+    /// A command and its body of at most so many bytes; the error says what cannot be sent.
+    pub fn counted(&self, mut line: String, body: &[u8], most: usize) -> Result<Vec<u8>, String> {
+        line += &format!(" ${}\n", body.len());
+        // A broker closes the connection at a line that is too long, and what it closes for would be
+        // sent again for ever.
+        if line.len() > self.line_bytes {
+            return Err(format!(
+                "the options take {} bytes, and the broker takes lines of at most {}",
+                line.len(),
+                self.line_bytes
+            ));
+        }
+        if body.len() > most {
+            return Err(format!(
+                "the body has {} bytes, and the broker takes at most {most}",
+                body.len()
+            ));
+        }
+        let mut command = line.into_bytes();
+        command.reserve_exact(body.len() + 1);
+        command.extend_from_slice(body);
+        command.push(b'\n');
+        Ok(command)
+    }
+
     /// What follows the `OK` of a `HELLO`; what it does not name is not limited here.
     pub fn parse(hello: &str) -> Limits {
         let number = |key: &str| {

@@ -479,12 +479,18 @@ impl Session {
     }
 
     /// Sends a command and waits for its terminal line; it may be silent for `wait`.
-    pub fn ask(&mut self, command: &str, wait: Duration) -> Result<Answer, Error> {
+    pub fn ask(&mut self, command: &[u8], wait: Duration) -> Result<Answer, Error> {
         if self.link.is_none() {
             return Ok(Answer::Lost);
         }
-        let number = self.issue(Expected::Command, command.as_bytes(), wait);
+        self.pulled.clear();
+        let number = self.issue(Expected::Command, command, wait);
         self.wait_for(number)
+    }
+
+    /// A command with a body, within the broker's limits; the error says what cannot be sent.
+    pub fn counted(&self, line: String, body: &[u8]) -> Result<Vec<u8>, String> {
+        self.limits.counted(line, body, self.limits.body_bytes)
     }
 
     fn wait_for(&mut self, number: u64) -> Result<Answer, Error> {
