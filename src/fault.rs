@@ -40,12 +40,14 @@ pub enum Fault {
     LimitOffByOne,
     /// A message that waits for its retry does not hold its key.
     KeyFreeDuringRetry,
+    /// With `single=1`, a pull is served beside the active consumer.
+    StandbyServed,
     /// A pull doesn't wait until its connection's publishes are visible.
     OwnPublishesUnseen,
 }
 
 /// Every one of them.
-pub const ALL: [Fault; 19] = [
+pub const ALL: [Fault; 20] = [
     Fault::SyncSkipped,
     Fault::ConfirmedBeforeSync,
     Fault::VisibleBeforeDurable,
@@ -64,6 +66,7 @@ pub const ALL: [Fault; 19] = [
     Fault::DefinitionNotSynced,
     Fault::LimitOffByOne,
     Fault::KeyFreeDuringRetry,
+    Fault::StandbyServed,
     Fault::OwnPublishesUnseen,
 ];
 
