@@ -40,6 +40,8 @@ pub enum Fault {
     LimitOffByOne,
     /// A message that waits for its retry does not hold its key.
     KeyFreeDuringRetry,
+    /// A checkpoint does not say which keys messages have.
+    KeysNotInCheckpoint,
     /// With `single=1`, a pull is served beside the active consumer.
     StandbyServed,
     /// A pull doesn't wait until its connection's publishes are visible.
@@ -47,7 +49,7 @@ pub enum Fault {
 }
 
 /// Every one of them.
-pub const ALL: [Fault; 20] = [
+pub const ALL: [Fault; 21] = [
     Fault::SyncSkipped,
     Fault::ConfirmedBeforeSync,
     Fault::VisibleBeforeDurable,
@@ -66,6 +68,7 @@ pub const ALL: [Fault; 20] = [
     Fault::DefinitionNotSynced,
     Fault::LimitOffByOne,
     Fault::KeyFreeDuringRetry,
+    Fault::KeysNotInCheckpoint,
     Fault::StandbyServed,
     Fault::OwnPublishesUnseen,
 ];
