@@ -22,7 +22,7 @@ pub(super) struct Singles {
 
 impl<S: Storage> Shard<S> {
     /// May this connection be given messages of the queue?
-    #[inline]
+    #[cold]
     pub(super) fn may_consume(&mut self, queue: QueueKey, at: ConnKey) -> bool {
         if !self.engine.queue(queue).settings.single || planted(Fault::StandbyServed) {
             return true;
