@@ -40,12 +40,16 @@ pub enum Fault {
     LimitOffByOne,
     /// A message that waits for its retry does not hold its key.
     KeyFreeDuringRetry,
+    /// A checkpoint does not say which keys messages have.
+    KeysNotInCheckpoint,
+    /// With `single=1`, a pull is served beside the active consumer.
+    StandbyServed,
     /// A pull doesn't wait until its connection's publishes are visible.
     OwnPublishesUnseen,
 }
 
 /// Every one of them.
-pub const ALL: [Fault; 19] = [
+pub const ALL: [Fault; 21] = [
     Fault::SyncSkipped,
     Fault::ConfirmedBeforeSync,
     Fault::VisibleBeforeDurable,
@@ -64,6 +68,8 @@ pub const ALL: [Fault; 19] = [
     Fault::DefinitionNotSynced,
     Fault::LimitOffByOne,
     Fault::KeyFreeDuringRetry,
+    Fault::KeysNotInCheckpoint,
+    Fault::StandbyServed,
     Fault::OwnPublishesUnseen,
 ];
 

@@ -109,7 +109,7 @@ impl<S: Storage> Shard<S> {
             if count == most || bytes >= bytes_max {
                 break;
             }
-            if !self.may_consume(key, self.key(slot)) {
+            if self.engine.queue(key).settings.single && !self.may_consume(key, self.key(slot)) {
                 continue;
             }
             let limit = self.limits.send_bytes_max;

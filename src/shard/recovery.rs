@@ -137,12 +137,14 @@ impl<'a, S: Storage> Recovery<'a, S> {
     ) -> Result<(), String> {
         let key = self.find(uid)?;
         let sections = Sections(message.sections);
-        let hash = sections
-            .get(SectionKind::Once)
-            .map(|once| once_hash(self.engine.once_key, once));
-        let order = sections
-            .get(SectionKind::Key)
-            .map(|order| key_hash(self.engine.once_key, order));
+        let (mut hash, mut order) = (None, None);
+        if !sections.is_empty() {
+            let secret = self.engine.once_key;
+            let once = sections.get(SectionKind::Once);
+            hash = once.map(|once| once_hash(secret, once));
+            let key = sections.get(SectionKind::Key);
+            order = key.map(|key| key_hash(secret, key));
+        }
         let queue = self.engine.queue_mut(key);
         if queue.next_id() > id {
             return Err(format!(

@@ -11,6 +11,7 @@ use super::waiters::Waiter;
 use super::{ConnKey, Now, Shard};
 use crate::broker::id::QueueUid;
 use crate::broker::queue::{QueueKey, WaiterKey};
+use crate::fault::{Fault, planted};
 use crate::log::disk::Storage;
 
 /// The active consumers of queues with `single=1`; an entry counts for nothing when its queue or consumer is gone.
@@ -21,9 +22,12 @@ pub(super) struct Singles {
 
 impl<S: Storage> Shard<S> {
     /// May this connection be given messages of the queue?
-    #[inline]
+    #[cold]
     pub(super) fn may_consume(&mut self, queue: QueueKey, at: ConnKey) -> bool {
-        !self.engine.queue(queue).settings.single || self.elect(queue, Some(at)) == Some(at)
+        if !self.engine.queue(queue).settings.single || planted(Fault::StandbyServed) {
+            return true;
+        }
+        self.elect(queue, Some(at)) == Some(at)
     }
 
     /// The active consumer of a queue with `single=1`. If there is none, the first in line becomes it, or

@@ -10,6 +10,7 @@ use crate::broker::index::{BlockImage, Index, Slot};
 use crate::broker::keys::{KeyHash, KeysImage};
 use crate::broker::queue::{Image, Queue};
 use crate::broker::settings::Settings;
+use crate::fault::{Fault, planted};
 
 /// Version of this encoding, where a queue has parts.
 pub(super) const VERSION: u64 = 2;
@@ -93,7 +94,10 @@ impl Writer {
             return;
         }
         // Parts: a number for each kind, then its octets with their length in front.
-        let keys = queue.keys_image().filter(|keys| !keys.runs.is_empty());
+        let is_kept = !planted(Fault::KeysNotInCheckpoint);
+        let keys = queue
+            .keys_image()
+            .filter(|keys| is_kept && !keys.runs.is_empty());
         self.number(u64::from(keys.is_some()));
         if let Some(keys) = keys {
             self.number(PART_KEYS);

@@ -573,6 +573,12 @@ impl Client {
         if theme.pauses && rng.chance(often / 2) {
             settings.push(Setting::Pause(rng.chance(300), rng.chance(300)));
         }
+        if theme.keys && rng.chance(often / 2) {
+            settings.push(Setting::Fair(rng.chance(600)));
+        }
+        if theme.keys && rng.chance(often / 2) {
+            settings.push(Setting::Single(rng.chance(500)));
+        }
         if settings.is_empty() {
             settings.push(Setting::Lease(rng.spread(20_000, 5_000_000)));
         }

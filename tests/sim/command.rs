@@ -60,6 +60,10 @@ pub enum Setting {
     Pri(u64),
     /// `pause=`: in, out.
     Pause(bool, bool),
+    /// `fair=key`
+    Fair(bool),
+    /// `single=`
+    Single(bool),
 }
 
 impl Setting {
@@ -96,6 +100,8 @@ impl Setting {
             Setting::Ttl(u64::MAX) => "ttl=none".to_string(),
             Setting::Ttl(us) => format!("ttl={us}us"),
             Setting::Pri(pri) => format!("pri={pri}"),
+            Setting::Fair(fair) => format!("fair={}", if *fair { "key" } else { "none" }),
+            Setting::Single(single) => format!("single={}", u8::from(*single)),
             Setting::Pause(input, output) => {
                 format!("pause={}", words(&[(*input, "in"), (*output, "out")]))
             }

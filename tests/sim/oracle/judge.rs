@@ -143,7 +143,8 @@ impl Oracle {
         }
         let mut since = visible?
             .max(self.up_since?)
-            .max(queue.track.open_since(now)?);
+            .max(queue.track.open_since(now)?)
+            .max(queue.track.shared_since(now)?);
         // A deadline takes effect in a turn that its timer woke. Without a delay there is none,
         // whenever the receipt came.
         let delayed = self
@@ -206,30 +207,6 @@ impl Oracle {
                 let held_back = reader && self.is_held_back(link);
                 record.blocked.is_some() || auto_sub || auto_open || held_back
             })
-    }
-
-    /// Since when no other message of its key is in the queue, so that none can have the key; `None`
-    /// while one may be there.
-    fn key_free_since(&self, index: usize, source: &str) -> Option<u64> {
-        let Some(key) = &self.messages[index].key else {
-            return Some(0);
-        };
-        let mut since = 0;
-        for other in &self.queues[source].messages {
-            let message = &self.messages[*other];
-            if *other == index || message.key.as_ref() != Some(key) || !message.possibly_exists() {
-                continue;
-            }
-            let left = match message.place == source {
-                true => message.claimed_since(),
-                false => {
-                    let stays = message.trail.iter().filter(|stay| stay.place == source);
-                    stays.map(|stay| stay.until).max()
-                }
-            };
-            since = since.max(left?);
-        }
-        Some(since)
     }
 
     /// Looks for a consumer who has waited too long for a message that was ready. To be called

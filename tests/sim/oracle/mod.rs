@@ -9,6 +9,7 @@
 mod answers;
 mod effects;
 mod judge;
+mod keys;
 mod publishing;
 mod record;
 mod settings;

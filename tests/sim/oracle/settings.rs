@@ -48,6 +48,8 @@ fn key(setting: &Setting) -> usize {
         Setting::Ttl(_) => 10,
         Setting::Pri(_) => 11,
         Setting::Pause(..) => 12,
+        Setting::Fair(_) => 13,
+        Setting::Single(_) => 14,
     }
 }
 
@@ -67,6 +69,8 @@ pub fn defaults(queue: &str, level: Level) -> Vec<Setting> {
         Setting::Ttl(u64::MAX),
         Setting::Pri(0),
         Setting::Pause(false, false),
+        Setting::Fair(false),
+        Setting::Single(false),
     ]
 }
 
@@ -282,6 +286,28 @@ impl Track {
     pub fn surely_paused_out(&self, low: u64, high: u64) -> bool {
         let shut = |value: &Setting| matches!(value, Setting::Pause(_, true));
         self.possible(12, low, high).all(shut)
+    }
+
+    /// Whether keys may have turns.
+    pub fn may_be_fair(&self, low: u64, high: u64) -> bool {
+        let fair = |value: &Setting| *value == Setting::Fair(true);
+        self.possible(13, low, high).any(fair)
+    }
+
+    /// Whether there is surely one consumer at a time.
+    pub fn surely_single(&self, low: u64, high: u64) -> bool {
+        let single = |value: &Setting| *value == Setting::Single(true);
+        self.possible(14, low, high).all(single)
+    }
+
+    /// Since when it is sure that any consumer may be served, if it is now.
+    pub fn shared_since(&self, now: u64) -> Option<u64> {
+        let single = |value: &Setting| *value == Setting::Single(true);
+        if self.possible(14, now, now).any(single) {
+            return None;
+        }
+        let last = self.keys[&14].iter().filter(|change| change.from <= now);
+        last.filter_map(|change| change.done).max()
     }
 
     /// Since when it is sure that messages are handed out, if it is now.

@@ -493,6 +493,7 @@ impl Oracle {
                 low,
             });
             self.check_key(index, &source);
+            self.check_single(consumer, &source);
         }
         self.check_tries(index, &source, tries, low);
         self.queue(&source).established = true;
@@ -613,13 +614,16 @@ impl Oracle {
             return;
         }
         let (pri, id) = (self.messages[index].pri, self.messages[index].id);
+        let now = self.now;
+        let turns = self.queue(source).track.may_be_fair(low, now);
         self.checked("O");
         for other in self.queue(source).messages.clone() {
             let standing = &self.messages[other];
             if other == index || standing.place != source || standing.moved {
                 continue;
             }
-            let before = standing.pri.0 > pri.1 || (standing.pri.0 >= pri.1 && standing.id < id);
+            let by_id = !turns && standing.pri.0 >= pri.1 && standing.id < id;
+            let before = standing.pri.0 > pri.1 || by_id;
             if !before || standing.id.is_none() {
                 continue;
             }
@@ -629,40 +633,6 @@ impl Oracle {
             {
                 let text = format!(
                     "{} left {source} before {}, which was ready and stands before it",
-                    self.name_of(index),
-                    self.name_of(other)
-                );
-                self.fail("O", text);
-                return;
-            }
-        }
-    }
-
-    /// O, keys: while a message of a key is leased or to be retried, later ones wait.
-    fn check_key(&mut self, index: usize, source: &str) {
-        let now = self.now;
-        let Some(key) = self.messages[index].key.clone() else {
-            return;
-        };
-        for other in self.queue(source).messages.clone() {
-            let earlier = &self.messages[other];
-            if other == index
-                || earlier.place != source
-                || earlier.moved
-                || self.messages[index].moved
-                || earlier.key.as_ref() != Some(&key)
-                || !earlier.surely_exists()
-                || self.possibly_gone(other, now)
-            {
-                continue;
-            }
-            let held = self.messages[other].deliveries.iter().any(|delivery| {
-                let record = &self.deliveries[*delivery];
-                record.boot == self.boot && !record.settled
-            });
-            if held {
-                let text = format!(
-                    "{} left {source} while {} of the same key is leased or to be retried",
                     self.name_of(index),
                     self.name_of(other)
                 );
