@@ -135,6 +135,9 @@ impl<S: Storage> Log<S> {
     /// What is begun stands in a segment that has its space on the disk. So publishes that are
     /// under way never meet a full disk, and settles have a reserve.
     pub fn begin(&mut self, bytes: usize) -> Room {
+        if self.tail.stalled_until.is_some() {
+            return Room::DiskFull;
+        }
         if self.batch.is_open && self.fits(bytes, 1) && self.has_space(bytes as u64) {
             return Room::Plenty;
         }

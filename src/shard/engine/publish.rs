@@ -228,14 +228,6 @@ impl<S: Storage> Engine<S> {
         if level != Level::None
             && let Some(log) = &mut self.log
         {
-            match log.room() {
-                Room::Plenty | Room::Waiting => {}
-                Room::NoSegment => return Err(Refused::Cold),
-                Room::DiskFull => {
-                    queue.counters.rejected += 1;
-                    return Err(disk_full().into());
-                }
-            }
             let heads = u64::from(count) * (PUBLISH_HEAD_BYTES_MAX + self.sections.len()) as u64;
             let record_bytes = (body_bytes + heads) as usize;
             begin(log, record_bytes).inspect_err(|refused| {
@@ -439,6 +431,7 @@ fn begin<S: Storage>(log: &mut Log<S>, bytes: usize) -> Result<(), Refused> {
     match log.begin(bytes) {
         Room::Plenty | Room::Waiting => Ok(()),
         Room::NoSegment => Err(Refused::Cold),
+        Room::DiskFull if log.room() == Room::DiskFull => Err(disk_full().into()),
         Room::DiskFull => Err(no_segment().into()),
     }
 }
