@@ -529,7 +529,7 @@ fn a_definition_says_created_then_updated() {
 fn every_setting_survives_a_kill_and_a_restart() {
     disk(
         r"
-        C: QSET q durable=os lease=45s maxdeliver=7 dead=grave deadon=tries,ttl,full backoff=2s..1m dedup=9m full=dropold maxlen=10 maxbytes=1M ttl=3h fair=key single=1 pri=4 pause=out
+        C: QSET q durable=os lease=45s maxdeliver=7 dead=grave deadon=tries,ttl,full backoff=2s..1m dedup=9m full=dropold maxlen=10 maxbytes=1M ttl=3h fair=key single=1 rate=7/s pri=4 pause=out
         S: OK created
         C: QSET n durable=none lease=5s
         S: OK created
@@ -552,6 +552,7 @@ fn every_setting_survives_a_kill_and_a_restart() {
         S: set.ttl=3h
         S: set.fair=key
         S: set.single=1
+        S: set.rate=7/s
         S: set.pri=4
         S: set.pause=out
         S:
