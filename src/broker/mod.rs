@@ -13,3 +13,4 @@ pub mod queue;
 pub mod ready;
 pub mod reply;
 pub mod settings;
+pub mod topics;

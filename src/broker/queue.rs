@@ -18,6 +18,7 @@ use super::dedup::Dedup;
 use super::expiry::Expiry;
 use super::id::{MessageId, QueueUid};
 use super::index::Index;
+use super::pattern::Pattern;
 use super::ready::Ready;
 use super::settings::Settings;
 
@@ -113,6 +114,8 @@ pub struct Queue {
     pub dedup: Dedup,
     /// Deadlines.
     pub expiry: Expiry,
+    /// What it takes of what is cast.
+    pub bindings: BTreeSet<Pattern>,
     /// Consumers waiting for a message, in the order they came.
     pub waiters: VecDeque<WaiterKey>,
     /// Subscriptions on it, whether they have credit or not.
@@ -161,6 +164,7 @@ impl Queue {
             arena: Arena::default(),
             dedup: Dedup::default(),
             expiry: Expiry::default(),
+            bindings: BTreeSet::new(),
             waiters: VecDeque::new(),
             consumers: 0,
             pullers: 0,

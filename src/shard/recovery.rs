@@ -10,6 +10,7 @@ use super::snapshot::{QueueImage, QueueState, Reader, Writer};
 use crate::broker::dedup::Original;
 use crate::broker::id::{Level, MessageId, QueueUid};
 use crate::broker::index::Located;
+use crate::broker::pattern::Pattern;
 use crate::broker::queue::{Published, QueueKey};
 use crate::broker::settings::Settings;
 use crate::fault::{Fault, planted};
@@ -48,6 +49,9 @@ impl<'a, S: Storage> Recovery<'a, S> {
 
     fn restore_queue(&mut self, image: QueueImage<'_>) {
         let key = self.engine.install(image.uid, image.name, image.settings);
+        for pattern in image.bindings {
+            self.engine.install_binding(key, pattern);
+        }
         let Some(state) = image.state else { return };
         let QueueState {
             image,
@@ -197,6 +201,16 @@ impl<'a, S: Storage> Recovery<'a, S> {
     }
 }
 
+fn read_pattern(typed: &[u8]) -> Result<Pattern, String> {
+    let unreadable = |_| {
+        format!(
+            "the log binds to {}, which is no pattern",
+            typed.escape_ascii()
+        )
+    };
+    Pattern::new(typed).map_err(unreadable)
+}
+
 impl<S: Storage> Replay for Recovery<'_, S> {
     fn restore(&mut self, payload: &[u8]) -> Result<(), String> {
         let (mut reader, next_uid, queues) = Reader::new(payload)?;
@@ -290,6 +304,14 @@ impl<S: Storage> Replay for Recovery<'_, S> {
                 let key = self.find(*uid)?;
                 self.free_all(key, blocks, freed)?;
                 self.engine.delete_queue(key, true);
+            }
+            Entry::Bind { queue, pattern } => {
+                let key = self.find(*queue)?;
+                self.engine.install_binding(key, read_pattern(pattern)?);
+            }
+            Entry::Unbind { queue, pattern } => {
+                let key = self.find(*queue)?;
+                self.engine.remove_binding(key, &read_pattern(pattern)?);
             }
             Entry::Open { .. } => {}
         }

@@ -7,11 +7,12 @@ use crate::broker::arena::put_varint;
 use crate::broker::dedup::Original;
 use crate::broker::id::{Level, MessageId, QueueUid};
 use crate::broker::index::{BlockImage, Index, Slot};
+use crate::broker::pattern::Pattern;
 use crate::broker::queue::{Image, Queue};
 use crate::broker::settings::Settings;
 
-/// Version of this encoding.
-pub(super) const VERSION: u64 = 1;
+/// Version of this encoding. Before 2 queues had no bindings.
+pub(super) const VERSION: u64 = 2;
 
 /// Writes a checkpoint's payload.
 #[derive(Debug, Default)]
@@ -50,6 +51,10 @@ impl Writer {
         let mut settings = Vec::new();
         queue.settings.encode(&mut settings);
         self.octets(&settings);
+        self.number(queue.bindings.len() as u64);
+        for pattern in &queue.bindings {
+            self.octets(&pattern.printed());
+        }
         if queue.settings.durable == Level::None {
             return;
         }
@@ -138,6 +143,7 @@ impl Writer {
 #[derive(Debug)]
 pub(super) struct Reader<'a> {
     rest: &'a [u8],
+    version: u64,
 }
 
 /// A queue as it stood in a checkpoint.
@@ -146,6 +152,7 @@ pub(super) struct QueueImage<'a> {
     pub uid: QueueUid,
     pub name: &'a [u8],
     pub settings: Settings,
+    pub bindings: Vec<Pattern>,
     /// Absent for a `none` queue.
     pub state: Option<QueueState>,
 }
@@ -169,11 +176,15 @@ type Outcome<T> = Result<T, String>;
 impl<'a> Reader<'a> {
     /// Reads the head; returns the next queue's identity and how many queues follow.
     pub(super) fn new(payload: &'a [u8]) -> Outcome<(Reader<'a>, u64, u64)> {
-        let mut reader = Reader { rest: payload };
-        let version = reader.number()?;
-        if version != VERSION {
+        let mut reader = Reader {
+            rest: payload,
+            version: VERSION,
+        };
+        reader.version = reader.number()?;
+        if !(1..=VERSION).contains(&reader.version) {
             return Err(format!(
-                "the checkpoint is of version {version}, this program reads version {VERSION}"
+                "the checkpoint is of version {}, this program reads versions 1 to {VERSION}",
+                reader.version
             ));
         }
         let next_uid = reader.number()?;
@@ -221,6 +232,10 @@ impl<'a> Reader<'a> {
         let name = self.octets()?;
         let settings = Settings::decode(self.octets()?)
             .ok_or("the checkpoint holds settings that make no sense")?;
+        let bindings = match self.version {
+            1 => Vec::new(),
+            _ => self.bindings()?,
+        };
         let state = match settings.durable {
             Level::None => None,
             _ => Some(self.state()?),
@@ -229,8 +244,19 @@ impl<'a> Reader<'a> {
             uid,
             name,
             settings,
+            bindings,
             state,
         })
+    }
+
+    fn bindings(&mut self) -> Outcome<Vec<Pattern>> {
+        let count = self.number()?;
+        (0..count)
+            .map(|_| {
+                Pattern::new(self.octets()?)
+                    .map_err(|_| "the checkpoint binds a queue to what is no pattern".into())
+            })
+            .collect()
     }
 
     fn state(&mut self) -> Outcome<QueueState> {

@@ -30,6 +30,9 @@ pub enum Verb {
     Cancel,
     Req,
     Rep,
+    Cast,
+    Bind,
+    Unbind,
 }
 
 /// What a word in the place of a verb turned out to be.
@@ -47,9 +50,8 @@ pub enum Lookup {
 pub const VERB_BYTES_MAX: usize = 12;
 
 /// Verbs of the protocol that are still to come.
-const PLANNED: [&str; 12] = [
-    "ABORT", "AUTH", "BEGIN", "BIND", "CAST", "COMMIT", "DRAIN", "KILL", "ROUTE", "SEEK", "UNBIND",
-    "WHY",
+const PLANNED: [&str; 9] = [
+    "ABORT", "AUTH", "BEGIN", "COMMIT", "DRAIN", "KILL", "ROUTE", "SEEK", "WHY",
 ];
 
 impl Verb {
@@ -85,6 +87,9 @@ impl Verb {
             b"CANCEL" => Verb::Cancel,
             b"REQ" => Verb::Req,
             b"REP" => Verb::Rep,
+            b"CAST" => Verb::Cast,
+            b"BIND" => Verb::Bind,
+            b"UNBIND" => Verb::Unbind,
             b"HELLO" => Verb::Hello,
             b"PING" => Verb::Ping,
             b"QUIT" => Verb::Quit,
@@ -126,7 +131,10 @@ impl Verb {
             | Verb::Move
             | Verb::Sync
             | Verb::Cancel
-            | Verb::Rep => true,
+            | Verb::Rep
+            | Verb::Cast
+            | Verb::Bind
+            | Verb::Unbind => true,
             Verb::Ping
             | Verb::Help
             | Verb::Pull
@@ -141,7 +149,7 @@ impl Verb {
 
     /// It takes one message as its body.
     pub fn takes_message(self) -> bool {
-        matches!(self, Verb::Pub | Verb::Req | Verb::Rep)
+        matches!(self, Verb::Pub | Verb::Cast | Verb::Req | Verb::Rep)
     }
 
     /// How it is typed, optional parts in brackets.
@@ -173,6 +181,9 @@ impl Verb {
             Verb::Cancel => "CANCEL @tag",
             Verb::Req => "REQ queue [options] :text",
             Verb::Rep => "REP token :text",
+            Verb::Cast => "CAST topic [options] :text",
+            Verb::Bind => "BIND pattern queue",
+            Verb::Unbind => "UNBIND pattern queue",
         }
     }
 
@@ -180,12 +191,14 @@ impl Verb {
     pub fn options(self) -> &'static str {
         match self {
             Verb::Hello => "name= expired=",
-            Verb::Pub | Verb::Mpub => "delay= at= ttl= pri= key= once= sync= reply= h.<name>=",
+            Verb::Pub | Verb::Mpub | Verb::Cast => {
+                "delay= at= ttl= pri= key= once= sync= reply= h.<name>="
+            }
             Verb::Req => "timeout= pri= key= h.<name>=",
             Verb::Pull => "wait= lease= ack=auto hold=1 bytes= ts=1",
             Verb::Nack => "delay= dead=1 why=",
             Verb::Touch => "lease=",
-            Verb::Sub => "credit= lease= ack=auto ts=1",
+            Verb::Sub => "credit= lease= ack=auto ts=1 mode=live",
             Verb::Qset => {
                 "durable= lease= maxdeliver= dead= deadon= backoff= dedup= full= maxlen= maxbytes= \
                  ttl= pri= pause="
@@ -201,7 +214,7 @@ impl Verb {
         match self {
             Verb::Pub => &["every"],
             Verb::Pull => &["from"],
-            Verb::Sub => &["from", "mode"],
+            Verb::Sub => &["from"],
             Verb::Qset => &["retain", "rate", "fair", "single"],
             _ => &[],
         }
