@@ -73,6 +73,14 @@ fn every_kind_of_entry_comes_back() {
         target_id: 1,
         message,
     });
+    bench.append(&Entry::Bind {
+        queue: QueueUid(1),
+        pattern: b"news.#",
+    });
+    bench.append(&Entry::Unbind {
+        queue: QueueUid(300),
+        pattern: b"*",
+    });
     bench.append(&Entry::DeleteQueue { uid: QueueUid(3) });
     bench.settle(2, 1);
     bench.turn(true);
@@ -89,6 +97,8 @@ fn every_kind_of_entry_comes_back() {
     assert_eq!(again.model.defined, model.defined);
     assert_eq!(again.model.released, model.released);
     assert_eq!(again.model.opens, [1]);
+    let bound = [(1, b"news.#".to_vec(), true), (300, b"*".to_vec(), false)];
+    assert_eq!(again.model.bound, bound);
     assert_eq!(
         (again.recovered.records, again.recovered.messages_replayed),
         (2, 6)

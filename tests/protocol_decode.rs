@@ -298,6 +298,40 @@ fn settles() {
 }
 
 #[test]
+fn casts_bindings_requests_and_answers() {
+    line("CAST a.b :x", "CAST a.b :x");
+    line("@t CAST! a pri=2 h.x=y :b c", "@t CAST! a pri=2 h.x=y :b c");
+    check("CAST a $3\na\nb\n", "CAST a :a\\nb");
+    line("CAST a.* :x", "ERR NAME");
+    line("CAST a", "ERR SYNTAX");
+    line("CAST a b", "ERR SYNTAX");
+    line("BIND a.# q", "BIND a.# q");
+    line("BIND! * q", "BIND! * q");
+    line("UNBIND *.%2A.a q", "UNBIND *.%2A.a q");
+    line("BIND q *", "ERR NAME");
+    line("BIND a.#", "ERR SYNTAX");
+    line("BIND a b c", "ERR SYNTAX");
+    line("BIND a# q", "ERR NAME");
+    line("BIND a b :c", "ERR SYNTAX");
+    line("REQ q :x", "REQ q timeout=2000000us :x");
+    line(
+        "REQ q timeout=5 pri=1 key=k h.a=b :x",
+        "REQ q timeout=5000us pri=1 key=k h.a=b :x",
+    );
+    check("@t REQ q $0\n\n", "@t REQ q timeout=2000000us :");
+    line("REQ! q :x", "ERR SYNTAX");
+    line("REQ q timeout=0 :x", "ERR SYNTAX");
+    line("REQ q ttl=1 :x", "ERR UNKNOWN");
+    line("REQ q", "ERR SYNTAX");
+    line("REP t :x", "REP t :x");
+    check("REP! t $2\r\nab\r\n", "REP! t :ab");
+    line("REP t x :x", "ERR SYNTAX");
+    line("REP t a=b :x", "ERR UNKNOWN");
+    line("REP t", "ERR SYNTAX");
+    line("REP", "ERR SYNTAX");
+}
+
+#[test]
 fn subscriptions() {
     line("SUB q", "SUB q");
     line(
@@ -312,7 +346,16 @@ fn subscriptions() {
     line("SUB a,b", "ERR NAME");
     line("SUB q/g", "ERR UNKNOWN");
     line("SUB q from=new", "ERR UNKNOWN");
-    line("SUB q mode=live", "ERR UNKNOWN");
+    line("SUB q mode=live", "SUB q mode=live");
+    line("@s SUB a.*.# mode=live ts=1", "@s SUB a.*.# mode=live ts=1");
+    line("SUB mode=live *.a", "SUB *.a mode=live");
+    line("SUB a.#", "ERR NAME");
+    line("SUB a# mode=live", "ERR NAME");
+    line("SUB q mode=x", "ERR SYNTAX");
+    line("SUB q mode=live credit=1", "ERR SYNTAX");
+    line("UNSUB a.#", "UNSUB a.#");
+    line("UNSUB *", "UNSUB *");
+    line("UNSUB *.a#.*", "ERR NAME");
     line("SUB q wait=5", "ERR UNKNOWN");
     line("CREDIT q 5", "CREDIT q 5");
     line(
@@ -433,9 +476,6 @@ fn the_rest() {
 fn verbs_that_are_unknown_or_not_built() {
     for verb in [
         "AUTH",
-        "CAST",
-        "BIND",
-        "UNBIND",
         "SEEK",
         "BEGIN",
         "COMMIT",
@@ -462,8 +502,8 @@ fn verbs_that_are_unknown_or_not_built() {
         );
     }
     refused(
-        "CAST news :x",
-        "UNKNOWN :CAST is not built yet: HELP lists what is",
+        "SEEK news :x",
+        "UNKNOWN :SEEK is not built yet: HELP lists what is",
     );
 }
 
@@ -671,11 +711,11 @@ fn errors_teach() {
     );
     refused(
         "SUB q wait=1",
-        "UNKNOWN :SUB has no option wait=; it takes credit= lease= ack=auto ts=1",
+        "UNKNOWN :SUB has no option wait=; it takes credit= lease= ack=auto ts=1 mode=live",
     );
     refused(
-        "SUB q mode=live",
-        "UNKNOWN :SUB mode= is not built yet: leave it out",
+        "SUB q from=new",
+        "UNKNOWN :SUB from= is not built yet: leave it out",
     );
     refused("QGET q x=1", "UNKNOWN :QGET takes no options such as x=");
     refused(

@@ -7,6 +7,7 @@
 use std::collections::{HashMap, VecDeque};
 
 use bytes::Bytes;
+use slab::Slab;
 
 use super::command::Body;
 use super::reply::Payload;
@@ -40,10 +41,18 @@ struct Chunk {
     time_ms: u64,
 }
 
-/// Free chunks shared by all queues of a shard.
+/// A body that several queues have, counted once.
+#[derive(Debug)]
+struct SharedBody {
+    bytes: usize,
+    queues: u32,
+}
+
+/// Free chunks shared by all queues of a shard, and the count of bodies that several of them have.
 #[derive(Debug, Default)]
 pub struct ChunkPool {
     free: Vec<Vec<u8>>,
+    shared: Slab<SharedBody>,
     /// Memory of all chunks of all arenas, free ones included, bytes.
     pub bytes: usize,
 }
@@ -71,11 +80,38 @@ impl ChunkPool {
         }
     }
 
+    /// A body that so many queues get by [`Arena::push_shared`] is counted once.
+    pub fn share(&mut self, bytes: usize, queues: u32) -> Share {
+        self.bytes += bytes;
+        Share(self.shared.insert(SharedBody { bytes, queues }) as u32)
+    }
+
+    /// One queue has it no more.
+    fn unshare(&mut self, share: Share) {
+        let body = &mut self.shared[share.0 as usize];
+        body.queues -= 1;
+        if body.queues == 0 {
+            self.bytes -= body.bytes;
+            self.shared.remove(share.0 as usize);
+        }
+    }
+
     /// Gives the free chunks back to the system.
     pub fn trim(&mut self) {
         self.bytes -= self.free.iter().map(Vec::capacity).sum::<usize>();
         self.free = Vec::new();
     }
+}
+
+/// Names a body that several queues have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Share(u32);
+
+/// A body that keeps its own memory.
+#[derive(Debug)]
+struct OwnBody {
+    bytes: Bytes,
+    share: Option<Share>,
 }
 
 /// A message as it lies in memory.
@@ -94,7 +130,7 @@ pub struct Stored<'a> {
 pub struct Arena {
     chunks: VecDeque<Chunk>,
     /// Large bodies, by the place of their entry.
-    own: HashMap<u64, Bytes, foldhash::fast::FixedState>,
+    own: HashMap<u64, OwnBody, foldhash::fast::FixedState>,
     /// Place of the next entry.
     end: u64,
     /// Memory of the chunks and large bodies.
@@ -117,9 +153,40 @@ impl Arena {
         pool: &mut ChunkPool,
     ) -> u64 {
         let owned = match body {
-            Body::Owned(bytes) if bytes.len() >= OWN_BYTES_MIN => Some(bytes.clone()),
+            Body::Owned(bytes) if bytes.len() >= OWN_BYTES_MIN => Some(OwnBody {
+                bytes: bytes.clone(),
+                share: None,
+            }),
             _ => None,
         };
+        self.push_entry(time_ms, sections, body, owned, pool)
+    }
+
+    /// Stores a message whose body other queues have too; each of them frees it.
+    pub fn push_shared(
+        &mut self,
+        time_ms: u64,
+        sections: &[u8],
+        body: &Bytes,
+        share: Share,
+        pool: &mut ChunkPool,
+    ) -> u64 {
+        let own = OwnBody {
+            bytes: body.clone(),
+            share: Some(share),
+        };
+        self.push_entry(time_ms, sections, &Body::Borrowed(&[]), Some(own), pool)
+    }
+
+    #[inline]
+    fn push_entry(
+        &mut self,
+        time_ms: u64,
+        sections: &[u8],
+        body: &Body<'_>,
+        owned: Option<OwnBody>,
+        pool: &mut ChunkPool,
+    ) -> u64 {
         let inline = if owned.is_some() {
             &[]
         } else {
@@ -148,10 +215,12 @@ impl Arena {
             chunk.data.extend_from_slice(sections);
         }
         match owned {
-            Some(bytes) => {
-                self.bytes += bytes.len();
-                pool.bytes += bytes.len();
-                self.own.insert(place, bytes);
+            Some(own) => {
+                self.bytes += own.bytes.len();
+                if own.share.is_none() {
+                    pool.bytes += own.bytes.len();
+                }
+                self.own.insert(place, own);
             }
             None => {
                 put_varint(&mut chunk.data, inline.len() as u64);
@@ -183,6 +252,14 @@ impl Arena {
             live: 0,
             time_ms,
         });
+    }
+
+    fn drop_own(&mut self, own: &OwnBody, pool: &mut ChunkPool) {
+        self.bytes -= own.bytes.len();
+        match own.share {
+            Some(share) => pool.unshare(share),
+            None => pool.bytes -= own.bytes.len(),
+        }
     }
 
     fn drop_chunk(&mut self, chunk: Chunk, pool: &mut ChunkPool) {
@@ -217,7 +294,7 @@ impl Arena {
             (sections, rest) = rest.split_at(len);
         }
         let body = if flags & OWN_BODY != 0 {
-            Payload::Shared(self.own[&place].clone())
+            Payload::Shared(self.own[&place].bytes.clone())
         } else {
             let len = take_varint(&mut rest) as usize;
             Payload::Slice(&rest[..len])
@@ -234,10 +311,9 @@ impl Arena {
     pub fn free(&mut self, place: u64, pool: &mut ChunkPool) {
         let place = place & !REQUEST;
         if !self.own.is_empty()
-            && let Some(bytes) = self.own.remove(&place)
+            && let Some(own) = self.own.remove(&place)
         {
-            self.bytes -= bytes.len();
-            pool.bytes -= bytes.len();
+            self.drop_own(&own, pool);
         }
         let at = self.at(place);
         let filling = at == self.chunks.len() - 1;
@@ -261,9 +337,8 @@ impl Arena {
         while let Some(chunk) = self.chunks.pop_front() {
             self.drop_chunk(chunk, pool);
         }
-        for (_, bytes) in self.own.drain() {
-            self.bytes -= bytes.len();
-            pool.bytes -= bytes.len();
+        for own in std::mem::take(&mut self.own).into_values() {
+            self.drop_own(&own, pool);
         }
     }
 }
@@ -339,6 +414,32 @@ mod tests {
         arena.clear(&mut pool);
         pool.trim();
         assert_eq!((arena.memory(), pool.bytes), (0, 0));
+    }
+
+    #[test]
+    fn a_shared_body_is_counted_until_its_last_queue_frees_it() {
+        let mut pool = ChunkPool::default();
+        let mut arenas = [Arena::default(), Arena::default(), Arena::default()];
+        let body = Bytes::from(vec![7; 5_000]);
+        let share = pool.share(body.len(), 3);
+        let places = arenas
+            .each_mut()
+            .map(|arena| arena.push_shared(5, &[], &body, share, &mut pool));
+        let before = pool.bytes;
+        for (arena, place) in arenas.iter().zip(places) {
+            assert_eq!(arena.get(place).body.as_slice(), body);
+            assert_eq!(arena.get(place).time_ms, 5);
+        }
+        arenas[0].free(places[0], &mut pool);
+        arenas[1].clear(&mut pool);
+        assert_eq!(pool.bytes, before - CHUNK_BYTES_MIN);
+        assert_eq!(arenas[2].get(places[2]).body.as_slice(), body);
+        arenas[2].free(places[2], &mut pool);
+        assert_eq!(pool.bytes, before - CHUNK_BYTES_MIN - body.len());
+        for arena in &mut arenas {
+            arena.clear(&mut pool);
+        }
+        assert_eq!(pool.bytes, 0);
     }
 
     #[test]

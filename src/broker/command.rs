@@ -330,6 +330,18 @@ pub enum Command<'a> {
         /// Tell the publish time.
         timestamps: bool,
     },
+    /// `SUB pattern mode=live`
+    SubscribeLive {
+        /// Which topics, as typed; checked.
+        pattern: &'a [u8],
+        /// Tell when it was cast.
+        timestamps: bool,
+    },
+    /// `UNSUB pattern`, with a wildcard; others are [`Command::Unsubscribe`]
+    UnsubscribeLive {
+        /// Which topics, as typed; checked.
+        pattern: &'a [u8],
+    },
     /// `CREDIT src n`
     Credit {
         /// Which subscription.
@@ -431,6 +443,29 @@ pub enum Command<'a> {
         /// What.
         body: Body<'a>,
     },
+    /// `CAST topic`
+    Cast {
+        /// Where to: a name that nothing is stored under.
+        topic: Typed<'a>,
+        /// How; holds for each queue that takes it.
+        options: PublishOptions<'a>,
+        /// What.
+        body: Body<'a>,
+    },
+    /// `BIND pattern q`
+    Bind {
+        /// Which topics, as typed; checked.
+        pattern: &'a [u8],
+        /// Who takes them.
+        queue: Typed<'a>,
+    },
+    /// `UNBIND pattern q`
+    Unbind {
+        /// Which topics, as typed; checked.
+        pattern: &'a [u8],
+        /// Who took them.
+        queue: Typed<'a>,
+    },
     /// `REP token`
     Answer {
         /// The `reply=` of the request.
@@ -445,6 +480,7 @@ impl<'a> Command<'a> {
     pub fn message_mut(&mut self) -> Option<&mut Body<'a>> {
         match self {
             Command::Publish { body, .. }
+            | Command::Cast { body, .. }
             | Command::Request { body, .. }
             | Command::Answer { body, .. } => Some(body),
             _ => None,

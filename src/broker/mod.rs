@@ -15,3 +15,4 @@ pub mod queue;
 pub mod ready;
 pub mod reply;
 pub mod settings;
+pub mod topics;

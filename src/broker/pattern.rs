@@ -7,8 +7,8 @@ use super::reply::{Error, ErrorCode};
 pub const PATTERN_BYTES_MAX: usize = 3 * 255;
 
 /// One word of a pattern.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Word {
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Word {
     /// `*`
     One,
     /// `#`
@@ -18,7 +18,7 @@ enum Word {
 }
 
 /// A pattern that can be asked about names.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Pattern {
     words: Vec<Word>,
 }
@@ -46,12 +46,7 @@ pub fn check(typed: &[u8]) -> Result<(), Error> {
                 {
                     after
                 }
-                (octet, tail)
-                    if octet.is_ascii_alphanumeric()
-                        || matches!(octet, b'_' | b'-' | b':' | b'@' | b'+' | b'~') =>
-                {
-                    tail
-                }
+                (octet, tail) if is_plain(octet) => tail,
                 (b'*' | b'#', _) => {
                     return Err(Error::new(
                         ErrorCode::Name,
@@ -70,6 +65,18 @@ pub fn check(typed: &[u8]) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+/// The octet stands for itself in a word.
+fn is_plain(octet: u8) -> bool {
+    octet.is_ascii_alphanumeric() || matches!(octet, b'_' | b'-' | b':' | b'@' | b'+' | b'~')
+}
+
+/// The text has a wildcard where a pattern may have one.
+pub fn has_wildcard(typed: &[u8]) -> bool {
+    typed
+        .split(|octet| *octet == b'.')
+        .any(|word| matches!(word, b"*" | b"#"))
 }
 
 impl Pattern {
@@ -97,6 +104,44 @@ impl Pattern {
             }
         }
         Ok(Pattern { words })
+    }
+
+    /// Its words; no two `#` follow each other.
+    pub fn words(&self) -> &[Word] {
+        &self.words
+    }
+
+    /// Appends it as it is typed: [`Pattern::new`] reads the same pattern from that.
+    pub fn print(&self, out: &mut Vec<u8>) {
+        let start = out.len();
+        for (nth, word) in self.words.iter().enumerate() {
+            if nth > 0 {
+                out.push(b'.');
+            }
+            match word {
+                Word::One => out.push(b'*'),
+                Word::Any => out.push(b'#'),
+                Word::Exact(octets) => {
+                    for octet in octets {
+                        let leads = out.len() == start && matches!(octet, b':' | b'@');
+                        if is_plain(*octet) && !leads {
+                            out.push(*octet);
+                        } else {
+                            const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
+                            let digit = |half: u8| DIGITS[usize::from(half & 15)];
+                            out.extend_from_slice(&[b'%', digit(octet >> 4), digit(*octet)]);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// As it is typed.
+    pub fn printed(&self) -> Box<[u8]> {
+        let mut out = Vec::new();
+        self.print(&mut out);
+        out.into()
     }
 
     /// The name, given in octets, is one of those meant.
@@ -173,6 +218,23 @@ mod tests {
         check("%61%2Eb", "a.b", true);
         check("%2A", "*", true);
         check("%2A", "x", false);
+    }
+
+    #[test]
+    fn what_is_printed_is_read_again() {
+        for (typed, want) in [
+            ("a.*.#", "a.*.#"),
+            ("#.#.a", "#.a"),
+            ("%61%2Eb%2a", "a.b%2A"),
+            ("%3Aa.:b", "%3Aa.:b"),
+            ("%2E", "."),
+            ("%C3%BC", "%C3%BC"),
+        ] {
+            let pattern = Pattern::new(typed.as_bytes()).expect("cases are valid");
+            let printed = pattern.printed();
+            assert_eq!(String::from_utf8_lossy(&printed), want);
+            assert_eq!(Pattern::new(&printed), Ok(pattern));
+        }
     }
 
     #[test]

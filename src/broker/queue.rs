@@ -23,6 +23,7 @@ use super::expiry::Expiry;
 use super::id::{MessageId, QueueUid};
 use super::index::Index;
 use super::keys::Keys;
+use super::pattern::Pattern;
 use super::ready::Ready;
 use super::settings::Settings;
 
@@ -122,6 +123,8 @@ pub struct Queue {
     pub dedup: Dedup,
     /// Deadlines.
     pub expiry: Expiry,
+    /// What it takes of what is cast.
+    pub bindings: BTreeSet<Pattern>,
     /// Consumers waiting for a message, in the order they came.
     pub waiters: VecDeque<WaiterKey>,
     /// Subscriptions on it, whether they have credit or not.
@@ -177,6 +180,7 @@ impl Queue {
             arena: Arena::default(),
             dedup: Dedup::default(),
             expiry: Expiry::default(),
+            bindings: BTreeSet::new(),
             waiters: VecDeque::new(),
             consumers: 0,
             pullers: 0,

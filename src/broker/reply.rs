@@ -124,6 +124,15 @@ pub enum Reply<'a> {
         /// They had been published before.
         duplicate: bool,
     },
+    /// `OK <receivers> <level> [refused=k]`
+    Cast {
+        /// Who got it: queues and live connections.
+        receivers: u64,
+        /// How far it has got in the queue where it has got least.
+        level: Level,
+        /// Queues that refused it.
+        refused: u64,
+    },
     /// `OK k [stale=a,b]`
     Count {
         /// How many it was done for.

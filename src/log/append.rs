@@ -124,6 +124,11 @@ impl Batch {
     }
 }
 
+/// Most bytes of a message that is stored once for so many queues.
+pub fn publish_many_bytes(queues: usize, sections: &[u8], body: &[u8]) -> usize {
+    PUBLISH_HEAD_BYTES_MAX + queues * varint::BYTES_MAX + sections.len() + body.len()
+}
+
 impl<S: Storage> Log<S> {
     /// Makes sure that the entries appended until the next call of this or of [`Log::commit`] are
     /// in one record, as long as they take at most `bytes` (a publish to one queue takes at most
@@ -135,17 +140,24 @@ impl<S: Storage> Log<S> {
     /// What is begun stands in a segment that has its space on the disk. So publishes that are
     /// under way never meet a full disk, and settles have a reserve.
     pub fn begin(&mut self, bytes: usize) -> Room {
+        self.begin_many(bytes, 1)
+    }
+
+    /// The same for messages to so many queues, each of which may take a row of the record's table
+    /// beyond `bytes`; [`publish_many_bytes`] says what one of them takes at most.
+    #[inline]
+    pub fn begin_many(&mut self, bytes: usize, queues: usize) -> Room {
         if self.tail.stalled_until.is_some() {
             return Room::DiskFull;
         }
-        if self.batch.is_open && self.fits(bytes, 1) && self.has_space(bytes as u64) {
+        if self.batch.is_open && self.fits(bytes, queues) && self.has_space(bytes as u64) {
             return Room::Plenty;
         }
         // A record of its own, here or at the front of the next segment.
-        let alone = (bytes + HEADER_BYTES + 2 * ROW_BYTES + ALIGN) as u64;
+        let alone = (bytes + HEADER_BYTES + (queues + 1) * ROW_BYTES + ALIGN) as u64;
         let room = self.segment_for(alone);
         if room == Room::Plenty {
-            self.make_room_for_record(bytes, 1);
+            self.make_room_for_record(bytes, queues);
         }
         room
     }
@@ -257,8 +269,8 @@ impl<S: Storage> Log<S> {
         let mut head = std::mem::take(&mut self.batch.entry);
         head.clear();
         head.extend_from_slice(HeadBuilder::<5>::new(PUBLISH | many | flags).as_slice());
-        let most = PUBLISH_HEAD_BYTES_MAX + targets.len() * varint::BYTES_MAX;
-        let whole = most + message.sections.len() + message.body.as_slice().len();
+        let body = message.body.as_slice();
+        let whole = publish_many_bytes(targets.len(), message.sections, body);
         self.make_room_for_record(whole, targets.len());
         if many != 0 {
             varint::put(&mut head, targets.len() as u64);
@@ -470,6 +482,10 @@ impl<S: Storage> Log<S> {
             }
             Entry::Define { name, settings, .. } => {
                 self.make_room_for_record(40 + name.len() + settings.len(), 0);
+                self.put_plain(entry)
+            }
+            Entry::Bind { pattern, .. } | Entry::Unbind { pattern, .. } => {
+                self.make_room_for_record(40 + pattern.len(), 0);
                 self.put_plain(entry)
             }
             Entry::Settle { runs, .. } => {

@@ -617,6 +617,17 @@ fn dump_entry(offset: usize, entry: &Entry<'_>, out: &mut dyn io::Write) -> io::
             settings.escape_ascii()
         ),
         Entry::DeleteQueue { uid } => writeln!(out, "delete queue {}", uid.0),
+        Entry::Bind { queue, pattern } => {
+            writeln!(out, "bind {} to queue {}", pattern.escape_ascii(), queue.0)
+        }
+        Entry::Unbind { queue, pattern } => {
+            writeln!(
+                out,
+                "unbind {} from queue {}",
+                pattern.escape_ascii(),
+                queue.0
+            )
+        }
         Entry::Open { incarnation } => writeln!(out, "open incarnation {incarnation}"),
     }
 }

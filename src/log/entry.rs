@@ -151,6 +151,20 @@ pub enum Entry<'a> {
         /// The queue.
         uid: QueueUid,
     },
+    /// A queue takes what is cast to topics that a pattern means.
+    Bind {
+        /// The queue.
+        queue: QueueUid,
+        /// The pattern as it is typed.
+        pattern: &'a [u8],
+    },
+    /// It does not any more.
+    Unbind {
+        /// The queue.
+        queue: QueueUid,
+        /// The pattern as it is typed.
+        pattern: &'a [u8],
+    },
     /// The broker started.
     Open {
         /// Which start on this data directory, from 1.
@@ -165,6 +179,8 @@ const RELEASE: u8 = 4;
 const DEFINE: u8 = 5;
 const DELETE_QUEUE: u8 = 6;
 const OPEN: u8 = 7;
+const BIND: u8 = 16;
+const UNBIND: u8 = 17;
 
 /// The bits of the first byte that hold the kind; the others are flags.
 const KIND_BITS: u8 = 0x1f;
@@ -371,6 +387,14 @@ pub(crate) fn put_plain(out: &mut Vec<u8>, scratch: &mut Vec<u8>, entry: &Entry<
             varint::put(scratch, uid.0);
             DELETE_QUEUE
         }
+        Entry::Bind { queue, pattern } | Entry::Unbind { queue, pattern } => {
+            varint::put(scratch, queue.0);
+            scratch.extend_from_slice(pattern);
+            match entry {
+                Entry::Bind { .. } => BIND,
+                _ => UNBIND,
+            }
+        }
         Entry::Open { incarnation } => {
             varint::put(scratch, *incarnation);
             OPEN
@@ -570,6 +594,14 @@ impl<'r, 's> Entries<'r, 's> {
             DELETE_QUEUE => Entry::DeleteQueue {
                 uid: QueueUid(number()?),
             },
+            BIND | UNBIND => {
+                let queue = QueueUid(number()?);
+                let pattern = &octets[at..];
+                match kind {
+                    BIND => Entry::Bind { queue, pattern },
+                    _ => Entry::Unbind { queue, pattern },
+                }
+            }
             OPEN => Entry::Open {
                 incarnation: number()?,
             },

@@ -51,6 +51,7 @@ pub use api::{
     CheckSummary, Event, LogStats, OpenOptions, Payload, Read, ReadBlock, Recovered, Replay, Room,
     Stored,
 };
+pub use append::publish_many_bytes;
 pub use blocks::BLOCK_OFFSETS_MAX;
 pub use check::{check, dump};
 pub use entry::{Entry, Message, PUBLISH_HEAD_BYTES_MAX, Run, SettleReason, TransferReason};

@@ -152,6 +152,10 @@ impl<S: Storage> Shard<S> {
                 text.extend_from_slice(format!("locked={}\n", queue.locked()).as_bytes());
             }
         }
+        let bindings = queue.bindings.iter().map(Pattern::printed);
+        text.extend_from_slice(b"bindings=");
+        text.extend_from_slice(&bindings.collect::<Vec<_>>().join(&b','));
+        text.push(b'\n');
         let dead = queue.dead_name().unwrap_or_default();
         settings::write(&mut text, &queue.settings, &dead, "set.", b'\n');
         text

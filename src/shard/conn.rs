@@ -1,6 +1,6 @@
 //! One connection's state between turns: input left over, output, and what it waits for.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 
@@ -8,6 +8,7 @@ use super::jobs::Progress;
 use crate::broker::id::Level;
 use crate::broker::id::QueueUid;
 use crate::broker::lease::HolderKey;
+use crate::broker::pattern::Pattern;
 use crate::broker::queue::{QueueKey, WaiterKey};
 use crate::buffer::send::{Pool, SendRing};
 use crate::log::LogIndex;
@@ -28,6 +29,14 @@ impl Need {
         level: Level::None,
         index: LogIndex(0),
     };
+
+    /// Both.
+    pub fn and(self, other: Need) -> Need {
+        Need {
+            level: self.level.max(other.level),
+            index: self.index.max(other.index),
+        }
+    }
 }
 
 /// What a connection's publishes wait for until consumers see them: the last one at each level.
@@ -278,6 +287,12 @@ pub struct Conn {
     pub waits: Vec<Wait>,
     /// Its tagged requests that wait for an answer, by their tags without the `@`.
     pub requests: BTreeMap<Box<[u8]>, u64>,
+    /// Its live subscriptions by their patterns.
+    pub live: BTreeMap<Pattern, u32>,
+    /// Tags of its live subscriptions, without the `@`.
+    pub live_tags: BTreeSet<Box<[u8]>>,
+    /// Its live subscriptions miss what comes, until it has read half of its output.
+    pub is_lagging: bool,
     /// Queues that it has pulled from, in order; deleted ones may be among them.
     pub pulled: Vec<QueueUid>,
     /// The one it has pulled from last.
@@ -322,6 +337,9 @@ impl Conn {
             is_late: false,
             waits: Vec::new(),
             requests: BTreeMap::new(),
+            live: BTreeMap::new(),
+            live_tags: BTreeSet::new(),
+            is_lagging: false,
             pulled: Vec::new(),
             last_pulled: QueueUid(0),
             last_queue: LastQueue::default(),
@@ -401,14 +419,16 @@ impl Conn {
 
     /// The untagged subscription or wait, if there is one.
     pub fn has_untagged_subscription(&self) -> bool {
-        self.waits
-            .iter()
-            .any(|wait| wait.subscription && wait.tag.is_empty())
+        let live = self.live.len() > self.live_tags.len();
+        let mut waits = self.waits.iter();
+        live || waits.any(|wait| wait.subscription && wait.tag.is_empty())
     }
 
     /// Is something under way that has that tag?
     pub fn uses(&self, tag: &[u8]) -> bool {
-        self.tagged(tag).is_some() || self.requests.contains_key(tag)
+        self.tagged(tag).is_some()
+            || self.requests.contains_key(tag)
+            || self.live_tags.contains(tag)
     }
 
     /// The wait with that tag.

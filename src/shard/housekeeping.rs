@@ -388,7 +388,7 @@ impl<S: Storage> Shard<S> {
         self.housekeeping.busy = false;
         let budget = self.memory_budget_bytes;
         let conns: usize = self.conns.iter().map(|(_, conn)| conn.memory()).sum();
-        let buffers = conns + self.pool.bytes() + self.requests.memory();
+        let buffers = conns + self.pool.bytes() + self.requests.memory() + self.live.memory();
         for (_, queue) in &mut self.engine.queues {
             queue.index.turn += 1;
         }
@@ -409,6 +409,27 @@ impl<S: Storage> Shard<S> {
         }
         self.housekeeping.other_bytes = used - self.engine.message_memory();
         self.engine.over_budget = used > budget;
+        if !self.engine.over_budget {
+            self.feed_starved();
+        }
+    }
+
+    /// Is there memory for so many bytes of output? Then they are counted as used.
+    pub(super) fn has_memory(&mut self, bytes: usize, now: Now) -> bool {
+        let is_over = |shard: &Shard<S>| {
+            let other = shard.housekeeping.other_bytes.saturating_add(bytes);
+            shard.engine.over_budget
+                || shard.engine.message_memory().saturating_add(other) > shard.memory_budget_bytes
+        };
+        if !self.engine.over_budget && is_over(self) {
+            self.count_memory(now);
+        }
+        self.housekeeping.busy = true;
+        if is_over(self) {
+            return false;
+        }
+        self.housekeeping.other_bytes += bytes;
+        true
     }
 
     /// Stores full index blocks away and drops their columns when they were not used for a while.

@@ -5,6 +5,7 @@ use super::session::{Asker, Flow};
 use super::waiters::Terms;
 use super::{Now, Shard};
 use crate::broker::command::Source;
+use crate::broker::pattern::Pattern;
 use crate::broker::reply::{Error, ErrorCode, Reply};
 use crate::log::disk::Storage;
 use crate::protocol::text::value;
@@ -70,7 +71,8 @@ impl<S: Storage> Shard<S> {
     ) -> Result<(), Error> {
         let at = self.key(asker.slot);
         if let Some(tag) = asker.tag
-            && self.conns[asker.slot].requests.contains_key(tag)
+            && self.conns[asker.slot].tagged(tag).is_none()
+            && self.conns[asker.slot].uses(tag)
         {
             return Err(tag_in_use(tag));
         }
@@ -148,8 +150,18 @@ impl<S: Storage> Shard<S> {
         asker: Asker<'_>,
         source: Source<'_>,
     ) -> Result<(), Error> {
-        let key = self.own_subscription(asker.slot, source)?;
-        self.unsubscribe(key);
+        match self.own_subscription(asker.slot, source) {
+            Ok(key) => self.unsubscribe(key),
+            // A name is a pattern too.
+            Err(error) => {
+                let pattern = Pattern::new(source.queue.0).ok();
+                let is_live = source.group.is_none()
+                    && pattern.is_some_and(|pattern| self.unsubscribe_live(asker.slot, &pattern));
+                if !is_live {
+                    return Err(error);
+                }
+            }
+        }
         self.answer_when(asker, Need::NOW, &Reply::Ok);
         Ok(())
     }

@@ -4,6 +4,7 @@
 //! `poll_*` until each is empty. Never a socket, a file or a clock of its own.
 
 mod admin;
+mod cast;
 mod conn;
 mod consume;
 mod engine;
@@ -12,6 +13,7 @@ mod hand_out;
 mod housekeeping;
 mod interest;
 mod jobs;
+mod live;
 mod placement;
 mod recovery;
 mod request;
@@ -38,7 +40,7 @@ use crate::fault::{Fault, planted};
 use crate::log::disk::Storage;
 use crate::log::{BlockSlot, Log, OpenError, OpenOptions, Recovered};
 use conn::{Blocked, Conn, Life, ReadInto};
-use engine::{Engine, Return};
+use engine::{Engine, Receiver, Return};
 use waiters::Waiters;
 
 /// A connection: a slab slot and the generation that tells its users apart.
@@ -115,6 +117,8 @@ pub struct Shard<S: Storage> {
     holders: Vec<Option<ConnKey>>,
     /// A long command goes on in the next turn.
     goes_on: bool,
+    /// Scratch for those who take what is cast.
+    receivers: Vec<Receiver>,
     /// Scratch for the sources of a pull.
     keys: Vec<QueueKey>,
     ending: Ending,
@@ -123,6 +127,7 @@ pub struct Shard<S: Storage> {
     housekeeping: housekeeping::Housekeeping,
     totals: stats::Totals,
     requests: request::Requests,
+    live: live::Live,
     /// Scratch for tokens that were stale, and texts.
     text: Vec<u8>,
 }
@@ -185,6 +190,7 @@ impl<S: Storage> Shard<S> {
             closing: VecDeque::new(),
             holders: Vec::new(),
             goes_on: false,
+            receivers: Vec::new(),
             keys: Vec::new(),
             ending: Ending::No,
             failed: None,
@@ -192,6 +198,7 @@ impl<S: Storage> Shard<S> {
             housekeeping: housekeeping::Housekeeping::new(now),
             totals: stats::Totals::new(now),
             requests: request::Requests::new(random),
+            live: live::Live::default(),
             text: Vec::new(),
         };
         Ok((shard, recovered))
@@ -345,6 +352,7 @@ impl<S: Storage> Shard<S> {
 
     /// Waits for messages end, subscriptions end: the peer sends nothing more.
     fn end_interests(&mut self, slot: usize, now: Now) {
+        self.end_live(slot);
         for wait in self.conns[slot].waits.clone() {
             if wait.subscription {
                 self.unsubscribe(wait.waiter);
@@ -396,6 +404,7 @@ impl<S: Storage> Shard<S> {
 
     fn remove(&mut self, slot: usize, now: Now) {
         self.forget_requests(slot);
+        self.forget_live(slot);
         for wait in std::mem::take(&mut self.conns[slot].waits) {
             if wait.subscription {
                 self.unsubscribe(wait.waiter);
@@ -513,6 +522,7 @@ impl<S: Storage> Shard<S> {
 
     /// The output has room again: commands, reads and subscriptions go on.
     fn room_again(&mut self, slot: usize) {
+        self.catch_up(slot);
         for wait in self.conns[slot].waits.clone() {
             if wait.subscription {
                 self.line_up(wait.waiter);

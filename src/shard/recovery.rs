@@ -10,6 +10,7 @@ use super::snapshot::{QueueImage, QueueState, Reader, Writer};
 use crate::broker::dedup::Original;
 use crate::broker::id::{Level, MessageId, QueueUid};
 use crate::broker::index::Located;
+use crate::broker::pattern::Pattern;
 use crate::broker::queue::{Published, QueueKey};
 use crate::broker::settings::Settings;
 use crate::fault::{Fault, planted};
@@ -87,6 +88,9 @@ impl<'a, S: Storage> Recovery<'a, S> {
 
     fn restore_queue(&mut self, image: QueueImage<'_>) -> Result<(), String> {
         let key = self.engine.install(image.uid, image.name, image.settings);
+        for pattern in image.bindings {
+            self.engine.install_binding(key, pattern);
+        }
         let Some(state) = image.state else {
             return Ok(());
         };
@@ -251,6 +255,16 @@ impl<'a, S: Storage> Recovery<'a, S> {
     }
 }
 
+fn read_pattern(typed: &[u8]) -> Result<Pattern, String> {
+    let unreadable = |_| {
+        format!(
+            "the log binds to {}, which is no pattern",
+            typed.escape_ascii()
+        )
+    };
+    Pattern::new(typed).map_err(unreadable)
+}
+
 impl<S: Storage> Replay for Recovery<'_, S> {
     fn restore(&mut self, payload: &[u8]) -> Result<(), String> {
         let (mut reader, next_uid, queues) = Reader::new(payload)?;
@@ -347,6 +361,14 @@ impl<S: Storage> Replay for Recovery<'_, S> {
                 self.sizes.forget(key);
                 self.engine.delete_queue(key, true);
             }
+            Entry::Bind { queue, pattern } => {
+                let key = self.find(*queue)?;
+                self.engine.install_binding(key, read_pattern(pattern)?);
+            }
+            Entry::Unbind { queue, pattern } => {
+                let key = self.find(*queue)?;
+                self.engine.remove_binding(key, &read_pattern(pattern)?);
+            }
             Entry::Open { .. } => {}
         }
         Ok(())
@@ -384,7 +406,9 @@ impl<S: Storage> Shard<S> {
         leased.iter_mut().for_each(|ids| ids.sort_unstable());
         let queues = engine.queues.iter().map(|(_, queue)| queue);
         let exist = queues.clone().filter(|queue| queue.exists).count();
-        let with_parts = queues.clone().any(|queue| queue.exists && queue.is_keyed());
+        let with_parts = queues
+            .clone()
+            .any(|queue| queue.exists && (queue.is_keyed() || !queue.bindings.is_empty()));
         let mut writer = Writer::new(engine.next_uid, exist, with_parts);
         for (key, queue) in &engine.queues {
             if queue.exists {

@@ -173,7 +173,10 @@ impl<S: Storage> Shard<S> {
             quiet: request.quiet,
         };
         if let Some(tag) = asker.tag
-            && !matches!(request.command, Command::Subscribe { .. })
+            && !matches!(
+                request.command,
+                Command::Subscribe { .. } | Command::SubscribeLive { .. }
+            )
             && self.conns[slot].uses(tag)
         {
             return self.conclude(asker, Err(super::interest::tag_in_use(tag)));
@@ -274,6 +277,11 @@ impl<S: Storage> Shard<S> {
                 };
                 self.run_subscribe(asker, source, credit, terms)
             }
+            Command::SubscribeLive {
+                pattern,
+                timestamps,
+            } => self.subscribe_live(asker, pattern, timestamps),
+            Command::UnsubscribeLive { pattern } => self.run_unsubscribe_live(asker, pattern),
             Command::Credit { source, credit } => self.set_credit(asker, source, credit),
             Command::Unsubscribe { source } => self.run_unsubscribe(asker, source),
             Command::QueueSet { queue, settings } => self.queue_set(asker, queue, &settings, now),
@@ -310,6 +318,13 @@ impl<S: Storage> Shard<S> {
                 options,
                 body,
             } => return self.request(asker, queue, timeout_us, &options, body, now),
+            Command::Cast {
+                topic,
+                options,
+                body,
+            } => return self.cast(asker, topic, &options, body, now),
+            Command::Bind { pattern, queue } => self.bind(asker, pattern, queue),
+            Command::Unbind { pattern, queue } => self.unbind(asker, pattern, queue),
             Command::Answer { token, body } => self.give_answer(asker, token, body),
             Command::Publish { .. }
             | Command::PublishBatch { .. }

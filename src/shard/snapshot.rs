@@ -8,13 +8,14 @@ use crate::broker::dedup::Original;
 use crate::broker::id::{Level, MessageId, QueueUid};
 use crate::broker::index::{BlockImage, Index, Slot};
 use crate::broker::keys::{KeyHash, KeysImage};
+use crate::broker::pattern::Pattern;
 use crate::broker::queue::{Image, Queue};
 use crate::broker::settings::Settings;
 use crate::fault::{Fault, planted};
 
-/// Version of this encoding, where a queue has parts.
+/// Version of this encoding, where a queue has bindings or parts.
 pub(super) const VERSION: u64 = 2;
-/// The version without parts behind a queue's state, which older programs read too.
+/// The version without bindings, and without parts behind a queue's state, which older programs read too.
 const VERSION_WITHOUT_PARTS: u64 = 1;
 /// The part that holds the keys of a queue's messages.
 const PART_KEYS: u64 = 1;
@@ -28,7 +29,7 @@ pub(super) struct Writer {
 
 impl Writer {
     /// A payload with its head: version, the next queue's identity, how many queues follow.
-    /// `with_parts` if any of them has parts.
+    /// `with_parts` if any of them has bindings or parts.
     pub(super) fn new(next_uid: u64, queues: usize, with_parts: bool) -> Writer {
         let mut writer = Writer {
             out: Vec::new(),
@@ -65,6 +66,12 @@ impl Writer {
         let mut settings = Vec::new();
         queue.settings.encode(&mut settings);
         self.octets(&settings);
+        if self.with_parts {
+            self.number(queue.bindings.len() as u64);
+            for pattern in &queue.bindings {
+                self.octets(&pattern.printed());
+            }
+        }
         if queue.settings.durable == Level::None {
             return;
         }
@@ -194,6 +201,7 @@ pub(super) struct QueueImage<'a> {
     pub uid: QueueUid,
     pub name: &'a [u8],
     pub settings: Settings,
+    pub bindings: Vec<Pattern>,
     /// Absent for a `none` queue.
     pub state: Option<QueueState>,
 }
@@ -274,6 +282,10 @@ impl<'a> Reader<'a> {
         let name = self.octets()?;
         let settings = Settings::decode(self.octets()?)
             .ok_or("the checkpoint holds settings that make no sense")?;
+        let bindings = match self.version {
+            1 => Vec::new(),
+            _ => self.bindings()?,
+        };
         let state = match settings.durable {
             Level::None => None,
             _ => Some(self.state()?),
@@ -282,8 +294,19 @@ impl<'a> Reader<'a> {
             uid,
             name,
             settings,
+            bindings,
             state,
         })
+    }
+
+    fn bindings(&mut self) -> Outcome<Vec<Pattern>> {
+        let count = self.number()?;
+        (0..count)
+            .map(|_| {
+                Pattern::new(self.octets()?)
+                    .map_err(|_| "the checkpoint binds a queue to what is no pattern".into())
+            })
+            .collect()
     }
 
     fn state(&mut self) -> Outcome<QueueState> {

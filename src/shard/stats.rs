@@ -115,6 +115,9 @@ impl<S: Storage> Shard<S> {
             ("errors_total", totals.errors),
             ("queues", queues),
             ("requests", self.requests.len() as u64),
+            ("live_subscriptions", self.live.len() as u64),
+            ("live_given_total", self.live.given_total),
+            ("live_dropped_total", self.live.dropped_total),
             ("ready", messages[0]),
             ("leased", messages[1]),
             ("delayed", messages[2]),
@@ -164,7 +167,8 @@ impl<S: Storage> Shard<S> {
     fn connection_stats(&mut self, now: Now) -> Vec<u8> {
         let mut text = Vec::new();
         for (slot, conn) in &self.conns {
-            let subscriptions = conn.waits.iter().filter(|wait| wait.subscription).count();
+            let of_queues = conn.waits.iter().filter(|wait| wait.subscription).count();
+            let subscriptions = of_queues + conn.live.len();
             let leased: u32 = self.engine.leases.held(conn.holder)
                 + conn
                     .waits
@@ -178,7 +182,7 @@ impl<S: Storage> Shard<S> {
             encode::typed(&mut text, &conn.name);
             let rest = format!(
                 " leased={leased} subscriptions={subscriptions} waiting={} unsent_bytes={} idle_ms={}\n",
-                conn.waits.len() - subscriptions,
+                conn.waits.len() - of_queues,
                 conn.out.len(),
                 now.us.saturating_sub(conn.heard_us) / 1000
             );

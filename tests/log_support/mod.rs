@@ -424,6 +424,8 @@ pub struct Model {
     pub next: BTreeMap<u64, MessageId>,
     pub entries: u64,
     pub opens: Vec<u64>,
+    /// Queue, pattern, and whether it was bound or unbound.
+    pub bound: Vec<(u64, Vec<u8>, bool)>,
     pub defined: BTreeMap<u64, (Vec<u8>, Vec<u8>, u32)>,
     pub released: Vec<(u64, MessageId, u32, u64)>,
     pub blocks: BTreeMap<u64, BlockSlot>,
@@ -511,6 +513,10 @@ impl Model {
                     freed.extend(self.live.remove(&key));
                 }
                 self.defined.remove(&uid.0);
+            }
+            Entry::Bind { queue, pattern } | Entry::Unbind { queue, pattern } => {
+                let is_bound = matches!(entry, Entry::Bind { .. });
+                self.bound.push((queue.0, pattern.to_vec(), is_bound));
             }
             Entry::Open { incarnation } => self.opens.push(*incarnation),
         }

@@ -377,6 +377,34 @@ fn show_rest(command: Command<'_>) -> (&'static str, String) {
                 Some(format!(":{}", text(body.as_slice()))),
             ]),
         ),
+        Command::Cast {
+            topic,
+            options,
+            body,
+        } => (
+            "CAST",
+            joined(vec![
+                Some(typed(topic)),
+                Some(publish_options(options)),
+                Some(format!(":{}", text(body.as_slice()))),
+            ]),
+        ),
+        Command::SubscribeLive {
+            pattern,
+            timestamps,
+        } => (
+            "SUB",
+            joined(vec![
+                Some(text(pattern)),
+                Some("mode=live".into()),
+                flag("ts=1", timestamps),
+            ]),
+        ),
+        Command::UnsubscribeLive { pattern } => ("UNSUB", text(pattern)),
+        Command::Bind { pattern, queue } => ("BIND", format!("{} {}", text(pattern), typed(queue))),
+        Command::Unbind { pattern, queue } => {
+            ("UNBIND", format!("{} {}", text(pattern), typed(queue)))
+        }
         Command::Answer { token, body } => (
             "REP",
             format!("{} :{}", typed(token), text(body.as_slice())),

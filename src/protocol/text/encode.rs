@@ -61,6 +61,18 @@ pub fn reply(out: &mut Vec<u8>, tag: Option<&[u8]>, reply: &Reply<'_>) {
                 field(out, b"dup=1");
             }
         }
+        Reply::Cast {
+            receivers,
+            level,
+            refused,
+        } => {
+            kind(out, b"OK", tag);
+            number_field(out, b"", *receivers);
+            field(out, level.receipt().as_bytes());
+            if *refused > 0 {
+                number_field(out, b"refused=", *refused);
+            }
+        }
         Reply::Count { count, stale } => {
             kind(out, b"OK", tag);
             number_field(out, b"", *count);
@@ -141,6 +153,22 @@ pub fn message(ring: &mut SendRing, pool: &mut Pool, tag: Option<&[u8]>, deliver
             out.push(b'\n');
         }
     }
+}
+
+/// One message whose body is copied, whoever owns it.
+pub fn copied_message(out: &mut Vec<u8>, tag: Option<&[u8]>, delivery: &Delivery<'_>) {
+    let body = delivery.body.as_slice();
+    message_line(out, tag, delivery, body.len());
+    out.extend_from_slice(body);
+    out.push(b'\n');
+}
+
+/// `LAG [@tag] <pattern> dropped=<n>`: a live subscription has missed copies.
+pub fn lag(out: &mut Vec<u8>, tag: Option<&[u8]>, pattern: &[u8], dropped: u64) {
+    kind(out, b"LAG", tag);
+    field(out, pattern);
+    number_field(out, b"dropped=", dropped);
+    out.push(b'\n');
 }
 
 /// `MSG [@tag] <src> <handle> [id= try= ts= key= reply= h.x=] $<n>`

@@ -16,14 +16,14 @@ PULL q [n] [wait=10s]       take messages: MSG <q> <handle> $<n>, then END <k>
 ACK h   NACK h   TOUCH h    done with it / give it back / need more time
 SUB q [credit=100]          messages as they come; CREDIT q n, UNSUB q
 SYNC                        wait until all quiet publishes (PUB!) are safe
+CAST news.eu :text          a copy for each queue of BIND news.# q (UNBIND)
 REQ q :text                 ask a consumer of q; REP <reply> :text answers
 
 QSET q maxdeliver=3 ttl=1h  create a queue or change it, live
-QGET q   QLS [jobs.#]       its counts and settings / the names of queues
-WHY q                       why nothing moves in it; KILL conn closes a client
+QGET q   WHY q   QLS [a.#]  counts, settings / why nothing moves / all queues
 PEEK q   MOVE q.dead q      look at messages / put dead letters back to work
 DEL q id  PURGE q  QDEL q   delete a message / all of them / the queue itself
-STATS | STATS q jobs | STATS conns     what the broker, a queue, clients do
+STATS | STATS q jobs | STATS conns    broker, queue, clients; KILL conn
 HELLO PING QUIT CANCEL @7   limits / still there? / leave / end a tagged wait
 Times: 500ms 30s 5m 2h 7d. @7 in front of a command tags its answers.
 A message not acked within its lease (30 s) comes back; after 5 tries it
@@ -140,7 +140,9 @@ TOUCH handle [handle ...] [lease=1m]
 SUB queue [credit=100] [lease=1m] [ack=auto] [ts=1]
   Messages are sent as they come, at most credit= unacked ones at a time. A
   second SUB of the same queue changes the options.
-  -> OK, then MSG ... as for PULL
+SUB pattern mode=live [ts=1]
+  Copies of what is CAST to such topics, stored nowhere: SUB news.# mode=live.
+  -> OK, then MSG ... as for PULL; LAG <pattern> dropped=<n> to a slow reader
 "
         }
         Verb::Credit => {
@@ -152,7 +154,7 @@ CREDIT queue n
         }
         Verb::Unsub => {
             "\
-UNSUB queue
+UNSUB queue | UNSUB pattern
   Ends a subscription; messages sent before stay leased.
   -> OK
 "
@@ -250,6 +252,29 @@ KILL conn
   -> OK   or   ERR STALE (there is no such connection any more)
 "
         }
+        Verb::Cast => {
+            "\
+CAST topic [options] :text           (or $5)
+  A copy for each queue bound to a pattern that means the topic; each takes or
+  refuses it for itself. Nothing is stored under the topic. Options as for PUB.
+  -> OK <receivers> <level> [refused=k]     level: the weakest of them
+"
+        }
+        Verb::Bind => {
+            "\
+BIND pattern queue
+  The queue takes what is cast to such topics from now on, once however many of
+  its patterns match. * is one word between dots, # any number: BIND news.# q
+  -> OK
+"
+        }
+        Verb::Unbind => {
+            "\
+UNBIND pattern queue
+  Ends a binding, named as QGET tells it.
+  -> OK
+"
+        }
         Verb::Req => {
             "\
 REQ queue [timeout=2s] [pri=] [key=] [h.<name>=] :text      (or $5)
@@ -286,7 +311,8 @@ mod tests {
         let verbs = [
             "HELLO", "PING", "QUIT", "HELP", "PUB", "MPUB", "PULL", "POP", "ACK", "NACK", "TOUCH",
             "SUB", "CREDIT", "UNSUB", "QSET", "QGET", "QLS", "QDEL", "DEL", "PURGE", "PEEK",
-            "MOVE", "SYNC", "STATS", "CANCEL", "WHY", "KILL", "REQ", "REP",
+            "MOVE", "SYNC", "STATS", "CANCEL", "WHY", "KILL", "REQ", "REP", "CAST", "BIND",
+            "UNBIND",
         ];
         for verb in verbs {
             let text = text(Some(verb.as_bytes())).expect("the verb is built");
@@ -311,7 +337,7 @@ mod tests {
     fn other_words_are_told_apart() {
         assert!(text(Some(b"pub!")).is_ok());
         assert_eq!(
-            text(Some(b"cast")).map_err(|error| error.text.contains("not built")),
+            text(Some(b"seek")).map_err(|error| error.text.contains("not built")),
             Err(true)
         );
         assert_eq!(

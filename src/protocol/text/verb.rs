@@ -32,6 +32,9 @@ pub enum Verb {
     Kill,
     Req,
     Rep,
+    Cast,
+    Bind,
+    Unbind,
 }
 
 /// What a word in the place of a verb turned out to be.
@@ -49,9 +52,7 @@ pub enum Lookup {
 pub const VERB_BYTES_MAX: usize = 12;
 
 /// Verbs of the protocol that are still to come.
-const PLANNED: [&str; 10] = [
-    "ABORT", "AUTH", "BEGIN", "BIND", "CAST", "COMMIT", "DRAIN", "ROUTE", "SEEK", "UNBIND",
-];
+const PLANNED: [&str; 7] = ["ABORT", "AUTH", "BEGIN", "COMMIT", "DRAIN", "ROUTE", "SEEK"];
 
 impl Verb {
     /// Finds a verb, in capitals or not.
@@ -88,6 +89,9 @@ impl Verb {
             b"KILL" => Verb::Kill,
             b"REQ" => Verb::Req,
             b"REP" => Verb::Rep,
+            b"CAST" => Verb::Cast,
+            b"BIND" => Verb::Bind,
+            b"UNBIND" => Verb::Unbind,
             b"HELLO" => Verb::Hello,
             b"PING" => Verb::Ping,
             b"QUIT" => Verb::Quit,
@@ -130,7 +134,10 @@ impl Verb {
             | Verb::Sync
             | Verb::Cancel
             | Verb::Kill
-            | Verb::Rep => true,
+            | Verb::Rep
+            | Verb::Cast
+            | Verb::Bind
+            | Verb::Unbind => true,
             Verb::Ping
             | Verb::Help
             | Verb::Pull
@@ -146,7 +153,7 @@ impl Verb {
 
     /// It takes one message as its body.
     pub fn takes_message(self) -> bool {
-        matches!(self, Verb::Pub | Verb::Req | Verb::Rep)
+        matches!(self, Verb::Pub | Verb::Cast | Verb::Req | Verb::Rep)
     }
 
     /// How it is typed, optional parts in brackets.
@@ -180,6 +187,9 @@ impl Verb {
             Verb::Kill => "KILL conn",
             Verb::Req => "REQ queue [options] :text",
             Verb::Rep => "REP token :text",
+            Verb::Cast => "CAST topic [options] :text",
+            Verb::Bind => "BIND pattern queue",
+            Verb::Unbind => "UNBIND pattern queue",
         }
     }
 
@@ -187,12 +197,14 @@ impl Verb {
     pub fn options(self) -> &'static str {
         match self {
             Verb::Hello => "name= expired=",
-            Verb::Pub | Verb::Mpub => "delay= at= ttl= pri= key= once= sync= reply= h.<name>=",
+            Verb::Pub | Verb::Mpub | Verb::Cast => {
+                "delay= at= ttl= pri= key= once= sync= reply= h.<name>="
+            }
             Verb::Req => "timeout= pri= key= h.<name>=",
             Verb::Pull => "wait= lease= ack=auto hold=1 bytes= ts=1",
             Verb::Nack => "delay= dead=1 why=",
             Verb::Touch => "lease=",
-            Verb::Sub => "credit= lease= ack=auto ts=1",
+            Verb::Sub => "credit= lease= ack=auto ts=1 mode=live",
             Verb::Qset => {
                 "durable= lease= maxdeliver= dead= deadon= backoff= dedup= full= maxlen= maxbytes= \
                  ttl= fair= single= rate= pri= pause="
@@ -208,7 +220,7 @@ impl Verb {
         match self {
             Verb::Pub => &["every"],
             Verb::Pull => &["from"],
-            Verb::Sub => &["from", "mode"],
+            Verb::Sub => &["from"],
             Verb::Qset => &["retain"],
             _ => &[],
         }

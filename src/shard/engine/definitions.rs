@@ -82,6 +82,7 @@ impl<S: Storage> Engine<S> {
     /// Deletes a queue; its waiting consumers stay for the name. Returns who had leases of it.
     pub fn delete_queue(&mut self, key: QueueKey, from_log: bool) -> Vec<HolderKey> {
         let holders = self.settle_everything(key);
+        self.drop_bindings(key);
         let queue = &mut self.queues[key.0 as usize];
         let uid = queue.uid;
         queue.become_ghost();

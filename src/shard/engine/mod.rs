@@ -5,6 +5,8 @@
 //! has reached the queue's level: messages become visible. A `none` queue does both in one step.
 //! Knows queues and the log; never a connection.
 
+mod bindings;
+mod cast;
 mod definitions;
 mod deliver;
 mod publish;
@@ -12,6 +14,7 @@ mod request;
 mod settle;
 mod timers;
 
+pub use bindings::Receiver;
 pub use deliver::{Damaged, Next, Taken};
 pub use publish::{Receipt, Refused, key_hash, once_hash};
 pub use settle::{Death, Return};
@@ -30,6 +33,7 @@ use crate::broker::index::{Index, Slot};
 use crate::broker::lease::Leases;
 use crate::broker::queue::{Queue, QueueKey};
 use crate::broker::settings::Settings;
+use crate::broker::topics::Topics;
 use crate::fault::{Fault, planted};
 use crate::log::disk::Storage;
 use crate::log::{Log, LogIndex};
@@ -59,6 +63,8 @@ pub struct Engine<S: Storage> {
     by_uid: HashMap<QueueUid, QueueKey, foldhash::fast::FixedState>,
     /// The next queue's identity.
     pub next_uid: u64,
+    /// Who takes what is cast.
+    pub topics: Topics<Receiver>,
     /// Who has what.
     pub leases: Leases,
     /// `None` with `--memory`.
@@ -101,11 +107,13 @@ impl<S: Storage> Engine<S> {
     /// An engine without queues.
     pub fn new(defaults: Settings, random: u64) -> Engine<S> {
         let seed = SeedableRandomState::with_seed(random, SharedSeed::global_fixed());
+        let topics = Topics::new(seed.clone());
         Engine {
             queues: Slab::new(),
             names: HashMap::with_hasher(seed),
             by_uid: HashMap::default(),
             next_uid: 1,
+            topics,
             leases: Leases::default(),
             log: None,
             pool: ChunkPool::default(),
@@ -290,7 +298,7 @@ impl<S: Storage> Engine<S> {
     /// Memory held for messages and what is known of them, bytes.
     pub fn memory(&self) -> usize {
         let queues: usize = self.queues.iter().map(|(_, queue)| queue.memory()).sum();
-        queues + self.message_memory() + self.leases.memory()
+        queues + self.message_memory() + self.leases.memory() + self.topics.memory()
     }
 
     /// Memory of the messages alone, bytes; quick.

@@ -50,6 +50,14 @@ impl From<Error> for Refused {
     }
 }
 
+/// A message that goes to make room.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Dropped {
+    id: MessageId,
+    place: u64,
+    size: Option<u32>,
+}
+
 /// What is said with `ERR DISK`, milliseconds.
 const DISK_RETRY_MS: u32 = 500;
 /// What is said with `ERR MEM` and `ERR FULL`, milliseconds.
@@ -165,7 +173,7 @@ impl<S: Storage> Engine<S> {
         }
     }
 
-    fn find_original(
+    pub(super) fn find_original(
         &mut self,
         key: QueueKey,
         hash: OnceHash,
@@ -254,36 +262,55 @@ impl<S: Storage> Engine<S> {
         body_bytes: u64,
         now: Now,
     ) -> Result<(), Refused> {
-        let queue = &mut self.queues[key.0 as usize];
+        let dropped = self
+            .plan_room(key, count, body_bytes)
+            .inspect_err(|refused| {
+                let rejected = u64::from(matches!(refused, Refused::Error(_)));
+                self.queues[key.0 as usize].counters.rejected += rejected;
+            })?;
+        self.drop_oldest(key, dropped, now);
+        Ok(())
+    }
+
+    /// What must be dropped so that the queue has room by `maxlen` and `maxbytes`. Changes nothing.
+    pub(super) fn plan_room(
+        &mut self,
+        key: QueueKey,
+        count: u64,
+        body_bytes: u64,
+    ) -> Result<Vec<Dropped>, Refused> {
+        let queue = &self.queues[key.0 as usize];
         let length_max = queue.settings.maxlen.unwrap_or(u64::MAX);
         let length_max = length_max.saturating_add(u64::from(planted(Fault::LimitOffByOne)));
         let bytes_max = queue.settings.maxbytes.unwrap_or(u64::MAX);
         let mut length = queue.index.live().saturating_add(count);
         let mut bytes = queue.index.bytes().saturating_add(body_bytes);
         if length <= length_max && bytes <= bytes_max {
-            return Ok(());
+            return Ok(Vec::new());
         }
         let possible = count <= length_max && body_bytes <= bytes_max;
         if queue.settings.full == WhenFull::Reject || !possible {
-            queue.counters.rejected += 1;
             return Err(full(queue, possible).into());
         }
         let mut dropped = Vec::new();
         let mut from = 0;
         while length > length_max || bytes > bytes_max {
             let Some(id) = self.queue(key).next_unleased(from) else {
-                let queue = self.queue_mut(key);
-                queue.counters.rejected += 1;
-                return Err(full(queue, true).into());
+                return Err(full(self.queue(key), true).into());
             };
             let (place, size) = self.locate(key, id).ok_or(Refused::Cold)?;
-            dropped.push((id, place, size));
+            dropped.push(Dropped { id, place, size });
             from = id + 1;
             length -= 1;
             bytes = bytes.saturating_sub(u64::from(size.unwrap_or(0)));
         }
+        Ok(dropped)
+    }
+
+    /// Drops what [`Engine::plan_room`] has found.
+    pub(super) fn drop_oldest(&mut self, key: QueueKey, dropped: Vec<Dropped>, now: Now) {
         let dead = self.queue(key).settings.deadon.full;
-        for (id, place, size) in dropped {
+        for Dropped { id, place, size } in dropped {
             self.queue_mut(key).counters.dropped += 1;
             if dead && let Some(pri) = self.queue_mut(key).take_waiting(id) {
                 let tries = self.queue(key).next_try(id) - 1;
@@ -305,7 +332,24 @@ impl<S: Storage> Engine<S> {
                 self.settle_waiting(key, id, place, size, SettleReason::DroppedOld);
             }
         }
-        Ok(())
+    }
+
+    /// Encodes what a consumer is told of a message beside its body, for [`Engine::sections`].
+    pub fn build_told(&mut self, options: &PublishOptions<'_>) {
+        let nothing = Published {
+            place: 0,
+            size: 0,
+            pri: 0,
+            due_us: 0,
+            expires_us: None,
+            now_us: 0,
+        };
+        self.build_sections(Level::None, options, &nothing);
+    }
+
+    /// What was encoded last.
+    pub fn sections(&self) -> &[u8] {
+        &self.sections
     }
 
     /// The optional parts of a message, encoded as the log keeps them. A `none` queue needs only

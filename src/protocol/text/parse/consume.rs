@@ -1,6 +1,7 @@
 //! `PULL` and `SUB`.
 
 use crate::broker::command::{Command, From, PullOptions, Sources};
+use crate::broker::pattern;
 use crate::broker::reply::{Error, ErrorCode};
 use crate::config::Limits;
 
@@ -79,9 +80,10 @@ fn ack_auto(value: &[u8]) -> Result<bool, Error> {
 pub(super) fn subscribe(mut args: Args<'_>) -> Result<Command<'_>, Error> {
     let mut source = None;
     let (mut credit, mut lease, mut ack, mut timestamps) = (None, None, None, None);
+    let mut live = None;
     while let Some(arg) = args.next()? {
         match arg {
-            Arg::Word(word) if source.is_none() => source = Some(value::source(word)?),
+            Arg::Word(word) if source.is_none() => source = Some(word),
             Arg::Word(word) => return Err(surplus(Verb::Sub, word)),
             Arg::Option(key, value) => match key {
                 b"credit" => once(&mut credit, "credit=", credit_of("credit=", value))?,
@@ -92,19 +94,61 @@ pub(super) fn subscribe(mut args: Args<'_>) -> Result<Command<'_>, Error> {
                 )?,
                 b"ack" => once(&mut ack, "ack=", ack_auto(value))?,
                 b"ts" => once(&mut timestamps, "ts=", value::flag("ts=", value))?,
+                b"mode" => once(&mut live, "mode=", mode_live(value))?,
                 _ => return Err(no_such_option(Verb::Sub, key)),
             },
         }
     }
-    let Some(source) = source else {
+    let Some(word) = source else {
         return Err(missing(Verb::Sub, "a queue", "SUB jobs credit=10"));
     };
+    let timestamps = timestamps.unwrap_or(false);
+    if live.is_some() {
+        if credit.is_some() || lease.is_some() || ack.is_some() {
+            return Err(syntax(
+                "mode=live keeps nothing, so there is nothing to ack: it takes ts=1 and no other option",
+            ));
+        }
+        pattern::check(word)?;
+        return Ok(Command::SubscribeLive {
+            pattern: word,
+            timestamps,
+        });
+    }
+    if pattern::has_wildcard(word) {
+        return Err(Error::new(
+            ErrorCode::Name,
+            "a SUB of a pattern has mode=live, as in SUB news.# mode=live; to keep what is cast, BIND \
+             it to a queue",
+        ));
+    }
     Ok(Command::Subscribe {
-        source,
+        source: value::source(word)?,
         credit,
         lease_us: lease,
         from: None::<From>,
         ack_auto: ack.unwrap_or(false),
-        timestamps: timestamps.unwrap_or(false),
+        timestamps,
     })
+}
+
+/// `UNSUB`: a queue or a pattern.
+pub(super) fn unsubscribe(word: &[u8]) -> Result<Command<'_>, Error> {
+    if pattern::has_wildcard(word) {
+        pattern::check(word)?;
+        return Ok(Command::UnsubscribeLive { pattern: word });
+    }
+    Ok(Command::Unsubscribe {
+        source: value::source(word)?,
+    })
+}
+
+fn mode_live(value: &[u8]) -> Result<bool, Error> {
+    match value {
+        b"live" => Ok(true),
+        _ => Err(syntax(format!(
+            "mode= is live (copies of what is cast, kept nowhere) or left out, not {}",
+            shown(value)
+        ))),
+    }
 }

@@ -7,7 +7,7 @@ mod settle;
 
 use crate::broker::command::{Body, Command, MessageState, Request, StatsScope};
 use crate::broker::pattern;
-use crate::broker::reply::Error;
+use crate::broker::reply::{Error, ErrorCode};
 use crate::broker::settings::SettingsPatch;
 use crate::config::Limits;
 
@@ -113,14 +113,13 @@ fn verb(word: Option<&[u8]>) -> Result<(Verb, bool), Error> {
 /// Checks that a verb goes with that kind of body. A body that is missing is found by the verb.
 fn check_form(verb: Verb, form: Form<'_>) -> Result<(), Error> {
     match (verb, form) {
-        (_, Form::None)
-        | (Verb::Pub | Verb::Req | Verb::Rep, Form::Inline(_) | Form::Counted(_))
-        | (Verb::Mpub, Form::Lines(_) | Form::Counted(_))
-        | (Verb::Ping, Form::Inline(_)) => Ok(()),
+        (_, Form::None) => Ok(()),
+        (verb, Form::Inline(_) | Form::Counted(_)) if verb.takes_message() => Ok(()),
+        (Verb::Mpub, Form::Lines(_) | Form::Counted(_)) | (Verb::Ping, Form::Inline(_)) => Ok(()),
         (Verb::Pub, Form::Lines(_)) => Err(syntax(
             "PUB takes one message, :text or $bytes; for lines use MPUB jobs *3",
         )),
-        (Verb::Req | Verb::Rep, Form::Lines(_)) => Err(syntax(format!(
+        (verb, Form::Lines(_)) if verb.takes_message() => Err(syntax(format!(
             "{} takes one message, :text or $bytes",
             verb.word()
         ))),
@@ -239,7 +238,7 @@ fn command<'a>(
     limits: &Limits,
 ) -> Result<Command<'a>, Error> {
     match verb {
-        Verb::Pub | Verb::Mpub | Verb::Req => publish::publish(verb, args, form),
+        Verb::Pub | Verb::Mpub | Verb::Cast | Verb::Req => publish::publish(verb, args, form),
         Verb::Rep => publish::answer(args, form),
         Verb::Pull => consume::pull(args, limits),
         Verb::Ack | Verb::Nack | Verb::Touch => settle::settle(verb, args, limits),
@@ -262,6 +261,7 @@ fn command<'a>(
         | Verb::Cancel
         | Verb::Why
         | Verb::Kill => words_only(verb, args),
+        Verb::Bind | Verb::Unbind => bind(verb, args),
     }
 }
 
@@ -400,9 +400,7 @@ fn words_only(verb: Verb, mut args: Args<'_>) -> Result<Command<'_>, Error> {
         (Verb::Credit, [_, None, _]) => {
             Err(missing(verb, "a queue and a number", "CREDIT jobs 10"))
         }
-        (Verb::Unsub, [Some(source), None, _]) => Ok(Command::Unsubscribe {
-            source: value::source(source)?,
-        }),
+        (Verb::Unsub, [Some(source), None, _]) => consume::unsubscribe(source),
         (Verb::Qget, [Some(queue), None, _]) => Ok(Command::QueueGet {
             queue: value::name(queue)?,
         }),
@@ -465,6 +463,41 @@ fn connection(word: &[u8]) -> Result<(u32, u32), Error> {
             shown(word)
         ))),
     }
+}
+
+/// `BIND` and `UNBIND`: a pattern, then a queue.
+fn bind(verb: Verb, mut args: Args<'_>) -> Result<Command<'_>, Error> {
+    let (mut first, mut queue) = (None, None);
+    while let Some(arg) = args.next()? {
+        match arg {
+            Arg::Option(key, _) => return Err(no_such_option(verb, key)),
+            Arg::Word(word) if first.is_none() => first = Some(word),
+            Arg::Word(word) if queue.is_none() => queue = Some(word),
+            Arg::Word(word) => return Err(surplus(verb, word)),
+        }
+    }
+    let example = format!("{} news.# archive", verb.word());
+    let (Some(text), Some(queue)) = (first, queue) else {
+        return Err(missing(verb, "a pattern and a queue", &example));
+    };
+    pattern::check(text)?;
+    if pattern::has_wildcard(queue) {
+        return Err(Error::new(
+            ErrorCode::Name,
+            format!("the pattern stands first and then the name of a queue, as in {example}"),
+        ));
+    }
+    let queue = value::name(queue)?;
+    Ok(match verb {
+        Verb::Bind => Command::Bind {
+            pattern: text,
+            queue,
+        },
+        _ => Command::Unbind {
+            pattern: text,
+            queue,
+        },
+    })
 }
 
 fn stats<'a>(words: [Option<&'a [u8]>; 3]) -> Result<Command<'a>, Error> {

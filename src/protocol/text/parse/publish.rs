@@ -1,6 +1,7 @@
-//! `PUB`, `MPUB`, `REQ` and `REP`: their options, and what is said to who forgets the colon.
+//! `PUB`, `MPUB`, `CAST`, `REQ` and `REP`: their options, and what is said to who forgets the colon.
 
 use crate::broker::command::{Body, Command, Framing, PublishOptions, TimeSpec, Typed};
+use crate::broker::pattern;
 use crate::broker::reply::{Error, ErrorCode};
 
 use super::super::line::Form;
@@ -24,7 +25,7 @@ pub(super) fn publish<'a>(
         let before = rest;
         match rest.next()? {
             None => break,
-            Some(Arg::Word(word)) if queue.is_none() => queue = Some(value::name(word)?),
+            Some(Arg::Word(word)) if queue.is_none() => queue = Some(target(verb, word)?),
             Some(Arg::Word(word)) => return Err(surplus_publish(verb, form, queue, word, before)),
             Some(Arg::Option(key, value)) => match key.strip_prefix(b"h.") {
                 Some(name) => {
@@ -53,13 +54,22 @@ pub(super) fn publish<'a>(
         ));
     }
     let Some(queue) = queue else {
-        return Err(missing(verb, "a queue", example(verb)));
+        let what = match verb {
+            Verb::Cast => "a topic",
+            _ => "a queue",
+        };
+        return Err(missing(verb, what, example(verb)));
     };
     match (verb, form) {
-        (Verb::Pub | Verb::Req, Form::None) => Err(no_body(verb, queue.0)),
+        (Verb::Pub | Verb::Cast | Verb::Req, Form::None) => Err(no_body(verb, queue.0)),
         (Verb::Req, form) => Ok(Command::Request {
             queue,
             timeout_us: timeout.unwrap_or(REQUEST_TIMEOUT_US),
+            options,
+            body: content(form),
+        }),
+        (Verb::Cast, form) => Ok(Command::Cast {
+            topic: queue,
             options,
             body: content(form),
         }),
@@ -85,6 +95,18 @@ pub(super) fn publish<'a>(
             data: Body::Borrowed(b""),
         }),
     }
+}
+
+/// The queue or topic that a message goes to.
+fn target(verb: Verb, word: &[u8]) -> Result<Typed<'_>, Error> {
+    if verb == Verb::Cast && pattern::has_wildcard(word) {
+        return Err(Error::new(
+            ErrorCode::Name,
+            "CAST goes to one topic, as in CAST news.eu; * and # are for those who take it: BIND \
+             news.# archive",
+        ));
+    }
+    value::name(word)
 }
 
 /// What a request waits for if it says nothing, microseconds.
@@ -142,6 +164,7 @@ pub(super) fn answer<'a>(mut args: Args<'a>, form: Form<'a>) -> Result<Command<'
 fn example(verb: Verb) -> &'static str {
     match verb {
         Verb::Req => "REQ sums timeout=2s :1+1",
+        Verb::Cast => "CAST news.eu :hello",
         Verb::Rep => "REP <token> :2",
         Verb::Mpub => "MPUB jobs *2 and two lines",
         _ => "PUB jobs :hello",
