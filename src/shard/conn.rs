@@ -368,6 +368,15 @@ impl Conn {
         }
     }
 
+    /// What waits behind the last gate waits for this record too, if it is a later one.
+    pub fn raise_last_gate(&mut self, need: Need) {
+        if let Some(last) = self.gates.back_mut()
+            && last.need.level == need.level
+        {
+            last.need.index = last.need.index.max(need.index);
+        }
+    }
+
     /// Has the delivery of that lease not left because the log hasn't got far enough?
     pub fn is_held_back(&self, serial: u64) -> bool {
         self.gates.front().is_some_and(|gate| serial >= gate.serial)

@@ -95,7 +95,7 @@ fn send<S: Storage>(
     let level = queue.settings.durable;
     let lease_us = terms.lease_us.unwrap_or(queue.settings.lease_us);
     if terms.ack_auto && level != Level::None && !is_request(taken.place) {
-        let need = engine.need(level);
+        let need = engine.next_need(level);
         conn.gate(need, engine.leases.next_serial());
     }
     // The lease is begun before the message is read, so that its handle can be written; the size follows.
@@ -141,6 +141,10 @@ fn send<S: Storage>(
     if serial == 0 {
         engine.queue_mut(key).counters.acked += 1;
         engine.settle_taken(key, taken.id, taken.place, Some(size), SettleReason::Acked);
+        if level != Level::None && !is_request(taken.place) {
+            // A segment may have ended before the settle, which is in a later record then.
+            conn.raise_last_gate(engine.next_need(level));
+        }
     } else {
         engine.leases.set_size(serial, size);
         if terms.hold {

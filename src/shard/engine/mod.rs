@@ -204,6 +204,19 @@ impl<S: Storage> Engine<S> {
         }
     }
 
+    /// The need of what is appended to the log next, at a level, unless a segment ends before it.
+    #[inline]
+    pub fn next_need(&mut self, level: Level) -> Need {
+        match (&self.log, level) {
+            (None, _) | (_, Level::None) => Need::NOW,
+            (Some(log), level) => {
+                self.sync_wanted |= level >= Level::Disk;
+                let index = log.index();
+                Need { level, index }
+            }
+        }
+    }
+
     /// Puts a queue with something to hand out and somebody to take it on the list.
     #[inline]
     pub fn schedule(&mut self, key: QueueKey) {
