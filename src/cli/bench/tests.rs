@@ -268,9 +268,9 @@ fn a_run_can_be_limited_by_time() {
         let number = after.split_whitespace().next().expect("a number");
         number.parse().expect("a number")
     };
-    // A machine that is busy elsewhere makes it longer, never shorter.
-    assert!((0.3..10.0).contains(&seconds("measured ")), "{text}");
-    assert!((0.1..10.0).contains(&seconds(" s after ")), "{text}");
+    // A machine that is busy elsewhere makes it longer; what begins late is a little shorter.
+    assert!((0.2..10.0).contains(&seconds("measured ")), "{text}");
+    assert!((0.05..10.0).contains(&seconds(" s after ")), "{text}");
 }
 
 #[test]
