@@ -202,7 +202,7 @@ pub struct PullOptions {
     pub timestamps: bool,
 }
 
-/// Where a group starts to read.
+/// Where a group starts to read, or goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum From {
     /// At the oldest message kept.
@@ -231,8 +231,8 @@ pub enum MessageState {
 pub enum StatsScope<'a> {
     /// The whole broker.
     Broker,
-    /// One queue.
-    Queue(Typed<'a>),
+    /// One queue or group.
+    Queue(Source<'a>),
     /// Every connection.
     Connections,
 }
@@ -363,8 +363,8 @@ pub enum Command<'a> {
     },
     /// `QGET`
     QueueGet {
-        /// Which queue.
-        queue: Typed<'a>,
+        /// Which queue or group.
+        source: Source<'a>,
     },
     /// `QLS [pattern]`
     QueueList {
@@ -465,6 +465,13 @@ pub enum Command<'a> {
         pattern: &'a [u8],
         /// Who took them.
         queue: Typed<'a>,
+    },
+    /// `SEEK src to=`
+    Seek {
+        /// Which queue or group.
+        source: Source<'a>,
+        /// Where it goes on to read.
+        to: From,
     },
     /// `REP token`
     Answer {

@@ -264,7 +264,7 @@ impl<S: Storage> Shard<S> {
                 source,
                 credit,
                 lease_us,
-                from: _,
+                from,
                 ack_auto,
                 timestamps,
             } => {
@@ -275,7 +275,7 @@ impl<S: Storage> Shard<S> {
                     timestamps,
                     hold: false,
                 };
-                self.run_subscribe(asker, source, credit, terms)
+                return self.run_subscribe(asker, source, credit, from, terms, now);
             }
             Command::SubscribeLive {
                 pattern,
@@ -285,10 +285,11 @@ impl<S: Storage> Shard<S> {
             Command::Credit { source, credit } => self.set_credit(asker, source, credit),
             Command::Unsubscribe { source } => self.run_unsubscribe(asker, source),
             Command::QueueSet { queue, settings } => self.queue_set(asker, queue, &settings, now),
-            Command::QueueGet { queue } => self.queue_get(asker, queue, now),
+            Command::QueueGet { source } => self.queue_get(asker, source, now),
+            Command::Seek { source, to } => return self.seek(asker, source, to, now),
             Command::QueueList { pattern } => self.queue_list(asker, pattern),
             Command::QueueDelete { source } => self.queue_delete(asker, source),
-            Command::Delete { queue, ids } => return self.delete_ids(asker, queue, ids),
+            Command::Delete { queue, ids } => return self.delete_ids(asker, queue, ids, now),
             Command::Purge { source, state } => return self.purge(asker, source, state),
             Command::Peek {
                 source,
@@ -355,6 +356,7 @@ impl<S: Storage> Shard<S> {
             | Command::Delete { .. }
             | Command::Move { .. }
             | Command::QueueDelete { .. }
+            | Command::Seek { .. }
             | Command::Stats(_) => self.wait_for_publishes(slot),
             _ => false,
         }
@@ -376,7 +378,7 @@ impl<S: Storage> Shard<S> {
         }
     }
 
-    fn block(&mut self, slot: usize, need: Need) {
+    pub(super) fn block(&mut self, slot: usize, need: Need) {
         let key = self.key(slot);
         let conn = &mut self.conns[slot];
         conn.blocked = Blocked::Log(need);

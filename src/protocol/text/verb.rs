@@ -35,6 +35,7 @@ pub enum Verb {
     Cast,
     Bind,
     Unbind,
+    Seek,
 }
 
 /// What a word in the place of a verb turned out to be.
@@ -52,7 +53,7 @@ pub enum Lookup {
 pub const VERB_BYTES_MAX: usize = 12;
 
 /// Verbs of the protocol that are still to come.
-const PLANNED: [&str; 7] = ["ABORT", "AUTH", "BEGIN", "COMMIT", "DRAIN", "ROUTE", "SEEK"];
+const PLANNED: [&str; 6] = ["ABORT", "AUTH", "BEGIN", "COMMIT", "DRAIN", "ROUTE"];
 
 impl Verb {
     /// Finds a verb, in capitals or not.
@@ -92,6 +93,7 @@ impl Verb {
             b"CAST" => Verb::Cast,
             b"BIND" => Verb::Bind,
             b"UNBIND" => Verb::Unbind,
+            b"SEEK" => Verb::Seek,
             b"HELLO" => Verb::Hello,
             b"PING" => Verb::Ping,
             b"QUIT" => Verb::Quit,
@@ -137,7 +139,8 @@ impl Verb {
             | Verb::Rep
             | Verb::Cast
             | Verb::Bind
-            | Verb::Unbind => true,
+            | Verb::Unbind
+            | Verb::Seek => true,
             Verb::Ping
             | Verb::Help
             | Verb::Pull
@@ -165,17 +168,17 @@ impl Verb {
             Verb::Help => "HELP [verb]",
             Verb::Pub => "PUB queue [options] :text",
             Verb::Mpub => "MPUB queue [options] *lines",
-            Verb::Pull => "PULL queue[,queue] [n] [options]",
+            Verb::Pull => "PULL queue[/group][,queue] [n] [options]",
             Verb::Ack => "ACK handle [handle]",
             Verb::Nack => "NACK handle [handle] [options]",
             Verb::Touch => "TOUCH handle [handle] [lease=30s]",
-            Verb::Sub => "SUB queue [options]",
+            Verb::Sub => "SUB queue[/group] [options]",
             Verb::Credit => "CREDIT queue n",
             Verb::Unsub => "UNSUB queue",
             Verb::Qset => "QSET queue [options]",
             Verb::Qget => "QGET queue",
             Verb::Qls => "QLS [pattern]",
-            Verb::Qdel => "QDEL queue",
+            Verb::Qdel => "QDEL queue[/group]",
             Verb::Del => "DEL queue id [id]",
             Verb::Purge => "PURGE queue [state=ready]",
             Verb::Peek => "PEEK queue [n] [options]",
@@ -190,6 +193,7 @@ impl Verb {
             Verb::Cast => "CAST topic [options] :text",
             Verb::Bind => "BIND pattern queue",
             Verb::Unbind => "UNBIND pattern queue",
+            Verb::Seek => "SEEK queue/group to=first",
         }
     }
 
@@ -201,14 +205,15 @@ impl Verb {
                 "delay= at= ttl= pri= key= once= sync= reply= h.<name>="
             }
             Verb::Req => "timeout= pri= key= h.<name>=",
-            Verb::Pull => "wait= lease= ack=auto hold=1 bytes= ts=1",
+            Verb::Pull => "wait= lease= from= ack=auto hold=1 bytes= ts=1",
             Verb::Nack => "delay= dead=1 why=",
             Verb::Touch => "lease=",
-            Verb::Sub => "credit= lease= ack=auto ts=1 mode=live",
+            Verb::Sub => "credit= lease= from= ack=auto ts=1 mode=live",
             Verb::Qset => {
                 "durable= lease= maxdeliver= dead= deadon= backoff= dedup= full= maxlen= maxbytes= \
-                 ttl= fair= single= rate= pri= pause="
+                 ttl= retain= fair= single= rate= pri= pause="
             }
+            Verb::Seek => "to=",
             Verb::Purge => "state=",
             Verb::Peek => "state= from=",
             _ => "",
@@ -219,9 +224,6 @@ impl Verb {
     pub fn planned_options(self) -> &'static [&'static str] {
         match self {
             Verb::Pub => &["every"],
-            Verb::Pull => &["from"],
-            Verb::Sub => &["from"],
-            Verb::Qset => &["retain"],
             _ => &[],
         }
     }
