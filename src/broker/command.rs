@@ -168,9 +168,19 @@ pub struct PublishOptions<'a> {
     pub reply: Option<Typed<'a>>,
     /// The whole argument text when it holds at least one `h.<name>=<value>`, else empty.
     pub args: &'a [u8],
+    /// Known to say nothing of all that; false means nothing.
+    pub is_plain: bool,
 }
 
 impl<'a> PublishOptions<'a> {
+    /// The options of a publish that says none.
+    pub fn plain() -> PublishOptions<'a> {
+        PublishOptions {
+            is_plain: true,
+            ..PublishOptions::default()
+        }
+    }
+
     /// The `h.` options in the order written: name without the `h.`, value as typed.
     pub fn headers(&self) -> impl Iterator<Item = (&'a [u8], Typed<'a>)> + use<'a> {
         self.args.split(|octet| *octet == b' ').filter_map(|arg| {

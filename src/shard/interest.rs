@@ -5,7 +5,7 @@ use super::groups::Reader;
 use super::session::{Asker, Flow};
 use super::waiters::Terms;
 use super::{Now, Shard};
-use crate::broker::command::{From, Source};
+use crate::broker::command::{From, Source, Typed};
 use crate::broker::pattern::Pattern;
 use crate::broker::queue::QueueKey;
 use crate::broker::reply::{Error, ErrorCode, Reply};
@@ -30,18 +30,12 @@ impl<S: Storage> Shard<S> {
         }
         let at = self.key(slot);
         let tag = asker.tag.unwrap_or_default();
-        let mut rest = sources.iter();
-        let first = rest.next().expect("a pull names at least one source");
         let mut keys = std::mem::take(&mut self.keys);
         keys.clear();
-        if first.group.is_none() {
-            let key = self.target(slot, first.queue);
-            if self.engine.queue(key).begun {
-                keys.push(key);
-            }
-        }
-        if keys.is_empty() || rest.next().is_some() {
-            match self.open_readers(slot, sources, options.from, &mut keys, now) {
+        // A connection that stays on one queue needs no look at what it typed.
+        match self.last_target(slot, Typed(sources.0)) {
+            Some(key) if self.engine.queue(key).begun => keys.push(key),
+            _ => match self.open_readers(slot, sources, options.from, &mut keys, now) {
                 Ok(true) => {}
                 refused => {
                     self.keys = keys;
@@ -50,7 +44,7 @@ impl<S: Storage> Shard<S> {
                         _ => Flow::Again,
                     };
                 }
-            }
+            },
         }
         for key in &keys {
             if self.engine.queue(*key).uid != self.conns[slot].last_pulled {

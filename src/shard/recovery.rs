@@ -212,7 +212,7 @@ impl<'a, S: Storage> Recovery<'a, S> {
         let queue = self.engine.queue_mut(key);
         queue.reveal(id + 1);
         if queue.sharing.is_some() {
-            self.engine.reveal_groups(key, id + 1);
+            self.engine.reveal_groups(key);
         }
         let queue = self.engine.queue_mut(key);
         if let Some(hash) = hash.filter(|_| !planted(Fault::DedupInMemoryOnly)) {

@@ -393,14 +393,18 @@ impl<S: Storage> Shard<S> {
     /// The queue of that name, made if there is none. A connection that stays on one queue hashes nothing.
     #[inline]
     pub(super) fn target(&mut self, slot: usize, name: Typed<'_>) -> QueueKey {
-        let last = &self.conns[slot].last_queue;
-        if last.typed == name.0
-            && let Some((key, uid)) = last.key
-            && self.engine.is_same(key, uid)
-        {
-            return key;
+        match self.last_target(slot, name) {
+            Some(key) => key,
+            None => self.look_up(slot, name),
         }
-        self.look_up(slot, name)
+    }
+
+    /// The queue that the connection named last, if it was this.
+    #[inline]
+    pub(super) fn last_target(&self, slot: usize, name: Typed<'_>) -> Option<QueueKey> {
+        let last = &self.conns[slot].last_queue;
+        let (key, uid) = last.key.filter(|_| last.typed == name.0)?;
+        self.engine.is_same(key, uid).then_some(key)
     }
 
     #[cold]

@@ -20,9 +20,9 @@ impl<S: Storage> Shard<S> {
         self.text.clear();
         for token in handles.iter() {
             match parse_handle(token).and_then(|handle| self.engine.ack(handle)) {
-                Some(lease) => {
+                Some((lease, safe_at)) => {
                     count += 1;
-                    level = level.max(self.settled_at(&lease));
+                    level = level.max(safe_at);
                     self.credit_returned(lease.holder);
                 }
                 None => push_stale(&mut self.text, token),

@@ -50,7 +50,7 @@ impl<'a> Plain<'a> {
                 quiet,
                 command: Command::Publish {
                     queue: Typed(queue),
-                    options: PublishOptions::default(),
+                    options: PublishOptions::plain(),
                     body: Body::Borrowed(body),
                 },
             },

@@ -1,5 +1,7 @@
 //! Handing out: the next message of a queue, and messages that must be read from the disk first.
 
+use slab::Slab;
+
 use super::super::Now;
 use super::Engine;
 use crate::broker::arena::is_request;
@@ -73,7 +75,18 @@ impl<S: Storage> Engine<S> {
     /// Where a reader's message lies.
     #[inline]
     pub(super) fn find_place(&mut self, key: QueueKey, id: MessageId) -> Located {
-        let store = self.store_of(key);
+        let queue = &mut self.queues[key.0 as usize];
+        match &queue.group {
+            None => queue.index.find(id),
+            Some(group) => {
+                let store = group.queue;
+                self.find_place_of_group(store, id)
+            }
+        }
+    }
+
+    #[cold]
+    fn find_place_of_group(&mut self, store: QueueKey, id: MessageId) -> Located {
         self.queue_mut(store).index.find(id)
     }
 
@@ -105,7 +118,14 @@ impl<S: Storage> Engine<S> {
                 return Next::Empty;
             };
             let level = queue.settings.durable;
-            let place = match self.find_place(key, id) {
+            let found = match &queue.group {
+                None => queue.index.find(id),
+                Some(group) => {
+                    let store = group.queue;
+                    self.find_place_of_group(store, id)
+                }
+            };
+            let place = match found {
                 Located::At(place) => place,
                 Located::Spilled(slot) => {
                     self.load(slot);
@@ -188,22 +208,21 @@ impl<S: Storage> Engine<S> {
         key: QueueKey,
         place: u64,
     ) -> Option<Result<StoredMessage<'_>, Damaged>> {
-        let store = self.store_of(key);
         let Engine { queues, log, .. } = self;
-        stored_in(&queues[store.0 as usize], log, place)
+        stored_in(store_in(queues, &queues[key.0 as usize]), log, place)
     }
 
     /// The same, with the queue's printed name beside it.
-    #[inline]
+    #[inline(always)]
     pub fn stored_beside_queue(
         &mut self,
         key: QueueKey,
         place: u64,
     ) -> Option<Result<(&[u8], StoredMessage<'_>), Damaged>> {
-        let store = self.store_of(key);
         let Engine { queues, log, .. } = self;
-        let message = stored_in(&queues[store.0 as usize], log, place)?;
-        Some(message.map(|message| (&*queues[key.0 as usize].printed, message)))
+        let queue = &queues[key.0 as usize];
+        let message = stored_in(store_in(queues, queue), log, place)?;
+        Some(message.map(|message| (&*queue.printed, message)))
     }
 
     /// Where a live message lies, if that is known without reading the disk.
@@ -249,6 +268,20 @@ impl<S: Storage> Engine<S> {
             }
         }
     }
+}
+
+/// The queue that holds a reader's messages.
+#[inline]
+fn store_in<'a>(queues: &'a Slab<Queue>, queue: &'a Queue) -> &'a Queue {
+    match &queue.group {
+        None => queue,
+        Some(group) => store_of_group(queues, group.queue),
+    }
+}
+
+#[cold]
+fn store_of_group(queues: &Slab<Queue>, store: QueueKey) -> &Queue {
+    &queues[store.0 as usize]
 }
 
 /// The message at a place of a queue; `None` while it is only on the disk.

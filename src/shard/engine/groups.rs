@@ -408,9 +408,10 @@ impl<S: Storage> Engine<S> {
         }
     }
 
-    /// Messages of a queue below `upto` are visible to its groups.
+    /// What a queue has revealed is visible to its groups too.
     #[cold]
-    pub fn reveal_groups(&mut self, store: QueueKey, upto: MessageId) {
+    pub fn reveal_groups(&mut self, store: QueueKey) {
+        let upto = self.queue(store).visible();
         let sharing = self.queue(store).sharing.iter();
         let groups: Vec<QueueKey> = sharing
             .flat_map(|sharing| sharing.groups.values().copied())

@@ -310,7 +310,7 @@ impl<S: Storage> Engine<S> {
                     self.schedule(reveal.queue);
                     self.arm(reveal.queue);
                     if self.queue(reveal.queue).sharing.is_some() {
-                        self.reveal_groups(reveal.queue, reveal.upto);
+                        self.reveal_groups(reveal.queue);
                     }
                 }
             }

@@ -3,6 +3,7 @@
 use super::super::Now;
 use super::super::conn::Need;
 use super::{Death, Engine};
+use crate::broker::arena::ChunkPool;
 use crate::broker::command::{Body, PublishOptions};
 use crate::broker::dedup::{OnceHash, Original};
 use crate::broker::headers;
@@ -82,52 +83,45 @@ impl<S: Storage> Engine<S> {
             return Err(stronger_than_stored(level, receipt_level).into());
         }
         let mut once = None;
-        if let Some(client_id) = &options.once {
-            let hash = once_hash(self.once_key, client_id.decoded(&mut self.decoded));
-            if let Some(receipt) = self.find_original(key, hash, receipt_level, now) {
-                return Ok(receipt);
+        let message = if options.is_plain && queue.settings.pri == 0 {
+            // What most publishes are, in one look.
+            self.sections.clear();
+            Published {
+                place: 0,
+                size: 0,
+                pri: 0,
+                due_us: 0,
+                expires_us: None,
+                now_us: now.us,
             }
-            once = Some(hash);
-        }
-        let mut message = when_published(&self.queues[key.0 as usize], options, now);
-        self.build_sections(level, options, &message);
+        } else {
+            if let Some(client_id) = &options.once {
+                let hash = once_hash(self.once_key, client_id.decoded(&mut self.decoded));
+                if let Some(receipt) = self.find_original(key, hash, receipt_level, now) {
+                    return Ok(receipt);
+                }
+                once = Some(hash);
+            }
+            let message = when_published(&self.queues[key.0 as usize], options, now);
+            self.build_sections(level, options, &message);
+            message
+        };
         self.admit(key, count, body_bytes, level, once.is_some(), now)?;
+        let order = match options.is_plain {
+            true => None,
+            false => self.order_of(options),
+        };
+        let queue = &mut self.queues[key.0 as usize];
+        let is_shared = queue.sharing.is_some();
+        let first = queue.next_id();
+        if is_shared || order.is_some() {
+            self.append_each(key, message, order, bodies, now);
+        } else {
+            self.append(key, message, bodies, now);
+        }
         let queue = &mut self.queues[key.0 as usize];
         if queue.settings.rate.is_some() {
             queue.count_for_rate(now.us, count);
-        }
-        let first = queue.next_id();
-        let order = self.order_of(options);
-        let queue = &mut self.queues[key.0 as usize];
-        let time_ms = now.us / 1000;
-        let mut shared = Vec::new();
-        for body in bodies {
-            message.size = body.as_slice().len() as u32;
-            message.place = if level == Level::None {
-                queue
-                    .arena
-                    .push(time_ms, &self.sections, &body, &mut self.pool)
-            } else {
-                let log = self.log.as_mut().expect("a logged level needs a log");
-                let id = queue.next_id();
-                log.publish(
-                    queue.uid,
-                    id,
-                    &Message {
-                        time_ms,
-                        sections: &self.sections,
-                        body,
-                    },
-                )
-                .0
-            };
-            let id = queue.publish(message);
-            if let Some(hash) = order {
-                queue.set_key(id, hash);
-            }
-            if queue.sharing.is_some() {
-                shared.push(message);
-            }
         }
         if let Some(hash) = once {
             queue.dedup.insert(
@@ -136,9 +130,6 @@ impl<S: Storage> Engine<S> {
                 queue.settings.dedup_us,
                 now.us,
             );
-        }
-        if !shared.is_empty() {
-            self.enter_groups(key, first, &shared, order);
         }
         let need = self.published(key, level, receipt_level);
         if message.due_us != 0 || !self.queues[key.0 as usize].expiry.is_empty() {
@@ -154,6 +145,54 @@ impl<S: Storage> Engine<S> {
         })
     }
 
+    /// Stores messages that have no key in a queue without groups.
+    #[inline]
+    fn append<'b>(
+        &mut self,
+        key: QueueKey,
+        mut message: Published,
+        bodies: impl Iterator<Item = Body<'b>>,
+        now: Now,
+    ) {
+        let queue = &mut self.queues[key.0 as usize];
+        for body in bodies {
+            message.size = body.as_slice().len() as u32;
+            message.place = store(
+                queue,
+                &mut self.log,
+                &mut self.pool,
+                &self.sections,
+                body,
+                now,
+            );
+            queue.publish(message);
+        }
+    }
+
+    /// Stores messages and whatever is to be noted of each.
+    #[cold]
+    fn append_each<'b>(
+        &mut self,
+        key: QueueKey,
+        mut message: Published,
+        order: Option<KeyHash>,
+        bodies: impl Iterator<Item = Body<'b>>,
+        now: Now,
+    ) {
+        for body in bodies {
+            message.size = body.as_slice().len() as u32;
+            message.place = store(
+                &mut self.queues[key.0 as usize],
+                &mut self.log,
+                &mut self.pool,
+                &self.sections,
+                body,
+                now,
+            );
+            self.enter(key, &message, order);
+        }
+    }
+
     /// The ordering key of a publish, as a queue keeps it.
     #[inline]
     pub(super) fn order_of(&mut self, options: &PublishOptions<'_>) -> Option<KeyHash> {
@@ -167,13 +206,11 @@ impl<S: Storage> Engine<S> {
     pub(super) fn published(&mut self, key: QueueKey, level: Level, receipt_level: Level) -> Need {
         let queue = &mut self.queues[key.0 as usize];
         if level == Level::None {
-            let upto = queue.next_id();
-            queue.reveal(upto);
-            let is_shared = queue.sharing.is_some();
-            self.schedule(key);
-            if is_shared {
-                self.reveal_groups(key, upto);
+            queue.reveal(queue.next_id());
+            if queue.sharing.is_some() {
+                self.reveal_groups(key);
             }
+            self.schedule(key);
             return Need::NOW;
         }
         self.sync_wanted |= level >= Level::Disk;
@@ -415,6 +452,29 @@ impl<S: Storage> Engine<S> {
             builder.priority(message.pri);
         }
     }
+}
+
+/// Stores a body where its queue's messages are; its place.
+#[inline(always)]
+fn store<S: Storage>(
+    queue: &mut Queue,
+    log: &mut Option<Log<S>>,
+    pool: &mut ChunkPool,
+    sections: &[u8],
+    body: Body<'_>,
+    now: Now,
+) -> u64 {
+    let time_ms = now.us / 1000;
+    if queue.settings.durable == Level::None {
+        return queue.arena.push(time_ms, sections, &body, pool);
+    }
+    let log = log.as_mut().expect("a logged level needs a log");
+    let message = Message {
+        time_ms,
+        sections,
+        body,
+    };
+    log.publish(queue.uid, queue.next_id(), &message).0
 }
 
 /// When a message becomes ready and when it expires.

@@ -54,7 +54,7 @@ impl<S: Storage> Engine<S> {
             let is_shared = queue.sharing.is_some();
             self.schedule(key);
             if is_shared {
-                self.reveal_groups(key, id + 1);
+                self.reveal_groups(key);
             }
         } else {
             assert!(

@@ -68,9 +68,10 @@ impl<S: Storage> Engine<S> {
         (lease.id == handle.id && handle.incarnation == self.incarnation).then_some(lease)
     }
 
-    /// Settles a leased message; the lease, or `None` if the handle is stale.
+    /// Settles a leased message; the lease and the level at which that is safe, or `None` if the handle
+    /// is stale.
     #[inline]
-    pub fn ack(&mut self, handle: Handle) -> Option<Lease> {
+    pub fn ack(&mut self, handle: Handle) -> Option<(Lease, Level)> {
         let mut serial = handle.serial;
         if planted(Fault::StaleAckWins) && self.lease(handle).is_none() {
             serial = self
@@ -82,15 +83,17 @@ impl<S: Storage> Engine<S> {
             self.lease(handle)?;
         }
         let lease = self.leases.end(serial)?;
-        self.queues[lease.queue.0 as usize].counters.acked += 1;
-        self.settle_taken(
-            lease.queue,
-            lease.id,
-            lease.place,
-            Some(lease.size),
-            SettleReason::Acked,
-        );
-        Some(lease)
+        let queue = &mut self.queues[lease.queue.0 as usize];
+        queue.counters.acked += 1;
+        let level = match is_request(lease.place) {
+            true => Level::None,
+            false => queue.settings.durable,
+        };
+        let size = Some(lease.size);
+        queue.settle_leased(lease.id, size);
+        let reason = Some(SettleReason::Acked);
+        self.settled(lease.queue, lease.id, lease.place, size, reason);
+        Some((lease, level))
     }
 
     /// Settles a message that was taken.
