@@ -46,10 +46,12 @@ pub enum Fault {
     StandbyServed,
     /// A pull doesn't wait until its connection's publishes are visible.
     OwnPublishesUnseen,
+    /// What a transaction acks and what it publishes are in two records.
+    TransactionInTwoRecords,
 }
 
 /// Every one of them.
-pub const ALL: [Fault; 21] = [
+pub const ALL: [Fault; 22] = [
     Fault::SyncSkipped,
     Fault::ConfirmedBeforeSync,
     Fault::VisibleBeforeDurable,
@@ -71,6 +73,7 @@ pub const ALL: [Fault; 21] = [
     Fault::KeysNotInCheckpoint,
     Fault::StandbyServed,
     Fault::OwnPublishesUnseen,
+    Fault::TransactionInTwoRecords,
 ];
 
 #[cfg(feature = "planted-bugs")]

@@ -466,6 +466,12 @@ fn the_rest() {
     line("STATS", "STATS");
     line("STATS q jobs", "STATS q jobs");
     line("STATS conns", "STATS conns");
+    line("begin", "BEGIN");
+    line("@7 COMMIT!", "@7 COMMIT!");
+    line("ABORT", "ABORT");
+    line("BEGIN x", "ERR SYNTAX");
+    line("COMMIT x=1", "ERR UNKNOWN");
+    line("ABORT :x", "ERR SYNTAX");
     line("STATS nodes", "ERR UNKNOWN");
     line("STATS q", "ERR SYNTAX");
     line("STATS jobs", "ERR SYNTAX");
@@ -477,9 +483,6 @@ fn verbs_that_are_unknown_or_not_built() {
     for verb in [
         "AUTH",
         "SEEK",
-        "BEGIN",
-        "COMMIT",
-        "ABORT",
         "DRAIN",
         "ROUTE",
         "FOO",

@@ -466,6 +466,12 @@ pub enum Command<'a> {
         /// Who took them.
         queue: Typed<'a>,
     },
+    /// `BEGIN`
+    Begin,
+    /// `COMMIT`
+    Commit,
+    /// `ABORT`
+    Abort,
     /// `REP token`
     Answer {
         /// The `reply=` of the request.

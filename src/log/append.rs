@@ -28,6 +28,13 @@ const ADOPT_BYTES: usize = 16 << 10;
 /// Most bytes of one settle entry beyond its runs, and of one run.
 const SETTLE_BYTES: usize = 32;
 const RUN_BYTES: usize = 2 * varint::BYTES_MAX;
+/// Most bytes that one settled message takes, that the end of one lease without a settle takes, and
+/// that a queue's definition takes beyond its name and settings.
+pub const SETTLE_BYTES_MAX: usize = SETTLE_BYTES + RUN_BYTES;
+/// See [`SETTLE_BYTES_MAX`].
+pub const RELEASE_BYTES_MAX: usize = 80;
+/// See [`SETTLE_BYTES_MAX`].
+pub const DEFINE_HEAD_BYTES_MAX: usize = 40;
 /// Most bytes of a segment that are kept for settles while no other segment is ready.
 const SETTLES_RESERVE_MAX: u64 = 1 << 20;
 /// Settles kept aside are written when they are for more (queue, group, reason) or more runs.
@@ -481,7 +488,7 @@ impl<S: Storage> Log<S> {
                 position
             }
             Entry::Define { name, settings, .. } => {
-                self.make_room_for_record(40 + name.len() + settings.len(), 0);
+                self.make_room_for_record(DEFINE_HEAD_BYTES_MAX + name.len() + settings.len(), 0);
                 self.put_plain(entry)
             }
             Entry::Bind { pattern, .. } | Entry::Unbind { pattern, .. } => {
@@ -493,7 +500,7 @@ impl<S: Storage> Log<S> {
                 self.put_plain(entry)
             }
             Entry::Release { .. } | Entry::DeleteQueue { .. } | Entry::Open { .. } => {
-                self.make_room_for_record(80, 0);
+                self.make_room_for_record(RELEASE_BYTES_MAX, 0);
                 self.put_plain(entry)
             }
         };

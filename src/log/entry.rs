@@ -192,7 +192,7 @@ pub(crate) const FLAG_SECTIONS: u8 = 0x40;
 /// Most bytes that a publish to one queue takes beyond its sections and body.
 pub const PUBLISH_HEAD_BYTES_MAX: usize = 26;
 /// Most bytes that a transfer takes beyond its sections and body.
-pub(crate) const TRANSFER_HEAD_BYTES_MAX: usize = 72;
+pub const TRANSFER_HEAD_BYTES_MAX: usize = 72;
 
 /// The initial value of a message's checksum: ties it to its directory and place.
 #[inline]

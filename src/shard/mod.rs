@@ -23,6 +23,7 @@ mod single;
 mod snapshot;
 mod stats;
 mod trace;
+mod transaction;
 mod waiters;
 mod why;
 

@@ -409,6 +409,9 @@ fn show_rest(command: Command<'_>) -> (&'static str, String) {
             "REP",
             format!("{} :{}", typed(token), text(body.as_slice())),
         ),
+        Command::Begin => ("BEGIN", String::new()),
+        Command::Commit => ("COMMIT", String::new()),
+        Command::Abort => ("ABORT", String::new()),
         Command::Cancel { tag } => ("CANCEL", format!("@{}", text(tag))),
         _ => unreachable!("shown above"),
     }

@@ -35,6 +35,9 @@ pub enum Verb {
     Cast,
     Bind,
     Unbind,
+    Begin,
+    Commit,
+    Abort,
 }
 
 /// What a word in the place of a verb turned out to be.
@@ -52,7 +55,7 @@ pub enum Lookup {
 pub const VERB_BYTES_MAX: usize = 12;
 
 /// Verbs of the protocol that are still to come.
-const PLANNED: [&str; 7] = ["ABORT", "AUTH", "BEGIN", "COMMIT", "DRAIN", "ROUTE", "SEEK"];
+const PLANNED: [&str; 4] = ["AUTH", "DRAIN", "ROUTE", "SEEK"];
 
 impl Verb {
     /// Finds a verb, in capitals or not.
@@ -92,6 +95,9 @@ impl Verb {
             b"CAST" => Verb::Cast,
             b"BIND" => Verb::Bind,
             b"UNBIND" => Verb::Unbind,
+            b"BEGIN" => Verb::Begin,
+            b"COMMIT" => Verb::Commit,
+            b"ABORT" => Verb::Abort,
             b"HELLO" => Verb::Hello,
             b"PING" => Verb::Ping,
             b"QUIT" => Verb::Quit,
@@ -137,7 +143,10 @@ impl Verb {
             | Verb::Rep
             | Verb::Cast
             | Verb::Bind
-            | Verb::Unbind => true,
+            | Verb::Unbind
+            | Verb::Begin
+            | Verb::Commit
+            | Verb::Abort => true,
             Verb::Ping
             | Verb::Help
             | Verb::Pull
@@ -190,6 +199,9 @@ impl Verb {
             Verb::Cast => "CAST topic [options] :text",
             Verb::Bind => "BIND pattern queue",
             Verb::Unbind => "UNBIND pattern queue",
+            Verb::Begin => "BEGIN",
+            Verb::Commit => "COMMIT",
+            Verb::Abort => "ABORT",
         }
     }
 

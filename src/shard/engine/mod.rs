@@ -13,11 +13,13 @@ mod publish;
 mod request;
 mod settle;
 mod timers;
+mod transaction;
 
 pub use bindings::Receiver;
 pub use deliver::{Damaged, Next, Taken};
 pub use publish::{Receipt, Refused, key_hash, once_hash};
 pub use settle::{Death, Return};
+pub use transaction::{Bodies, Plan};
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
@@ -89,6 +91,8 @@ pub struct Engine<S: Storage> {
     reveals_disk: VecDeque<Reveal>,
     timers: BinaryHeap<Reverse<(u64, QueueKey, QueueUid)>>,
     moving: Vec<Moving>,
+    /// What the transaction under way moves, read ahead.
+    at_hand: Bodies,
     /// Indexes of deleted queues whose messages' storage is still to be given back.
     pub doomed: Vec<Index>,
     /// Slots of index blocks that replay found deleted, until the log can take them back.
@@ -128,6 +132,7 @@ impl<S: Storage> Engine<S> {
             reveals_disk: VecDeque::new(),
             timers: BinaryHeap::new(),
             moving: Vec::new(),
+            at_hand: Bodies::new(),
             doomed: Vec::new(),
             unused_slots: Vec::new(),
             cold_queues: Vec::new(),

@@ -274,11 +274,21 @@ impl<S: Storage> Engine<S> {
             self.schedule(key);
             return;
         };
-        let (sections, body) = match self.stored(key, death.place) {
-            Some(Ok(message)) => (
-                message.sections.to_vec(),
-                Bytes::copy_from_slice(message.body.as_slice()),
-            ),
+        let at_hand = match self.at_hand.is_empty() {
+            true => None,
+            false => self.at_hand.remove(&(self.queue(key).uid, death.id)),
+        };
+        let found = match at_hand {
+            Some(message) => Some(Ok(message)),
+            None => self.stored(key, death.place).map(|stored| {
+                stored.map(|message| {
+                    let body = Bytes::copy_from_slice(message.body.as_slice());
+                    (message.sections.to_vec(), body)
+                })
+            }),
+        };
+        let (sections, body) = match found {
+            Some(Ok(message)) => message,
             Some(Err(Damaged)) => {
                 let queue = self.queue_mut(key);
                 queue.counters.damaged += 1;

@@ -260,7 +260,10 @@ fn command<'a>(
         | Verb::Stats
         | Verb::Cancel
         | Verb::Why
-        | Verb::Kill => words_only(verb, args),
+        | Verb::Kill
+        | Verb::Begin
+        | Verb::Commit
+        | Verb::Abort => words_only(verb, args),
         Verb::Bind | Verb::Unbind => bind(verb, args),
     }
 }
@@ -392,6 +395,9 @@ fn words_only(verb: Verb, mut args: Args<'_>) -> Result<Command<'_>, Error> {
     }
     match (verb, words) {
         (Verb::Quit, [None, ..]) => Ok(Command::Quit),
+        (Verb::Begin, [None, ..]) => Ok(Command::Begin),
+        (Verb::Commit, [None, ..]) => Ok(Command::Commit),
+        (Verb::Abort, [None, ..]) => Ok(Command::Abort),
         (Verb::Help, [verb, None, _]) => Ok(Command::Help { verb }),
         (Verb::Credit, [Some(source), Some(credit), None]) => Ok(Command::Credit {
             source: value::source(source)?,
