@@ -46,6 +46,7 @@ mod options;
 mod publish;
 mod request;
 mod session;
+mod transaction;
 mod wire;
 
 pub use connection::Connection;
@@ -54,6 +55,7 @@ pub use error::{Code, Error, Refusal};
 pub use message::{Flushed, Level, Message, Receipt, Settled};
 pub use options::Options;
 pub use publish::Publish;
+pub use transaction::Transaction;
 pub use wire::{Reply, Tagged, typed_name, typed_sources, typed_value};
 
 use std::time::{Duration, Instant};
