@@ -5,6 +5,7 @@ mod client;
 mod command;
 mod disk;
 mod oracle;
+mod pipeline;
 mod plan;
 #[cfg(feature = "planted-bugs")]
 mod planted;
