@@ -323,6 +323,7 @@ fn every_other_verb_is_refused_inside() {
         "CAST t :x",
         "BIND a.# q",
         "UNBIND a.# q",
+        "SEEK q to=first",
         "BEGIN",
     ] {
         memory(&format!(
@@ -682,6 +683,86 @@ fn nacks_do_what_they_do_outside() {
         S: MSG in - id=2 …$1
         S: b
         S: END 1
+        ",
+    );
+}
+
+#[test]
+fn groups_settle_for_themselves() {
+    disk(
+        r"
+        C: MPUB in *2
+        C: a
+        C: b
+        S: OK 1 2 disk
+        C: PULL in/one 2 from=first
+        S: MSG in/one <a> $1
+        S: a
+        S: MSG in/one <b> $1
+        S: b
+        S: END 2
+        C: PULL in/two 2 from=first
+        S: MSG in/two <c> $1
+        S: a
+        S: MSG in/two <d> $1
+        S: b
+        S: END 2
+        C: BEGIN
+        S: OK
+        C: ACK <a> <c>
+        S: OK queued
+        C: NACK <b> dead=1
+        S: OK queued
+        C: NACK <d> dead=1
+        S: OK queued
+        C: PUB out :A
+        S: OK queued
+        C: COMMIT
+        S: OK 4
+        -- kill
+        C: PULL in/one,in/two 9
+        S: END 0
+        C: PULL in.dead 9
+        S: MSG in.dead <e> h.dead-queue=in h.dead-id=2 … $1
+        S: b
+        S: MSG in.dead <f> h.dead-queue=in h.dead-id=2 … $1
+        S: b
+        S: END 2
+        C: PULL out
+        S: MSG out <g> $1
+        S: A
+        S: END 1
+        # What only one group has acked still counts.
+        C: QSET full maxlen=1
+        S: OK created
+        C: PUB full :x
+        S: OK 1 disk
+        C: PULL full/one from=first
+        S: MSG full/one <h> $1
+        S: x
+        S: END 1
+        C: PULL full/two from=first
+        S: MSG full/two <i> $1
+        S: x
+        S: END 1
+        C: BEGIN
+        S: OK
+        C: ACK <h>
+        S: OK queued
+        C: PUB full :y
+        S: OK queued
+        C: COMMIT
+        S: ERR FULL …
+        C: ACK <i>
+        S: OK 1
+        C: BEGIN
+        S: OK
+        C: ACK <h>
+        S: OK queued
+        C: PUB full :y
+        S: OK queued
+        C: COMMIT
+        S: OK 2
         ",
     );
 }

@@ -506,11 +506,12 @@ proptest! {
         let (_, Step::Request(request)) = decoder.decode(&line, &limits) else {
             return Err(TestCaseError::fail("refused"));
         };
-        let Command::QueueGet { queue } = request.command else {
+        let Command::QueueGet { source } = request.command else {
             return Err(TestCaseError::fail("another command"));
         };
         let mut scratch = Vec::new();
-        prop_assert_eq!(queue.decoded(&mut scratch), &name[..]);
+        prop_assert!(source.group.is_none());
+        prop_assert_eq!(source.queue.decoded(&mut scratch), &name[..]);
     }
 
     /// Field tables of any octets are walked without a panic, and only whole entries are printed.

@@ -202,7 +202,7 @@ pub struct PullOptions {
     pub timestamps: bool,
 }
 
-/// Where a group starts to read.
+/// Where a group starts to read, or goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum From {
     /// At the oldest message kept.
@@ -231,8 +231,8 @@ pub enum MessageState {
 pub enum StatsScope<'a> {
     /// The whole broker.
     Broker,
-    /// One queue.
-    Queue(Typed<'a>),
+    /// One queue or group.
+    Queue(Source<'a>),
     /// Every connection.
     Connections,
 }
@@ -363,8 +363,8 @@ pub enum Command<'a> {
     },
     /// `QGET`
     QueueGet {
-        /// Which queue.
-        queue: Typed<'a>,
+        /// Which queue or group.
+        source: Source<'a>,
     },
     /// `QLS [pattern]`
     QueueList {
@@ -472,6 +472,13 @@ pub enum Command<'a> {
     Commit,
     /// `ABORT`
     Abort,
+    /// `SEEK src to=`
+    Seek {
+        /// Which queue or group.
+        source: Source<'a>,
+        /// Where it goes on to read.
+        to: From,
+    },
     /// `REP token`
     Answer {
         /// The `reply=` of the request.

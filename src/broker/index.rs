@@ -327,6 +327,27 @@ impl Index {
         None
     }
 
+    /// The unsettled ids from `from` on: by number of the block, a bit for each.
+    pub fn live_words(&self, from: MessageId) -> impl Iterator<Item = (u64, [u64; WORDS])> {
+        let first = from / BLOCK_IDS as u64;
+        self.blocks
+            .iter()
+            .enumerate()
+            .filter_map(move |(at, block)| {
+                let (number, block) = (self.base + at as u64, block.as_deref()?);
+                if number < first || block.live == 0 {
+                    return None;
+                }
+                // Ids that are not located yet count as settled.
+                let mut gone = block.settled;
+                settle_between(&mut gone, usize::from(block.located), BLOCK_IDS);
+                if number == first {
+                    settle_between(&mut gone, 0, (from % BLOCK_IDS as u64) as usize);
+                }
+                Some((number, gone.map(|word| !word)))
+            })
+    }
+
     /// Settles any unsettled message and says where it lay; `Spilled` when its column must be loaded
     /// first; `None` when there is none left.
     pub fn take_any(&mut self) -> Option<Located> {

@@ -14,6 +14,7 @@
 //! A message with a key that another message has is *locked* where it would be ready.
 
 mod keyed;
+mod shared;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
@@ -26,6 +27,8 @@ use super::keys::Keys;
 use super::pattern::Pattern;
 use super::ready::Ready;
 use super::settings::Settings;
+
+pub use shared::{Adoption, Group, Kept, Retained, Sharing, View};
 
 /// A queue's place in the shard's slab.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -115,8 +118,17 @@ pub struct Queue {
     pub printed: Box<[u8]>,
     /// Effective settings.
     pub settings: Settings,
-    /// Where messages lie and which are settled.
+    /// Where messages lie and which are settled. A group has none: its messages are in its queue's.
     pub index: Index,
+    /// Which messages the reader has not settled, where it is one of several; `None` = the index says
+    /// it.
+    view: Option<Box<View>>,
+    /// The group it is; `None` for a queue.
+    pub group: Option<Box<Group>>,
+    /// Its groups, and what is kept for them; `None` while the bare name is all there is.
+    pub sharing: Option<Box<Sharing>>,
+    /// Somebody has read from it by its bare name.
+    pub begun: bool,
     /// Bodies of a `none` queue.
     pub arena: Arena,
     /// Client ids seen.
@@ -177,6 +189,10 @@ impl Queue {
             printed: printed.into(),
             settings,
             index: Index::default(),
+            view: None,
+            group: None,
+            sharing: None,
+            begun: false,
             arena: Arena::default(),
             dedup: Dedup::default(),
             expiry: Expiry::default(),
@@ -219,6 +235,8 @@ impl Queue {
             consumers: self.consumers,
             counters: std::mem::take(&mut self.counters),
             scheduled: self.scheduled,
+            group: self.group.take(),
+            sharing: self.sharing.take().and_then(|sharing| sharing.ghost()),
             exists: false,
             ..ghost
         };
@@ -279,7 +297,7 @@ impl Queue {
     /// Messages published and not at their level yet.
     pub fn hidden(&self) -> u64 {
         let visible = self.ready() + self.leased + self.delayed() + self.locked();
-        self.index.live().saturating_sub(visible)
+        self.unsettled().saturating_sub(visible)
     }
 
     /// Memory held without bodies, bytes.
@@ -292,6 +310,7 @@ impl Queue {
             + self.delayed.len() * 80
             + self.tries.len() * 24
             + self.origins.len() * 32
+            + self.shared_memory()
     }
 
     /// Takes a new message; it is hidden until [`Queue::reveal`]. Returns its id.
@@ -300,6 +319,17 @@ impl Queue {
         let id = self.next_id;
         self.next_id += 1;
         self.index.locate(id, message.place, message.size);
+        if self.view.is_some() && !self.publish_shared(id, &message) {
+            return id;
+        }
+        self.expect(id, &message);
+        self.counters.published += 1;
+        id
+    }
+
+    /// A message was published that is hidden until [`Queue::reveal`].
+    #[inline]
+    fn expect(&mut self, id: MessageId, message: &Published) {
         if message.pri != self.settings.pri || message.due_us != 0 {
             self.specials.push_back(Special {
                 id,
@@ -312,8 +342,6 @@ impl Queue {
         } else if self.settings.ttl_us.is_some() {
             self.expiry.follow(id, message.now_us);
         }
-        self.counters.published += 1;
-        id
     }
 
     /// Skips ids that were used before but are settled, when state comes from a checkpoint or log.
@@ -330,6 +358,10 @@ impl Queue {
     /// Every message below `upto` has reached its level.
     #[inline]
     pub fn reveal(&mut self, upto: MessageId) {
+        if self.is_absent() {
+            self.visible = self.visible.max(upto);
+            return;
+        }
         let pri = self.settings.pri;
         while self.visible < upto {
             let id = self.visible;
@@ -445,7 +477,10 @@ impl Queue {
     /// Removes what is kept about a message beside its state.
     #[inline]
     fn forget(&mut self, id: MessageId, size: Option<u32>) {
-        self.index.settle(id, size);
+        match &mut self.view {
+            None => _ = self.index.settle(id, size),
+            Some(view) => view.settle(id, size),
+        }
         if !self.tries.is_empty() {
             self.tries.remove(&id);
         }
@@ -507,7 +542,7 @@ impl Queue {
 
     /// In which state a message is.
     pub fn state(&self, id: MessageId) -> State {
-        if !self.index.is_live(id) {
+        if !self.is_unsettled(id) {
             State::Gone
         } else if id >= self.visible {
             State::Hidden
@@ -549,7 +584,8 @@ impl Queue {
     pub fn next_timer_us(&self) -> Option<u64> {
         let due = self.delayed.first().map(|(due_us, _)| *due_us);
         let expiry = self.expiry.next_us(self.settings.ttl_us);
-        [due, expiry].into_iter().flatten().min()
+        let retained = self.next_retained_us();
+        [due, expiry, retained].into_iter().flatten().min()
     }
 
     /// Takes a given ready, locked or delayed message, which counts as leased; its priority.
@@ -599,12 +635,12 @@ impl Queue {
 
     /// The oldest message from an id on that is ready, locked or delayed; hidden ones are not looked at.
     pub fn next_unleased(&self, from: MessageId) -> Option<MessageId> {
-        let mut id = self.index.next_live(from)?;
+        let mut id = self.next_unsettled(from)?;
         loop {
             match self.state(id) {
                 State::Ready | State::Locked | State::Delayed => return Some(id),
                 State::Hidden => return None,
-                State::Leased | State::Gone => id = self.index.next_live(id + 1)?,
+                State::Leased | State::Gone => id = self.next_unsettled(id + 1)?,
             }
         }
     }
@@ -623,7 +659,7 @@ impl Queue {
 
     /// Messages as a checkpoint keeps them: (priority, ids) of ready, (due, id, priority) of
     /// delayed, and failed tries. Leased and hidden messages count as ready, requests are left out.
-    pub fn image(&self, leased: &[(MessageId, u8)]) -> Image {
+    pub fn image(&self, leased: &[(MessageId, u8)], requests: &BTreeSet<MessageId>) -> Image {
         let mut lanes: BTreeMap<u8, Vec<(MessageId, u64)>> = BTreeMap::new();
         let mut single = Vec::new();
         for (pri, lane) in self.ready.lanes() {
@@ -633,7 +669,7 @@ impl Queue {
         let mut special = self.specials.iter().peekable();
         for id in self.visible..self.next_id {
             let found = special.next_if(|special| special.id == id);
-            if !self.index.is_live(id) {
+            if !self.is_unsettled(id) {
                 continue;
             }
             match found {
@@ -668,9 +704,8 @@ impl Queue {
             delayed: single,
             tries,
         };
-        let requests: BTreeSet<_> = self.index.requests().collect();
         if !requests.is_empty() {
-            image.leave_out(&requests);
+            image.leave_out(requests);
         }
         image
     }
@@ -715,22 +750,27 @@ impl Image {
     /// Takes these messages out.
     fn leave_out(&mut self, ids: &BTreeSet<MessageId>) {
         for runs in self.lanes.values_mut() {
-            let all = std::mem::take(runs);
-            for (mut first, count) in all {
-                let end = first + count;
-                for id in ids.range(first..end) {
-                    if *id > first {
-                        runs.push((first, id - first));
-                    }
-                    first = id + 1;
-                }
-                if end > first {
-                    runs.push((first, end - first));
-                }
-            }
+            leave_out(runs, ids);
         }
         self.delayed.retain(|(_, id, _)| !ids.contains(id));
         self.tries.retain(|(id, _)| !ids.contains(id));
+    }
+}
+
+/// Takes ids out of runs.
+pub fn leave_out(runs: &mut Runs, ids: &BTreeSet<MessageId>) {
+    let all = std::mem::take(runs);
+    for (mut first, count) in all {
+        let end = first + count;
+        for id in ids.range(first..end) {
+            if *id > first {
+                runs.push((first, id - first));
+            }
+            first = id + 1;
+        }
+        if end > first {
+            runs.push((first, end - first));
+        }
     }
 }
 
@@ -845,7 +885,8 @@ mod tests {
         queue.reveal(13);
         let (leased, pri) = queue.take().expect("some are ready");
         queue.set_failed(4, 2);
-        let image = queue.image(&[(leased, pri)]);
+        let requests = queue.index.requests().collect();
+        let image = queue.image(&[(leased, pri)], &requests);
         let runs = [(2, 2), (5, 2), (8, 2), (11, 2)];
         assert_eq!(image.lanes.values().collect::<Vec<_>>(), [&runs.to_vec()]);
         assert_eq!((image.next_id, image.tries.len()), (13, 0));
@@ -865,7 +906,7 @@ mod tests {
         let (leased, pri) = queue.take().expect("some are ready");
         queue.set_failed(leased, 2);
         queue.settle_waiting(1, None);
-        let image = queue.image(&[(leased, pri)]);
+        let image = queue.image(&[(leased, pri)], &BTreeSet::new());
         let mut twin = Queue::new(QueueUid(1), b"q", b"q".to_vec(), Settings::default());
         for block in queue.index.images(|_| 0) {
             twin.index.restore(block).expect("it is whole");

@@ -7,7 +7,8 @@ use std::collections::VecDeque;
 
 use super::id::MessageId;
 
-const WORDS: usize = 16;
+/// Words of one block.
+pub const WORDS: usize = 16;
 /// Ids in one block.
 pub const BLOCK_IDS: u64 = 64 * WORDS as u64;
 
@@ -151,6 +152,33 @@ impl IdSet {
         while let Some(None) = self.blocks.back() {
             self.blocks.pop_back();
         }
+    }
+
+    /// The members among the 1,024 ids of a block, a bit for each.
+    pub fn words(&self, number: u64) -> [u64; WORDS] {
+        self.block(number).map_or([0; WORDS], |block| block.words)
+    }
+
+    /// Adds ids of one block, a bit for each.
+    pub fn insert_words(&mut self, number: u64, words: &[u64; WORDS]) {
+        if words.iter().all(|word| *word == 0) {
+            return;
+        }
+        let block = self.block_mut(number);
+        let mut added = 0;
+        for (own, word) in block.words.iter_mut().zip(words) {
+            added += (word & !*own).count_ones();
+            *own |= word;
+        }
+        block.count += added as u16;
+        let (low, high) = (number * BLOCK_IDS, (number + 1) * BLOCK_IDS - 1);
+        if self.count == 0 {
+            (self.low, self.high) = (low, high);
+        } else {
+            self.low = self.low.min(low);
+            self.high = self.high.max(high);
+        }
+        self.count += u64::from(added);
     }
 
     /// The smallest member.
@@ -326,6 +354,15 @@ impl Ready {
         if self.lane(pri).insert(id) {
             self.count += 1;
         }
+    }
+
+    /// Makes messages of one block of ids ready, a bit for each; none of them is.
+    pub fn insert_words(&mut self, number: u64, words: &[u64; WORDS], pri: u8) {
+        self.lane(pri).insert_words(number, words);
+        self.count += words
+            .iter()
+            .map(|word| u64::from(word.count_ones()))
+            .sum::<u64>();
     }
 
     /// Takes the next message: highest priority, then smallest id.

@@ -43,6 +43,23 @@ pub struct DeadOn {
     pub full: bool,
 }
 
+/// How long settled messages are kept; of both limits the first that is met counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Retain {
+    /// Since the publish, microseconds.
+    pub age_us: Option<u64>,
+    /// The bodies of all that is kept, bytes.
+    pub bytes: Option<u64>,
+}
+
+impl Retain {
+    /// Are settled messages kept at all?
+    #[inline]
+    pub fn is_set(self) -> bool {
+        self.age_us.is_some() || self.bytes.is_some()
+    }
+}
+
 /// Which doors of a queue are shut.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Paused {
@@ -77,6 +94,8 @@ pub struct Settings {
     pub maxbytes: Option<u64>,
     /// Time to live, microseconds.
     pub ttl_us: Option<u64>,
+    /// Settled messages that are kept.
+    pub retain: Retain,
     /// Keys have turns.
     pub fair_key: bool,
     /// One consumer at a time.
@@ -110,6 +129,7 @@ impl Default for Settings {
             maxlen: None,
             maxbytes: None,
             ttl_us: None,
+            retain: Retain::default(),
             fair_key: false,
             single: false,
             rate: None,
@@ -135,6 +155,7 @@ pub struct SettingsPatch {
     pub maxlen: Option<Option<u64>>,
     pub maxbytes: Option<Option<u64>>,
     pub ttl_us: Option<Option<u64>>,
+    pub retain: Option<Retain>,
     pub fair_key: Option<bool>,
     pub single: Option<bool>,
     pub rate: Option<Option<u32>>,
@@ -157,6 +178,7 @@ impl Settings {
             maxdeliver: 0,
             dead: Some(Box::default()),
             ttl_us: None,
+            retain: Retain::default(),
             maxlen: None,
             maxbytes: None,
             rate: None,
@@ -179,6 +201,7 @@ impl Settings {
             maxlen,
             maxbytes,
             ttl_us,
+            retain,
             fair_key,
             single,
             rate,
@@ -198,7 +221,17 @@ impl Settings {
             .iter()
             .rev()
             .fold(0u8, |bits, flag| bits << 1 | u8::from(*flag));
-        let more = u8::from(*fair_key) | u8::from(*single) << 1 | u8::from(rate.is_some()) << 2;
+        let more = [
+            *fair_key,
+            *single,
+            rate.is_some(),
+            retain.age_us.is_some(),
+            retain.bytes.is_some(),
+        ];
+        let more = more
+            .iter()
+            .rev()
+            .fold(0u8, |bits, flag| bits << 1 | u8::from(*flag));
         let version = if more == 0 { ENCODING_PLAIN } else { ENCODING };
         out.extend_from_slice(&[version, *durable as u8, flags, *pri]);
         out.extend_from_slice(&maxdeliver.to_le_bytes());
@@ -220,6 +253,9 @@ impl Settings {
             if let Some(rate) = rate {
                 out.extend_from_slice(&rate.to_le_bytes());
             }
+            for limit in [retain.age_us, retain.bytes].into_iter().flatten() {
+                out.extend_from_slice(&limit.to_le_bytes());
+            }
         }
         out.extend_from_slice(dead.as_deref().unwrap_or_default());
     }
@@ -234,14 +270,22 @@ impl Settings {
             ENCODING => rest.split_first().map(|(more, dead)| (*more, dead))?,
             _ => return None,
         };
-        if more > 0b111 {
+        if more > 0b1_1111 {
             return None;
         }
-        let (rate, dead) = match dead.split_first_chunk::<4>() {
-            _ if more & 4 == 0 => (None, dead),
-            Some((rate, dead)) => (Some(u32::from_le_bytes(*rate)), dead),
-            None => return None,
-        };
+        let mut dead = dead;
+        let mut rate = None;
+        if more & 4 != 0 {
+            let (octets, rest) = dead.split_first_chunk::<4>()?;
+            (rate, dead) = (Some(u32::from_le_bytes(*octets)), rest);
+        }
+        let mut retain = Retain::default();
+        for (bit, limit) in [(8, &mut retain.age_us), (16, &mut retain.bytes)] {
+            if more & bit != 0 {
+                let (octets, rest) = dead.split_first_chunk::<8>()?;
+                (*limit, dead) = (Some(u64::from_le_bytes(*octets)), rest);
+            }
+        }
         let number = |nth: usize| {
             let octets = numbers[nth * 8..nth * 8 + 8]
                 .try_into()
@@ -275,6 +319,7 @@ impl Settings {
             maxlen: limit(4),
             maxbytes: limit(5),
             ttl_us: limit(6),
+            retain,
             fair_key: more & 1 != 0,
             single: more & 2 != 0,
             rate,
@@ -300,6 +345,7 @@ impl Settings {
             maxlen,
             maxbytes,
             ttl_us,
+            retain,
             fair_key,
             single,
             rate,
@@ -324,6 +370,7 @@ impl Settings {
         set(&mut self.maxlen, maxlen);
         set(&mut self.maxbytes, maxbytes);
         set(&mut self.ttl_us, ttl_us);
+        set(&mut self.retain, retain);
         set(&mut self.fair_key, fair_key);
         set(&mut self.single, single);
         set(&mut self.rate, rate);

@@ -495,6 +495,10 @@ impl<S: Storage> Log<S> {
                 self.make_room_for_record(40 + pattern.len(), 0);
                 self.put_plain(entry)
             }
+            Entry::Group { name, .. } => {
+                self.make_room_for_record(60 + name.len(), 0);
+                self.put_plain(entry)
+            }
             Entry::Settle { runs, .. } => {
                 self.make_room_for_record(SETTLE_BYTES + runs.len() * RUN_BYTES, 0);
                 self.put_plain(entry)

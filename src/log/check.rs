@@ -628,6 +628,18 @@ fn dump_entry(offset: usize, entry: &Entry<'_>, out: &mut dyn io::Write) -> io::
                 queue.0
             )
         }
+        Entry::Group {
+            uid,
+            queue,
+            first,
+            name,
+        } => writeln!(
+            out,
+            "group {} \"{}\" of queue {} from {first}",
+            uid.0,
+            name.escape_ascii(),
+            queue.0
+        ),
         Entry::Open { incarnation } => writeln!(out, "open incarnation {incarnation}"),
     }
 }

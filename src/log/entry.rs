@@ -39,14 +39,18 @@ pub enum SettleReason {
     Dead = 6,
     /// Its body was damaged on disk.
     Damaged = 7,
+    /// Every reader had settled it before, and `retain=` keeps it no longer.
+    Released = 8,
 }
 
 impl SettleReason {
     fn from_byte(byte: u8) -> Option<SettleReason> {
         use SettleReason::*;
-        [Acked, Expired, DroppedOld, Deleted, Purged, Dead, Damaged]
-            .get(byte.wrapping_sub(1) as usize)
-            .copied()
+        [
+            Acked, Expired, DroppedOld, Deleted, Purged, Dead, Damaged, Released,
+        ]
+        .get(byte.wrapping_sub(1) as usize)
+        .copied()
     }
 }
 
@@ -158,6 +162,19 @@ pub enum Entry<'a> {
         /// The pattern as it is typed.
         pattern: &'a [u8],
     },
+    /// A reader of a queue begins, or goes to another place: it has every message that is stored from an id on,
+    /// and none before.
+    Group {
+        /// The group's identity, of those of queues and never used again; the queue's own for its bare
+        /// name.
+        uid: QueueUid,
+        /// Whose messages it reads.
+        queue: QueueUid,
+        /// The first message that it has.
+        first: MessageId,
+        /// Octets of the group's name; empty for the bare name.
+        name: &'a [u8],
+    },
     /// It does not any more.
     Unbind {
         /// The queue.
@@ -179,6 +196,7 @@ const RELEASE: u8 = 4;
 const DEFINE: u8 = 5;
 const DELETE_QUEUE: u8 = 6;
 const OPEN: u8 = 7;
+const GROUP: u8 = 8;
 const BIND: u8 = 16;
 const UNBIND: u8 = 17;
 
@@ -395,6 +413,18 @@ pub(crate) fn put_plain(out: &mut Vec<u8>, scratch: &mut Vec<u8>, entry: &Entry<
                 _ => UNBIND,
             }
         }
+        Entry::Group {
+            uid,
+            queue,
+            first,
+            name,
+        } => {
+            varint::put(scratch, uid.0);
+            varint::put(scratch, queue.0);
+            varint::put(scratch, *first);
+            scratch.extend_from_slice(name);
+            GROUP
+        }
         Entry::Open { incarnation } => {
             varint::put(scratch, *incarnation);
             OPEN
@@ -594,6 +624,16 @@ impl<'r, 's> Entries<'r, 's> {
             DELETE_QUEUE => Entry::DeleteQueue {
                 uid: QueueUid(number()?),
             },
+            GROUP => {
+                let (uid, queue, first) = (QueueUid(number()?), QueueUid(number()?), number()?);
+                let name = &octets[at..];
+                Entry::Group {
+                    uid,
+                    queue,
+                    first,
+                    name,
+                }
+            }
             BIND | UNBIND => {
                 let queue = QueueUid(number()?);
                 let pattern = &octets[at..];

@@ -11,10 +11,23 @@ use crate::broker::reply::{Error, ErrorCode, Reply};
 use crate::broker::settings::SettingsPatch;
 use crate::fault::{Fault, planted};
 use crate::log::disk::Storage;
-use crate::protocol::text::settings;
+use crate::protocol::text::{encode, settings};
 
 /// Dead-letter queues followed when looking for a cycle.
 const CHAIN_MAX: usize = 64;
+
+/// What is counted of one reader of a queue.
+#[derive(Clone, Copy, Debug)]
+struct ReaderCounts {
+    ready: u64,
+    leased: u64,
+    delayed: u64,
+    locked: u64,
+    dead: u64,
+    consumers: u64,
+    waiting: u64,
+    oldest_ms: u64,
+}
 
 impl<S: Storage> Shard<S> {
     /// `QSET`: makes a queue or changes it, at once.
@@ -32,14 +45,10 @@ impl<S: Storage> Shard<S> {
         let word = match found {
             Some(key) => {
                 let queue = self.engine.queue_mut(key);
-                let (ttl_us, pri) = (queue.settings.ttl_us, queue.settings.pri);
+                let before = queue.settings.clone();
                 queue.settings.apply(patch);
-                queue.fair_changed();
-                queue.ttl_changed(ttl_us, now.us);
-                queue.pri_changed(pri);
+                self.engine.settings_changed(key, &before, now.us);
                 self.engine.log_definition(key);
-                self.engine.arm(key);
-                self.engine.schedule(key);
                 "updated"
             }
             None => {
@@ -122,43 +131,132 @@ impl<S: Storage> Shard<S> {
     pub(super) fn queue_get(
         &mut self,
         asker: Asker<'_>,
-        name: Typed<'_>,
+        source: Source<'_>,
         now: Now,
     ) -> Result<(), Error> {
-        let key = self.existing(name)?;
+        let key = self.described(source)?;
         let text = self.describe_queue(key, now);
         self.answer(asker, &Reply::Data(&text));
         Ok(())
     }
 
+    /// The queue or group that is to be described: a bare name means the queue with all its readers.
+    pub(super) fn described(&self, source: Source<'_>) -> Result<QueueKey, Error> {
+        match source.group {
+            None => self.existing(source.queue),
+            Some(_) => self.existing_reader(source),
+        }
+    }
+
     /// The text of `QGET`.
     pub(super) fn describe_queue(&mut self, key: QueueKey, now: Now) -> Vec<u8> {
-        let oldest_ms = self.oldest_ms(key, now);
+        let readers = match self.engine.queue(key).group {
+            None => self.engine.readers(key),
+            Some(_) => vec![key],
+        };
+        let counts: Vec<_> = readers
+            .iter()
+            .map(|reader| self.reader_counts(*reader, now))
+            .collect();
         let queue = self.engine.queue(key);
+        let bytes = match queue.group {
+            None => queue.index.bytes(),
+            Some(_) => queue.unsettled_bytes(),
+        };
+        let sum = |of: fn(&ReaderCounts) -> u64| counts.iter().map(of).sum::<u64>();
+        let oldest_ms = counts.iter().map(|counts| counts.oldest_ms).max();
         let mut text = Vec::new();
         let lines = [
-            ("ready", queue.ready()),
-            ("leased", queue.leased()),
-            ("delayed", queue.delayed()),
-            ("dead", queue.dead),
-            ("bytes", queue.index.bytes()),
-            ("consumers", u64::from(queue.consumers)),
-            ("waiting", self.waiting_pulls(queue)),
-            ("oldest_ms", oldest_ms),
+            ("ready", sum(|counts| counts.ready)),
+            ("leased", sum(|counts| counts.leased)),
+            ("delayed", sum(|counts| counts.delayed)),
+            ("dead", sum(|counts| counts.dead)),
+            ("bytes", bytes),
+            ("consumers", sum(|counts| counts.consumers)),
+            ("waiting", sum(|counts| counts.waiting)),
+            ("oldest_ms", oldest_ms.unwrap_or(0)),
         ];
-        for (key, value) in lines {
-            text.extend_from_slice(format!("{key}={value}\n").as_bytes());
-            if key == "delayed" && queue.is_keyed() {
-                text.extend_from_slice(format!("locked={}\n", queue.locked()).as_bytes());
+        let is_keyed = readers.iter().any(|key| self.engine.queue(*key).is_keyed());
+        for (name, value) in lines {
+            text.extend_from_slice(format!("{name}={value}\n").as_bytes());
+            if name == "delayed" && is_keyed {
+                let locked = sum(|counts| counts.locked);
+                text.extend_from_slice(format!("locked={locked}\n").as_bytes());
             }
         }
+        if queue.group.is_none() {
+            self.describe_readers(&mut text, key, &readers, &counts);
+        }
+        let dead = queue.dead_name().unwrap_or_default();
+        settings::write(&mut text, &queue.settings, &dead, "set.", b'\n');
+        text
+    }
+
+    /// What of `QGET` is said of a queue and not of a group.
+    fn describe_readers(
+        &self,
+        text: &mut Vec<u8>,
+        key: QueueKey,
+        readers: &[QueueKey],
+        counts: &[ReaderCounts],
+    ) {
+        let queue = self.engine.queue(key);
         let bindings = queue.bindings.iter().map(Pattern::printed);
         text.extend_from_slice(b"bindings=");
         text.extend_from_slice(&bindings.collect::<Vec<_>>().join(&b','));
         text.push(b'\n');
-        let dead = queue.dead_name().unwrap_or_default();
-        settings::write(&mut text, &queue.settings, &dead, "set.", b'\n');
-        text
+        let Some(sharing) = &queue.sharing else {
+            return;
+        };
+        let lines = [
+            ("stored", queue.index.live()),
+            ("retained", sharing.retained()),
+            ("retained_bytes", sharing.retained_bytes()),
+            ("groups", sharing.groups.len() as u64),
+        ];
+        for (name, value) in lines {
+            text.extend_from_slice(format!("{name}={value}\n").as_bytes());
+        }
+        if sharing.groups.is_empty() {
+            return;
+        }
+        for (reader, counts) in readers.iter().zip(counts) {
+            let reader = self.engine.queue(*reader);
+            let mut prefix = b"bare.".to_vec();
+            if let Some(group) = &reader.group {
+                prefix = b"group.".to_vec();
+                encode::typed(&mut prefix, &group.name);
+                prefix.push(b'.');
+            }
+            let lines = [
+                ("unsettled", reader.unsettled()),
+                ("ready", counts.ready),
+                ("leased", counts.leased),
+                ("delayed", counts.delayed),
+                ("dead", counts.dead),
+                ("consumers", counts.consumers),
+                ("oldest_ms", counts.oldest_ms),
+            ];
+            for (name, value) in lines {
+                text.extend_from_slice(&prefix);
+                text.extend_from_slice(format!("{name}={value}\n").as_bytes());
+            }
+        }
+    }
+
+    fn reader_counts(&mut self, key: QueueKey, now: Now) -> ReaderCounts {
+        let oldest_ms = self.oldest_ms(key, now);
+        let queue = self.engine.queue(key);
+        ReaderCounts {
+            ready: queue.ready(),
+            leased: queue.leased(),
+            delayed: queue.delayed(),
+            locked: queue.locked(),
+            dead: queue.dead,
+            consumers: u64::from(queue.consumers),
+            waiting: self.waiting_pulls(queue),
+            oldest_ms,
+        }
     }
 
     fn waiting_pulls(&self, queue: &Queue) -> u64 {
@@ -201,7 +299,9 @@ impl<S: Storage> Shard<S> {
             .map(|(_, queue)| queue)
             .filter(wanted)
             .collect();
-        queues.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        // A group has its queue's name, and stands behind it.
+        let group = |queue: &Queue| queue.group.as_ref().map(|group| group.name.clone());
+        queues.sort_unstable_by(|a, b| a.name.cmp(&b.name).then_with(|| group(a).cmp(&group(b))));
         let mut text = Vec::new();
         for queue in queues {
             text.extend_from_slice(&queue.printed);
@@ -222,20 +322,27 @@ impl<S: Storage> Shard<S> {
         Ok(())
     }
 
-    /// `QDEL`: the queue with all that is in it; consumers that wait stay for the name.
+    /// `QDEL`: the queue with all that is in it, or a group; consumers that wait stay for the name.
     pub(super) fn queue_delete(
         &mut self,
         asker: Asker<'_>,
         source: Source<'_>,
     ) -> Result<(), Error> {
-        let key = self.existing(source.queue)?;
+        let key = self.described(source)?;
         let uid = self.engine.queue(key).uid;
-        let is_awaited = self.engine.queue(key).consumers > 0;
-        let holders = self.engine.delete_queue(key, false);
+        let is_group = self.engine.queue(key).group.is_some();
+        let readers = self.engine.readers(self.engine.store_of(key));
+        let is_awaited = readers
+            .iter()
+            .any(|key| self.engine.queue(*key).consumers > 0);
+        let holders = match is_group {
+            true => self.engine.delete_group(key, false),
+            false => self.engine.delete_queue(key, false),
+        };
         for holder in holders {
             self.credit_returned(holder);
         }
-        if !is_awaited {
+        if !is_awaited && !is_group {
             self.fail_requests_of(uid);
         }
         let need: Need = self.engine.need(Level::Disk);

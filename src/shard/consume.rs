@@ -436,8 +436,11 @@ impl<S: Storage> Shard<S> {
         let holder = subscription.terms.holder;
         let read = self.engine.queue_mut(queue);
         read.consumers -= 1;
-        let (uid, is_last) = (read.uid, !read.has_consumers());
+        let is_last = !read.has_consumers();
         self.step_aside(queue, subscription.conn);
+        if is_last {
+            self.consumer_gone(queue);
+        }
         self.leave_line(queue, key);
         self.waiters.by_holder[holder.0 as usize] = None;
         let conn = &mut self.conns[subscription.conn.slot as usize];
@@ -447,9 +450,6 @@ impl<S: Storage> Shard<S> {
             self.engine.leases.hand_over(serial, to);
         }
         self.engine.leases.remove_holder(holder);
-        if is_last {
-            self.fail_requests_of(uid);
-        }
     }
 
     /// Leases of replies that were sent whole outlive the connection from now on.

@@ -72,6 +72,7 @@ impl<S: Storage> Shard<S> {
         self.end_waits(now);
         self.end_requests(now);
         self.housekeeping.again |= self.engine.drain_doomed();
+        self.housekeeping.again |= self.engine.free_unwanted(now);
         // Two rounds: what is visible is handed out before the commit, so that what that settles is in
         // this turn's record; what the commit makes visible is handed out after it.
         self.dispatch_all(now);
@@ -244,8 +245,10 @@ impl<S: Storage> Shard<S> {
                 .filter(|key| self.engine.queue(*key).index.is_live(id));
             if let Some(key) = live {
                 self.engine.queue_mut(key).index.relocate(id, new.0);
-                if self.engine.queue(key).leased() > 0 {
-                    self.engine.leases.relocate(key, id, new.0);
+                for reader in self.engine.readers(key) {
+                    if self.engine.queue(reader).leased() > 0 {
+                        self.engine.leases.relocate(reader, id, new.0);
+                    }
                 }
             }
             let log = self

@@ -1,11 +1,13 @@
 //! PULL, SUB, CREDIT, UNSUB and CANCEL: what a connection wants to receive, and under which tag.
 
 use super::conn::{Life, Need};
+use super::groups::Reader;
 use super::session::{Asker, Flow};
 use super::waiters::Terms;
 use super::{Now, Shard};
-use crate::broker::command::Source;
+use crate::broker::command::{From, Source};
 use crate::broker::pattern::Pattern;
+use crate::broker::queue::QueueKey;
 use crate::broker::reply::{Error, ErrorCode, Reply};
 use crate::log::disk::Storage;
 use crate::protocol::text::value;
@@ -30,14 +32,24 @@ impl<S: Storage> Shard<S> {
         let tag = asker.tag.unwrap_or_default();
         let mut rest = sources.iter();
         let first = rest.next().expect("a pull names at least one source");
-        let first = self.target(slot, first.queue);
         let mut keys = std::mem::take(&mut self.keys);
         keys.clear();
-        keys.push(first);
-        for source in rest {
-            let key = self.find_or_create(source.queue);
-            if !keys.contains(&key) {
+        if first.group.is_none() {
+            let key = self.target(slot, first.queue);
+            if self.engine.queue(key).begun {
                 keys.push(key);
+            }
+        }
+        if keys.is_empty() || rest.next().is_some() {
+            match self.open_readers(slot, sources, options.from, &mut keys, now) {
+                Ok(true) => {}
+                refused => {
+                    self.keys = keys;
+                    return match refused {
+                        Err(error) => self.conclude(asker, Err(error)),
+                        _ => Flow::Again,
+                    };
+                }
             }
         }
         for key in &keys {
@@ -48,6 +60,27 @@ impl<S: Storage> Shard<S> {
         self.pull(at, tag, &keys, options, now);
         self.keys = keys;
         Flow::Done
+    }
+
+    /// Every reader that a pull names; false if the connection waits for one to begin.
+    #[cold]
+    fn open_readers(
+        &mut self,
+        slot: usize,
+        sources: crate::broker::command::Sources<'_>,
+        from: Option<From>,
+        keys: &mut Vec<QueueKey>,
+        now: Now,
+    ) -> Result<bool, Error> {
+        keys.clear();
+        for source in sources.iter() {
+            match self.open_reader(slot, source, from, now)? {
+                Reader::Open(key) if keys.contains(&key) => {}
+                Reader::Open(key) => keys.push(key),
+                Reader::Blocked => return Ok(false),
+            }
+        }
+        Ok(true)
     }
 
     /// May this connection wait for messages under that tag?
@@ -67,9 +100,31 @@ impl<S: Storage> Shard<S> {
         asker: Asker<'_>,
         source: Source<'_>,
         credit: Option<u32>,
+        from: Option<From>,
         terms: Terms,
-    ) -> Result<(), Error> {
+        now: Now,
+    ) -> Flow {
+        if let Err(error) = self.may_subscribe(asker, source) {
+            return self.conclude(asker, Err(error));
+        }
         let at = self.key(asker.slot);
+        let queue = match self.open_reader(asker.slot, source, from, now) {
+            Ok(Reader::Open(key)) => key,
+            Ok(Reader::Blocked) => return Flow::Again,
+            Err(error) => return self.conclude(asker, Err(error)),
+        };
+        self.answer(
+            Asker {
+                quiet: false,
+                ..asker
+            },
+            &Reply::Ok,
+        );
+        self.subscribe(at, asker.tag.unwrap_or_default(), queue, credit, terms);
+        Flow::Done
+    }
+
+    fn may_subscribe(&mut self, asker: Asker<'_>, source: Source<'_>) -> Result<(), Error> {
         if let Some(tag) = asker.tag
             && self.conns[asker.slot].tagged(tag).is_none()
             && self.conns[asker.slot].uses(tag)
@@ -80,13 +135,12 @@ impl<S: Storage> Shard<S> {
             && let Some(wait) = self.conns[asker.slot].tagged(tag)
         {
             let waiter = wait.waiter;
-            let mut scratch = Vec::new();
-            let name = source.queue.decoded(&mut scratch);
+            let known = self.known_reader(source);
             // Its own tag is what an update of a subscription is expected to have.
             let update = self
                 .waiters
                 .subscription(waiter)
-                .is_some_and(|subscription| *self.engine.queue(subscription.queue).name == *name);
+                .is_some_and(|subscription| Some(subscription.queue) == known);
             if !update {
                 return Err(tag_in_use(tag));
             }
@@ -97,15 +151,6 @@ impl<S: Storage> Shard<S> {
                 "the connection is closing; a subscription would end at once",
             ));
         }
-        let queue = self.find_or_create(source.queue);
-        self.answer(
-            Asker {
-                quiet: false,
-                ..asker
-            },
-            &Reply::Ok,
-        );
-        self.subscribe(at, asker.tag.unwrap_or_default(), queue, credit, terms);
         Ok(())
     }
 
@@ -115,16 +160,16 @@ impl<S: Storage> Shard<S> {
         source: Source<'_>,
     ) -> Result<crate::broker::queue::WaiterKey, Error> {
         let at = self.key(slot);
-        let mut scratch = Vec::new();
-        let found = self
-            .engine
-            .find_with_ghosts(source.queue.decoded(&mut scratch));
-        found
+        self.known_reader(source)
             .and_then(|queue| self.find_subscription(at, queue))
             .ok_or_else(|| {
+                let group = source
+                    .group
+                    .map(|group| format!("/{}", value::shown(group.0)));
                 let text = format!(
-                    "this connection has no SUB on {}; SUB begins one",
-                    value::shown(source.queue.0)
+                    "this connection has no SUB on {}{}; SUB begins one",
+                    value::shown(source.queue.0),
+                    group.unwrap_or_default()
                 );
                 Error::new(ErrorCode::Conflict, text)
             })

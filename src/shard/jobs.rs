@@ -43,16 +43,17 @@ impl<S: Storage> Shard<S> {
         asker: Asker<'_>,
         name: Typed<'_>,
         ids: Tokens<'_>,
+        now: Now,
     ) -> Flow {
         let key = match self.existing(name) {
             Ok(key) => key,
             Err(error) => return self.fail_command(asker, &error),
         };
-        let waiting = |state| matches!(state, State::Ready | State::Locked | State::Delayed);
+        let is_shared = self.engine.queue(key).is_shared();
         // Every place must be known before the first is deleted.
         for token in ids.iter() {
             if let Some(id) = value::id(token)
-                && waiting(self.engine.queue(key).state(id))
+                && self.is_deletable(key, id)
                 && self.engine.locate(key, id).is_none()
             {
                 self.block_cold(asker.slot);
@@ -62,14 +63,19 @@ impl<S: Storage> Shard<S> {
         let mut count = 0;
         let mut stale = Vec::new();
         for token in ids.iter() {
-            let found = value::id(token).filter(|id| waiting(self.engine.queue(key).state(*id)));
+            let found = value::id(token).filter(|id| self.is_deletable(key, *id));
             let settled = found.is_some_and(|id| {
                 let (place, size) = self
                     .engine
                     .locate(key, id)
                     .expect("every place was looked up before");
-                self.engine
-                    .settle_waiting(key, id, place, size, SettleReason::Deleted)
+                let reason = SettleReason::Deleted;
+                match is_shared {
+                    true => self
+                        .engine
+                        .settle_for_all(key, id, place, size, reason, false, now),
+                    false => self.engine.settle_waiting(key, id, place, size, reason),
+                }
             });
             if settled {
                 count += 1;
@@ -93,6 +99,19 @@ impl<S: Storage> Shard<S> {
             },
         );
         Flow::Done
+    }
+
+    /// Is it ready or delayed for everybody who has it still to settle?
+    fn is_deletable(&self, key: QueueKey, id: MessageId) -> bool {
+        let mut wanted = false;
+        for reader in self.engine.readers(key) {
+            match self.engine.queue(reader).state(id) {
+                State::Ready | State::Locked | State::Delayed => wanted = true,
+                State::Gone => {}
+                State::Hidden | State::Leased => return false,
+            }
+        }
+        wanted
     }
 
     fn fail_command(&mut self, asker: Asker<'_>, error: &Error) -> Flow {
@@ -123,7 +142,7 @@ impl<S: Storage> Shard<S> {
         source: Source<'_>,
         state: Option<MessageState>,
     ) -> Flow {
-        let key = match self.existing(source.queue) {
+        let key = match self.existing_reader(source) {
             Ok(key) => key,
             Err(error) => return self.fail_command(asker, &error),
         };
@@ -142,8 +161,7 @@ impl<S: Storage> Shard<S> {
             let next = self
                 .engine
                 .queue(key)
-                .index
-                .next_live(progress.next)
+                .next_unsettled(progress.next)
                 .filter(|id| *id < progress.end);
             let Some(id) = next else {
                 let level = self.engine.queue(key).settings.durable;
@@ -189,12 +207,12 @@ impl<S: Storage> Shard<S> {
         count: Option<u64>,
         now: Now,
     ) -> Flow {
-        let key = match self.existing(source.queue) {
+        let key = match self.existing_reader(source) {
             Ok(key) => key,
             Err(error) => return self.fail_command(asker, &error),
         };
         let to = self.find_or_create(target);
-        if to == key {
+        if to == self.engine.store_of(key) {
             let error = Error::new(
                 ErrorCode::Conflict,
                 "source and target are the same queue; name another target",
@@ -275,12 +293,10 @@ impl<S: Storage> Shard<S> {
             )
             .retry(1000));
         }
-        let full = settings
-            .maxlen
-            .is_some_and(|most| queue.index.live() >= most)
+        let full = settings.maxlen.is_some_and(|most| queue.counted() >= most)
             || settings
                 .maxbytes
-                .is_some_and(|most| queue.index.bytes() + size > most);
+                .is_some_and(|most| queue.counted_bytes() + size > most);
         if full {
             return Err(
                 Error::new(ErrorCode::Full, "the target is at its maxlen or maxbytes").retry(100),
@@ -345,7 +361,7 @@ impl<S: Storage> Shard<S> {
         {
             return self.fail_command(asker, &error);
         }
-        let key = match self.existing(source.queue) {
+        let key = match self.existing_reader(source) {
             Ok(key) => key,
             Err(error) => return self.fail_command(asker, &error),
         };

@@ -9,6 +9,7 @@ mod conn;
 mod consume;
 mod engine;
 mod failure;
+mod groups;
 mod hand_out;
 mod housekeeping;
 mod interest;

@@ -5,19 +5,19 @@
 
 use super::Now;
 use super::Shard;
-use super::engine::{Engine, key_hash, once_hash};
-use super::snapshot::{QueueImage, QueueState, Reader, Writer};
+use super::engine::{DEFINE_BEGUN, Engine, key_hash, once_hash};
+use super::snapshot::{GroupImage, QueueImage, QueueState, Reader, Writer};
 use crate::broker::dedup::Original;
 use crate::broker::id::{Level, MessageId, QueueUid};
 use crate::broker::index::Located;
 use crate::broker::pattern::Pattern;
-use crate::broker::queue::{Published, QueueKey};
+use crate::broker::queue::{Published, Queue, QueueKey};
 use crate::broker::settings::Settings;
 use crate::fault::{Fault, planted};
 use crate::log::disk::Storage;
 use crate::log::{
     BlockSlot, Entry, Message, Place, Position, ReadBlock, Recovered, Replay, SectionKind,
-    Sections, TransferReason,
+    Sections, SettleReason, TransferReason,
 };
 
 /// Sizes of the bodies that were replayed, so that what their settles take from a queue's bytes is
@@ -88,8 +88,12 @@ impl<'a, S: Storage> Recovery<'a, S> {
 
     fn restore_queue(&mut self, image: QueueImage<'_>) -> Result<(), String> {
         let key = self.engine.install(image.uid, image.name, image.settings);
+        self.engine.queue_mut(key).begun = image.begun;
         for pattern in image.bindings {
             self.engine.install_binding(key, pattern);
+        }
+        for (uid, name) in image.groups {
+            self.engine.place_group(uid, key, name);
         }
         let Some(state) = image.state else {
             return Ok(());
@@ -104,9 +108,22 @@ impl<'a, S: Storage> Recovery<'a, S> {
             origins,
             dead,
             keys,
+            view,
+            sharing,
+            groups,
         } = state;
         let queue = self.engine.queue_mut(key);
         queue.index = index;
+        if let Some(view) = view {
+            queue.share();
+            queue.restore_view(view);
+        }
+        if let (Some(image), Some(sharing)) = (sharing, &mut queue.sharing) {
+            sharing.kept = image.kept.into_iter().collect();
+            sharing
+                .times
+                .restore(image.times_done, image.times.into_iter());
+        }
         queue.restore_keys(&keys)?;
         queue.restore(&image);
         for (at_us, hash, original) in seen {
@@ -123,6 +140,28 @@ impl<'a, S: Storage> Recovery<'a, S> {
             .map(|(id, uid)| (id, QueueUid(uid)))
             .collect();
         queue.dead = dead;
+        for group in groups {
+            self.restore_group(group)?;
+        }
+        if self.engine.queue(key).is_shared() {
+            self.engine.recount(key);
+        }
+        Ok(())
+    }
+
+    fn restore_group(&mut self, image: GroupImage) -> Result<(), String> {
+        let key = self.find(image.uid)?;
+        let queue = self.engine.queue_mut(key);
+        queue.restore_view(image.view);
+        queue.restore_keys(&image.keys)?;
+        queue.restore(&image.image);
+        queue
+            .expiry
+            .restore(image.expiry_done, image.expiry_runs.into_iter());
+        for (expires_us, id) in image.expiry_own {
+            queue.expiry.own(id, expires_us);
+        }
+        queue.dead = image.dead;
         Ok(())
     }
 
@@ -161,18 +200,21 @@ impl<'a, S: Storage> Recovery<'a, S> {
         let now_us = at.time_ms * 1000;
         let size = message.body.as_slice().len() as u32;
         self.sizes.note(key, id, size);
-        queue.publish(Published {
+        let message = Published {
             place: at.position.0,
             size,
             pri: sections.priority().unwrap_or(0),
             due_us: sections.number(SectionKind::Due).unwrap_or(0),
             expires_us: sections.number(SectionKind::ExpiresAt),
             now_us,
-        });
-        if let Some(order) = order {
-            queue.set_key(id, order);
-        }
+        };
+        self.engine.enter(key, &message, order);
+        let queue = self.engine.queue_mut(key);
         queue.reveal(id + 1);
+        if queue.sharing.is_some() {
+            self.engine.reveal_groups(key, id + 1);
+        }
+        let queue = self.engine.queue_mut(key);
         if let Some(hash) = hash.filter(|_| !planted(Fault::DedupInMemoryOnly)) {
             let window_us = queue.settings.dedup_us;
             // The messages of one batch carry the same id and follow each other.
@@ -220,6 +262,26 @@ impl<'a, S: Storage> Recovery<'a, S> {
         }
     }
 
+    /// Where a stored message lies; `None` if it is settled.
+    fn place_of(
+        &mut self,
+        key: QueueKey,
+        id: MessageId,
+        blocks: &mut ReadBlock<'_>,
+    ) -> Result<Option<u64>, String> {
+        let index = &mut self.engine.queue_mut(key).index;
+        if let Located::Spilled(slot) = index.find(id) {
+            let column = blocks(BlockSlot(slot.0 as u32))?;
+            let number = index.block_of(slot).ok_or("an index block lost its slot")?;
+            index.loaded(slot, number, &column);
+        }
+        match index.find(id) {
+            Located::At(place) => Ok(Some(place)),
+            Located::Gone => Ok(None),
+            Located::Spilled(_) => Err("an index block is too short".into()),
+        }
+    }
+
     fn settle(
         &mut self,
         key: QueueKey,
@@ -227,31 +289,59 @@ impl<'a, S: Storage> Recovery<'a, S> {
         blocks: &mut ReadBlock<'_>,
         freed: &mut Vec<Position>,
     ) -> Result<(), String> {
-        let queue = self.engine.queue_mut(key);
-        let place = match queue.index.find(id) {
-            Located::At(place) => place,
-            Located::Gone => return Ok(()),
-            Located::Spilled(slot) => {
-                let column = blocks(BlockSlot(slot.0 as u32))?;
-                let number = queue
-                    .index
-                    .block_of(slot)
-                    .ok_or("an index block lost its slot")?;
-                queue.index.loaded(slot, number, &column);
-                match queue.index.find(id) {
-                    Located::At(place) => place,
-                    Located::Spilled(_) | Located::Gone => {
-                        return Err("an index block is too short".into());
-                    }
-                }
-            }
-        };
-        queue.settle_replayed(id, self.sizes.of(key, id));
-        freed.push(Position(place));
-        if let Some(origin) = queue.origins.remove(&id) {
-            self.engine.dead_settled(origin);
+        let store = self.engine.store_of(key);
+        let place = self.place_of(store, id, blocks)?;
+        let size = self.sizes.of(store, id);
+        if self.engine.settle_replayed(key, id, size)
+            && let Some(place) = place
+        {
+            freed.push(Position(place));
+            self.forget_origin(store, id);
         }
         Ok(())
+    }
+
+    /// A message is not retained any longer.
+    fn release(
+        &mut self,
+        store: QueueKey,
+        id: MessageId,
+        blocks: &mut ReadBlock<'_>,
+        freed: &mut Vec<Position>,
+    ) -> Result<(), String> {
+        if let Some(place) = self.place_of(store, id, blocks)? {
+            let size = self.sizes.of(store, id);
+            self.engine.queue_mut(store).free(id, size);
+            freed.push(Position(place));
+            self.forget_origin(store, id);
+        }
+        Ok(())
+    }
+
+    fn forget_origin(&mut self, store: QueueKey, id: MessageId) {
+        if let Some(origin) = self.engine.queue_mut(store).origins.remove(&id) {
+            self.engine.dead_settled(origin);
+        }
+    }
+
+    /// Readers have changed: what none of them wants is given back at once, as [`Recovery::free_all`] does.
+    fn free_unclaimed(
+        &mut self,
+        store: QueueKey,
+        blocks: &mut ReadBlock<'_>,
+        freed: &mut Vec<Position>,
+    ) -> Result<(), String> {
+        loop {
+            let sharing = &mut self.engine.queue_mut(store).sharing;
+            let first = sharing
+                .as_mut()
+                .and_then(|sharing| sharing.unclaimed.first());
+            let Some(id) = first else { return Ok(()) };
+            self.release(store, id, blocks, freed)?;
+            if let Some(sharing) = &mut self.engine.queue_mut(store).sharing {
+                sharing.unclaimed.remove(id);
+            }
+        }
     }
 }
 
@@ -289,11 +379,19 @@ impl<S: Storage> Replay for Recovery<'_, S> {
                     self.publish(*uid, *id, message, &at)?;
                 }
             }
-            Entry::Settle { queue, runs, .. } => {
+            Entry::Settle {
+                queue,
+                runs,
+                reason,
+                ..
+            } => {
                 let key = self.find(*queue)?;
                 for run in *runs {
                     for id in run.first..run.first + run.count {
-                        self.settle(key, id, blocks, freed)?;
+                        match reason {
+                            SettleReason::Released => self.release(key, id, blocks, freed)?,
+                            _ => self.settle(key, id, blocks, freed)?,
+                        }
                     }
                 }
             }
@@ -307,7 +405,7 @@ impl<S: Storage> Replay for Recovery<'_, S> {
                 let key = self.find(*queue)?;
                 let queue = self.engine.queue_mut(key);
                 for id in run.first..run.first + run.count {
-                    if queue.index.is_live(id) {
+                    if queue.is_unsettled(id) {
                         queue.set_failed(id, u16::try_from(*tries).unwrap_or(u16::MAX));
                         queue.wait_replayed(id, *not_before_us);
                     }
@@ -338,28 +436,50 @@ impl<S: Storage> Replay for Recovery<'_, S> {
                 uid,
                 name,
                 settings,
-                ..
+                flags,
             } => {
                 let settings = Settings::decode(settings)
                     .ok_or_else(|| format!("the settings of queue {} make no sense", uid.0))?;
-                match self.engine.find_uid(*uid) {
+                let key = match self.engine.find_uid(*uid) {
                     Some(key) => {
                         let queue = self.engine.queue_mut(key);
-                        let ttl_us = queue.settings.ttl_us;
-                        queue.settings = settings;
-                        queue.fair_changed();
-                        queue.ttl_changed(ttl_us, at.time_ms * 1000);
+                        let before = std::mem::replace(&mut queue.settings, settings);
+                        let now_us = at.time_ms * 1000;
+                        self.engine.settings_changed(key, &before, now_us);
+                        self.free_unclaimed(key, blocks, freed)?;
+                        key
                     }
-                    None => {
-                        self.engine.install(*uid, name, settings);
-                    }
-                }
+                    None => self.engine.install(*uid, name, settings),
+                };
+                self.engine.queue_mut(key).begun |= flags & DEFINE_BEGUN != 0;
             }
             Entry::DeleteQueue { uid } => {
                 let key = self.find(*uid)?;
-                self.free_all(key, blocks, freed)?;
-                self.sizes.forget(key);
-                self.engine.delete_queue(key, true);
+                if self.engine.queue(key).group.is_some() {
+                    let store = self.engine.store_of(key);
+                    self.engine.delete_group(key, true);
+                    self.free_unclaimed(store, blocks, freed)?;
+                } else {
+                    self.free_all(key, blocks, freed)?;
+                    self.sizes.forget(key);
+                    self.engine.delete_queue(key, true);
+                }
+            }
+            Entry::Group {
+                uid,
+                queue,
+                first,
+                name,
+            } => {
+                let store = self.find(*queue)?;
+                let now_us = at.time_ms * 1000;
+                match self.engine.find_uid(*uid) {
+                    Some(key) => _ = self.engine.seek_unlogged(key, *first, now_us),
+                    None => {
+                        self.engine.install_group(*uid, store, name, *first, now_us);
+                    }
+                }
+                self.free_unclaimed(store, blocks, freed)?;
             }
             Entry::Bind { queue, pattern } => {
                 let key = self.find(*queue)?;
@@ -380,6 +500,7 @@ impl<S: Storage> Shard<S> {
     pub(super) fn checkpoint_if_due(&mut self) {
         // Storage that a deleted queue still holds is in no queue's state: it is given back first.
         if self.engine.doomed.is_empty()
+            && !self.engine.has_unclaimed()
             && self
                 .engine
                 .log
@@ -404,16 +525,25 @@ impl<S: Storage> Shard<S> {
             leased[key.0 as usize].push((death.id, death.pri));
         }
         leased.iter_mut().for_each(|ids| ids.sort_unstable());
-        let queues = engine.queues.iter().map(|(_, queue)| queue);
-        let exist = queues.clone().filter(|queue| queue.exists).count();
-        let with_parts = queues
-            .clone()
-            .any(|queue| queue.exists && (queue.is_keyed() || !queue.bindings.is_empty()));
-        let mut writer = Writer::new(engine.next_uid, exist, with_parts);
+        let is_kept = |queue: &Queue| queue.exists && queue.group.is_none();
+        let count = engine
+            .queues
+            .iter()
+            .filter(|(_, queue)| is_kept(queue))
+            .count();
+        let mut writer = Writer::new(engine.next_uid, count);
         for (key, queue) in &engine.queues {
-            if queue.exists {
-                writer.queue(queue, &leased[key]);
+            if !is_kept(queue) {
+                continue;
             }
+            let groups = queue
+                .sharing
+                .iter()
+                .flat_map(|sharing| sharing.groups.values());
+            let groups: Vec<_> = groups
+                .map(|key| (engine.queue(*key), &leased[key.0 as usize][..]))
+                .collect();
+            writer.queue(queue, &leased[key], &groups);
         }
         writer.finish()
     }

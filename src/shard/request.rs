@@ -166,7 +166,7 @@ impl<S: Storage> Shard<S> {
             return Err(draining().into());
         }
         let key = self.existing(queue)?;
-        if !self.engine.queue(key).has_consumers() {
+        if !self.engine.has_consumers(key) {
             return Err(no_consumer(queue.0).into());
         }
         let token = self.requests.token(self.engine.incarnation);
@@ -290,9 +290,9 @@ impl<S: Storage> Shard<S> {
 
     /// A consumer of the queue has gone: if it was the last one, nobody answers what was asked there.
     pub(super) fn consumer_gone(&mut self, key: QueueKey) {
-        let queue = self.engine.queue(key);
-        if !queue.has_consumers() {
-            let uid = queue.uid;
+        let store = self.engine.store_of(key);
+        if !self.engine.has_consumers(store) {
+            let uid = self.engine.queue(store).uid;
             self.fail_requests_of(uid);
         }
     }

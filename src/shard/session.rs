@@ -277,7 +277,7 @@ impl<S: Storage> Shard<S> {
                 source,
                 credit,
                 lease_us,
-                from: _,
+                from,
                 ack_auto,
                 timestamps,
             } => {
@@ -288,7 +288,7 @@ impl<S: Storage> Shard<S> {
                     timestamps,
                     hold: false,
                 };
-                self.run_subscribe(asker, source, credit, terms)
+                return self.run_subscribe(asker, source, credit, from, terms, now);
             }
             Command::SubscribeLive {
                 pattern,
@@ -298,10 +298,11 @@ impl<S: Storage> Shard<S> {
             Command::Credit { source, credit } => self.set_credit(asker, source, credit),
             Command::Unsubscribe { source } => self.run_unsubscribe(asker, source),
             Command::QueueSet { queue, settings } => self.queue_set(asker, queue, &settings, now),
-            Command::QueueGet { queue } => self.queue_get(asker, queue, now),
+            Command::QueueGet { source } => self.queue_get(asker, source, now),
+            Command::Seek { source, to } => return self.seek(asker, source, to, now),
             Command::QueueList { pattern } => self.queue_list(asker, pattern),
             Command::QueueDelete { source } => self.queue_delete(asker, source),
-            Command::Delete { queue, ids } => return self.delete_ids(asker, queue, ids),
+            Command::Delete { queue, ids } => return self.delete_ids(asker, queue, ids, now),
             Command::Purge { source, state } => return self.purge(asker, source, state),
             Command::Peek {
                 source,
@@ -373,6 +374,7 @@ impl<S: Storage> Shard<S> {
             | Command::Delete { .. }
             | Command::Move { .. }
             | Command::QueueDelete { .. }
+            | Command::Seek { .. }
             | Command::Stats(_) => self.wait_for_publishes(slot),
             _ => false,
         }
@@ -394,7 +396,7 @@ impl<S: Storage> Shard<S> {
         }
     }
 
-    fn block(&mut self, slot: usize, need: Need) {
+    pub(super) fn block(&mut self, slot: usize, need: Need) {
         let key = self.key(slot);
         let conn = &mut self.conns[slot];
         conn.blocked = Blocked::Log(need);

@@ -3,43 +3,44 @@
 //! Numbers are varints (seven bits an octet, low first), octets have their length in front. The version stands
 //! first; another version is refused by name.
 
+use std::collections::BTreeSet;
+
 use crate::broker::arena::put_varint;
 use crate::broker::dedup::Original;
 use crate::broker::id::{Level, MessageId, QueueUid};
 use crate::broker::index::{BlockImage, Index, Slot};
 use crate::broker::keys::{KeyHash, KeysImage};
 use crate::broker::pattern::Pattern;
-use crate::broker::queue::{Image, Queue};
+use crate::broker::queue::{Image, Kept, Queue, Sharing, View, leave_out};
 use crate::broker::settings::Settings;
 use crate::fault::{Fault, planted};
 
-/// Version of this encoding, where a queue has bindings or parts.
-pub(super) const VERSION: u64 = 2;
-/// The version without bindings, and without parts behind a queue's state, which older programs read too.
+/// Version of this encoding.
+pub(super) const VERSION: u64 = 3;
+/// The version without groups.
+const VERSION_WITHOUT_GROUPS: u64 = 2;
+/// The version without bindings, and without parts behind a queue's state.
 const VERSION_WITHOUT_PARTS: u64 = 1;
 /// The part that holds the keys of a queue's messages.
 const PART_KEYS: u64 = 1;
+/// What the bare name's reader has not settled, where it is one of several.
+const PART_VIEW: u64 = 2;
+/// What a queue keeps for its readers.
+const PART_SHARING: u64 = 3;
+/// The states of one group.
+const PART_GROUP: u64 = 4;
 
 /// Writes a checkpoint's payload.
 #[derive(Debug, Default)]
 pub(super) struct Writer {
     out: Vec<u8>,
-    with_parts: bool,
 }
 
 impl Writer {
     /// A payload with its head: version, the next queue's identity, how many queues follow.
-    /// `with_parts` if any of them has bindings or parts.
-    pub(super) fn new(next_uid: u64, queues: usize, with_parts: bool) -> Writer {
-        let mut writer = Writer {
-            out: Vec::new(),
-            with_parts,
-        };
-        writer.number(if with_parts {
-            VERSION
-        } else {
-            VERSION_WITHOUT_PARTS
-        });
+    pub(super) fn new(next_uid: u64, queues: usize) -> Writer {
+        let mut writer = Writer::default();
+        writer.number(VERSION);
         writer.number(next_uid);
         writer.number(queues as u64);
         writer
@@ -59,24 +60,33 @@ impl Writer {
         self.out.extend_from_slice(octets);
     }
 
-    /// One queue; `leased` are its messages that are with consumers, with their priorities.
-    pub(super) fn queue(&mut self, queue: &Queue, leased: &[(MessageId, u8)]) {
+    /// One queue with its groups; `leased` are messages that are with consumers, with their priorities.
+    pub(super) fn queue(
+        &mut self,
+        queue: &Queue,
+        leased: &[(MessageId, u8)],
+        groups: &[(&Queue, &[(MessageId, u8)])],
+    ) {
         self.number(queue.uid.0);
         self.octets(&queue.name);
         let mut settings = Vec::new();
         queue.settings.encode(&mut settings);
         self.octets(&settings);
-        if self.with_parts {
-            self.number(queue.bindings.len() as u64);
-            for pattern in &queue.bindings {
-                self.octets(&pattern.printed());
-            }
+        self.number(u64::from(queue.begun));
+        self.number(queue.bindings.len() as u64);
+        for pattern in &queue.bindings {
+            self.octets(&pattern.printed());
+        }
+        self.number(groups.len() as u64);
+        for (group, _) in groups {
+            self.number(group.uid.0);
+            self.octets(group.group.as_ref().map_or(b"", |group| &group.name));
         }
         if queue.settings.durable == Level::None {
             return;
         }
-        let image = queue.image(leased);
-        self.image(&image);
+        let requests: BTreeSet<_> = queue.index.requests().collect();
+        self.image(&queue.image(leased, &requests));
         self.index(&queue.index, |place| {
             queue.arena.get(place).body.as_slice().len() as u32
         });
@@ -89,29 +99,83 @@ impl Writer {
             self.number(original.first);
             self.number(u64::from(original.count));
         }
+        self.expiry(queue);
+        self.pairs(queue.origins.iter().map(|(id, origin)| (*id, origin.0)));
+        self.number(queue.dead);
+        // Parts: a number for each kind, then its octets with their length in front.
+        let mut parts: Vec<(u64, Vec<u8>)> = Vec::new();
+        let mut part = Writer::default();
+        // What a reader has not settled comes before the keys, which are checked against it.
+        if let Some(view) = queue.view() {
+            part.view(view, &requests);
+            parts.push((PART_VIEW, std::mem::take(&mut part.out)));
+        }
+        if let Some(sharing) = &queue.sharing {
+            part.sharing(sharing, &requests);
+            parts.push((PART_SHARING, std::mem::take(&mut part.out)));
+        }
+        if let Some(keys) = kept_keys(queue) {
+            part.keys(&keys);
+            parts.push((PART_KEYS, std::mem::take(&mut part.out)));
+        }
+        for (group, leased) in groups {
+            part.group(group, leased, &requests);
+            parts.push((PART_GROUP, std::mem::take(&mut part.out)));
+        }
+        self.number(parts.len() as u64);
+        for (kind, octets) in parts {
+            self.number(kind);
+            self.octets(&octets);
+        }
+    }
+
+    /// When messages expire.
+    fn expiry(&mut self, queue: &Queue) {
         self.number(queue.expiry.done());
         self.pairs(queue.expiry.runs());
         // What outlived its time while it was leased or not yet visible is due at once after a
         // restart: there are no leases then.
         let overdue = queue.overdue().map(|id| (0, id));
         self.pairs(queue.expiry.owned().chain(overdue));
-        self.pairs(queue.origins.iter().map(|(id, origin)| (*id, origin.0)));
-        self.number(queue.dead);
-        if !self.with_parts {
-            return;
+    }
+
+    /// Bytes, then the unsettled ids as pairs: the first, how many.
+    fn view(&mut self, view: &View, requests: &BTreeSet<MessageId>) {
+        self.number(view.bytes());
+        let mut runs = view.runs();
+        leave_out(&mut runs, requests);
+        self.pairs(runs.into_iter());
+    }
+
+    fn sharing(&mut self, sharing: &Sharing, requests: &BTreeSet<MessageId>) {
+        self.number(sharing.times.done());
+        self.pairs(sharing.times.runs());
+        let kept = || {
+            let kept = sharing.kept.iter();
+            kept.filter(|(id, _)| !requests.contains(id))
+        };
+        self.number(kept().count() as u64);
+        for (id, kept) in kept() {
+            self.number(*id);
+            self.number(u64::from(kept.pri));
+            self.number(kept.due_us);
+            self.number(kept.expires_us.map_or(0, |at_us| at_us + 1));
+            self.number(u64::from(kept.key.is_some()));
+            if let Some(hash) = kept.key {
+                self.out.extend_from_slice(&hash.to_le_bytes());
+            }
         }
-        // Parts: a number for each kind, then its octets with their length in front.
-        let is_kept = !planted(Fault::KeysNotInCheckpoint);
-        let keys = queue
-            .keys_image()
-            .filter(|keys| is_kept && !keys.runs.is_empty());
-        self.number(u64::from(keys.is_some()));
-        if let Some(keys) = keys {
-            self.number(PART_KEYS);
-            let mut part = Writer::default();
-            part.keys(&keys);
-            self.octets(&part.out);
+    }
+
+    fn group(&mut self, group: &Queue, leased: &[(MessageId, u8)], requests: &BTreeSet<MessageId>) {
+        self.number(group.uid.0);
+        self.image(&group.image(leased, requests));
+        if let Some(view) = group.view() {
+            self.view(view, requests);
         }
+        self.expiry(group);
+        self.number(group.dead);
+        self.keys(&kept_keys(group).unwrap_or_default());
     }
 
     /// The keys as 16 octets each; then ids that follow each other and have the same key, as the distance to the
@@ -188,6 +252,13 @@ impl Writer {
     }
 }
 
+/// The keys of a queue's messages, if any has one.
+fn kept_keys(queue: &Queue) -> Option<KeysImage> {
+    let is_kept = !planted(Fault::KeysNotInCheckpoint);
+    let keys = queue.keys_image();
+    keys.filter(|keys| is_kept && !keys.runs.is_empty())
+}
+
 /// Reads a checkpoint's payload.
 #[derive(Debug)]
 pub(super) struct Reader<'a> {
@@ -201,7 +272,9 @@ pub(super) struct QueueImage<'a> {
     pub uid: QueueUid,
     pub name: &'a [u8],
     pub settings: Settings,
+    pub begun: bool,
     pub bindings: Vec<Pattern>,
+    pub groups: Vec<(QueueUid, &'a [u8])>,
     /// Absent for a `none` queue.
     pub state: Option<QueueState>,
 }
@@ -217,6 +290,30 @@ pub(super) struct QueueState {
     pub expiry_runs: Vec<(u64, u64)>,
     pub expiry_own: Vec<(u64, u64)>,
     pub origins: Vec<(u64, u64)>,
+    pub dead: u64,
+    pub keys: KeysImage,
+    pub view: Option<View>,
+    pub sharing: Option<SharingImage>,
+    pub groups: Vec<GroupImage>,
+}
+
+/// What a queue keeps for its readers, as it stood in a checkpoint.
+#[derive(Debug)]
+pub(super) struct SharingImage {
+    pub times_done: MessageId,
+    pub times: Vec<(u64, u64)>,
+    pub kept: Vec<(MessageId, Kept)>,
+}
+
+/// The states of a group's messages as they stood in a checkpoint.
+#[derive(Debug)]
+pub(super) struct GroupImage {
+    pub uid: QueueUid,
+    pub image: Image,
+    pub view: View,
+    pub expiry_done: MessageId,
+    pub expiry_runs: Vec<(u64, u64)>,
+    pub expiry_own: Vec<(u64, u64)>,
     pub dead: u64,
     pub keys: KeysImage,
 }
@@ -282,10 +379,18 @@ impl<'a> Reader<'a> {
         let name = self.octets()?;
         let settings = Settings::decode(self.octets()?)
             .ok_or("the checkpoint holds settings that make no sense")?;
+        // Of a queue that an older program wrote it is not known whether it was read by its bare name; most were.
+        let begun = self.version <= VERSION_WITHOUT_GROUPS || self.number()? != 0;
         let bindings = match self.version {
-            1 => Vec::new(),
+            VERSION_WITHOUT_PARTS => Vec::new(),
             _ => self.bindings()?,
         };
+        let mut groups = Vec::new();
+        if self.version > VERSION_WITHOUT_GROUPS {
+            for _ in 0..self.number()? {
+                groups.push((QueueUid(self.number()?), self.octets()?));
+            }
+        }
         let state = match settings.durable {
             Level::None => None,
             _ => Some(self.state()?),
@@ -294,7 +399,9 @@ impl<'a> Reader<'a> {
             uid,
             name,
             settings,
+            begun,
             bindings,
+            groups,
             state,
         })
     }
@@ -331,6 +438,9 @@ impl<'a> Reader<'a> {
             origins: self.pairs()?,
             dead: self.number()?,
             keys: KeysImage::default(),
+            view: None,
+            sharing: None,
+            groups: Vec::new(),
         };
         if self.version > VERSION_WITHOUT_PARTS {
             self.parts(&mut state)?;
@@ -341,28 +451,77 @@ impl<'a> Reader<'a> {
     fn parts(&mut self, state: &mut QueueState) -> Outcome<()> {
         for _ in 0..self.number()? {
             let (kind, octets) = (self.number()?, self.octets()?);
-            if kind != PART_KEYS {
-                return Err(format!(
-                    "the checkpoint holds a part of kind {kind}, which this program does not know"
-                ));
-            }
             let mut part = Reader {
                 rest: octets,
                 version: self.version,
             };
-            state.keys = part.keys()?;
+            match kind {
+                PART_KEYS => state.keys = part.keys()?,
+                PART_VIEW => state.view = Some(part.view()?),
+                PART_SHARING => state.sharing = Some(part.sharing()?),
+                PART_GROUP => state.groups.push(part.group()?),
+                _ => {
+                    return Err(format!(
+                        "the checkpoint holds a part of kind {kind}, which this program does not know"
+                    ));
+                }
+            }
             if !part.rest.is_empty() {
-                return Err("the checkpoint's keys are followed by more".into());
+                return Err("a part of the checkpoint is followed by more".into());
             }
         }
         Ok(())
     }
 
+    fn view(&mut self) -> Outcome<View> {
+        let bytes = self.number()?;
+        Ok(View::restore(&self.pairs()?, bytes))
+    }
+
+    fn sharing(&mut self) -> Outcome<SharingImage> {
+        let mut image = SharingImage {
+            times_done: self.number()?,
+            times: self.pairs()?,
+            kept: Vec::new(),
+        };
+        for _ in 0..self.number()? {
+            let id = self.number()?;
+            let kept = Kept {
+                pri: self.number()? as u8,
+                due_us: self.number()?,
+                expires_us: self.number()?.checked_sub(1),
+                key: match self.number()? {
+                    0 => None,
+                    _ => Some(self.hash()?),
+                },
+            };
+            image.kept.push((id, kept));
+        }
+        Ok(image)
+    }
+
+    fn group(&mut self) -> Outcome<GroupImage> {
+        Ok(GroupImage {
+            uid: QueueUid(self.number()?),
+            image: self.image()?,
+            view: self.view()?,
+            expiry_done: self.number()?,
+            expiry_runs: self.pairs()?,
+            expiry_own: self.pairs()?,
+            dead: self.number()?,
+            keys: self.keys()?,
+        })
+    }
+
+    fn hash(&mut self) -> Outcome<KeyHash> {
+        let octets = self.take(16)?.try_into().expect("sixteen octets");
+        Ok(KeyHash::from_le_bytes(octets))
+    }
+
     fn keys(&mut self) -> Outcome<KeysImage> {
         let mut keys = KeysImage::default();
         for _ in 0..self.number()? {
-            let octets = self.take(16)?.try_into().expect("sixteen octets");
-            keys.hashes.push(KeyHash::from_le_bytes(octets));
+            keys.hashes.push(self.hash()?);
         }
         let mut end: u64 = 0;
         for _ in 0..self.number()? {

@@ -68,7 +68,7 @@ impl<S: Storage> Shard<S> {
         let text = match scope {
             StatsScope::Broker => self.broker_stats(now),
             StatsScope::Queue(name) => {
-                let key = self.existing(name)?;
+                let key = self.described(name)?;
                 let mut text = self.describe_queue(key, now);
                 let queue = self.engine.queue(key);
                 let mut counted = String::new();
@@ -93,9 +93,16 @@ impl<S: Storage> Shard<S> {
         let totals = &self.totals;
         let mut counted = totals.gone;
         let mut messages = [0u64; 5];
-        let mut queues = 0;
+        let (mut queues, mut groups, mut unsettled_most) = (0, 0, 0);
         for (_, queue) in &self.engine.queues {
-            queues += u64::from(queue.exists);
+            match &queue.group {
+                None => queues += u64::from(queue.exists),
+                Some(_) if queue.exists => {
+                    groups += 1;
+                    unsettled_most = queue.unsettled().max(unsettled_most);
+                }
+                Some(_) => {}
+            }
             add(&mut counted, &queue.counters);
             messages[0] += queue.ready();
             messages[1] += queue.leased();
@@ -114,6 +121,8 @@ impl<S: Storage> Shard<S> {
             ("commands_total", totals.commands),
             ("errors_total", totals.errors),
             ("queues", queues),
+            ("groups", groups),
+            ("group_unsettled_most", unsettled_most),
             ("requests", self.requests.len() as u64),
             ("live_subscriptions", self.live.len() as u64),
             ("live_given_total", self.live.given_total),

@@ -44,7 +44,7 @@ impl<S: Storage> Shard<S> {
         source: Source<'_>,
         now: Now,
     ) -> Result<(), Error> {
-        let key = self.existing(source.queue)?;
+        let key = self.existing_reader(source)?;
         let held = self.held_by(key);
         let consumers = self.consumers_of(key);
         let queue = self.engine.queue(key);
@@ -228,6 +228,11 @@ impl<S: Storage> Shard<S> {
         }
         if reasons.is_empty() {
             reasons.push(match queue.next_id() {
+                _ if queue.group.is_some() => {
+                    "the group is through: it has settled every message that was published since it \
+                     began"
+                        .to_string()
+                }
                 1 => "the queue is empty: nothing was ever published to it".to_string(),
                 next => format!(
                     "the queue is empty: all {} published so far are settled",

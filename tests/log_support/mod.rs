@@ -518,6 +518,9 @@ impl Model {
                 let is_bound = matches!(entry, Entry::Bind { .. });
                 self.bound.push((queue.0, pattern.to_vec(), is_bound));
             }
+            Entry::Group { uid, queue, .. } => {
+                self.bound.push((uid.0, queue.0.to_le_bytes().into(), true))
+            }
             Entry::Open { incarnation } => self.opens.push(*incarnation),
         }
         Ok(())

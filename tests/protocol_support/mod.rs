@@ -328,7 +328,11 @@ fn show_rest(command: Command<'_>) -> (&'static str, String) {
                 joined(vec![Some(typed(queue)), Some(said.join(", "))]),
             )
         }
-        Command::QueueGet { queue } => ("QGET", typed(queue)),
+        Command::QueueGet { source: src } => ("QGET", source(src)),
+        Command::Seek { source: src, to } => (
+            "SEEK",
+            joined(vec![Some(source(src)), Some(format!("to={to:?}"))]),
+        ),
         Command::QueueList { pattern } => ("QLS", pattern.map_or(String::new(), text)),
         Command::QueueDelete { source: src } => ("QDEL", source(src)),
         Command::Delete { queue, ids } => ("DEL", format!("{} {}", typed(queue), tokens(ids))),
@@ -361,7 +365,7 @@ fn show_rest(command: Command<'_>) -> (&'static str, String) {
             level.map_or(String::new(), |level| level.setting().to_owned()),
         ),
         Command::Stats(StatsScope::Broker) => ("STATS", String::new()),
-        Command::Stats(StatsScope::Queue(queue)) => ("STATS", format!("q {}", typed(queue))),
+        Command::Stats(StatsScope::Queue(src)) => ("STATS", format!("q {}", source(src))),
         Command::Stats(StatsScope::Connections) => ("STATS", "conns".into()),
         Command::Request {
             queue,

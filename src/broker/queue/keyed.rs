@@ -13,6 +13,12 @@ impl Queue {
     /// A message that was just published has that key.
     #[cold]
     pub fn set_key(&mut self, id: MessageId, hash: KeyHash) {
+        if let Some(sharing) = &mut self.sharing {
+            sharing.kept.entry(id).or_default().key = Some(hash);
+            if self.is_absent() {
+                return;
+            }
+        }
         let fair = self.settings.fair_key;
         let keys = self.keys.get_or_insert_with(|| {
             let mut keys = Box::new(Keys::default());
@@ -172,7 +178,7 @@ impl Queue {
                 .ok_or("the checkpoint names a key that it does not list")?;
             for id in *first..first.saturating_add(*count) {
                 let known = self.keys.as_ref().is_some_and(|keys| keys.has(id));
-                if known || !self.index.is_live(id) {
+                if known || !self.is_unsettled(id) {
                     return Err(format!(
                         "the checkpoint has a key for message {id}, which is not there"
                     ));

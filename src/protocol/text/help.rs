@@ -21,13 +21,13 @@ REQ q :text                 ask a consumer of q; REP <reply> :text answers
 BEGIN ... COMMIT | ABORT    the PUB, MPUB, ACK, NACK between: all or none
 QSET q maxdeliver=3 ttl=1h  create a queue or change it, live
 QGET q   WHY q   QLS [a.#]  counts, settings / why nothing moves / all queues
+SUB q/group  SEEK q/group   every group gets every message / replay it
 PEEK q   MOVE q.dead q      look at messages / put dead letters back to work
 DEL q id  PURGE q  QDEL q   delete a message / all of them / the queue itself
-STATS | STATS q jobs | STATS conns    broker, queue, clients; KILL conn
+STATS [q jobs] [conns]      counters of broker, queue, clients; KILL conn
 HELLO PING QUIT CANCEL @7   limits / still there? / leave / end a tagged wait
-Times: 500ms 30s 5m 2h 7d. @7 in front of a command tags its answers.
-A message not acked within its lease (30 s) comes back; after 5 tries it
-moves to q.dead. HELP PUB (or any verb) tells more.
+Times: 500ms 30s 5m 2h 7d. @7 in front of a command tags its answers. A message
+not acked within its lease (30 s) is back; after 5 tries in q.dead. HELP PUB
 ";
 
 /// The text for `HELP` or `HELP verb`.
@@ -110,6 +110,8 @@ PULL queue[,queue] [n] [options]     (POP is the same)
   ack=auto   settled before it is sent   bytes=64K  stop after so many
   hold=1     the lease outlives this connection once the answer was sent
   ts=1       tell the time of publish
+  PULL orders/billing: every group gets every message once, and shares it among
+  its consumers. from=first|new|<id>|-5m where a new group begins
   -> MSG <queue> <handle> [try=2 ...] $<n>, n octets, line end; then END <k>
 "
         }
@@ -137,7 +139,7 @@ TOUCH handle [handle ...] [lease=1m]
         }
         Verb::Sub => {
             "\
-SUB queue [credit=100] [lease=1m] [ack=auto] [ts=1]
+SUB queue[/group] [credit=100] [lease=1m] [from=new] [ack=auto] [ts=1]
   Messages are sent as they come, at most credit= unacked ones at a time. A
   second SUB of the same queue changes the options.
 SUB pattern mode=live [ts=1]
@@ -168,12 +170,13 @@ QSET queue [key=value ...]           keys not said stay as they are
   maxlen=1000 maxbytes=10M  full=reject|dropold   ttl=1h (none: for ever)
   fair=key  keys have turns (none: do not)    single=1  one consumer at a time
   rate=100/s (none: any)   pri=0  of publishes that say none   pause=in,out
+  retain=24h,1G  keep what was acked, for SEEK (none: do not)
   -> OK created   or   OK updated
 "
         }
         Verb::Qget => {
             "\
-QGET queue
+QGET queue[/group]
   Counts, consumers and settings, one key=value a line.
   -> DATA $<n>
 "
@@ -188,8 +191,8 @@ QLS [pattern]
         }
         Verb::Qdel => {
             "\
-QDEL queue
-  Deletes a queue and every message in it.
+QDEL queue | QDEL queue/group
+  Deletes a queue and every message in it, or one of its groups.
   -> OK
 "
         }
@@ -315,6 +318,15 @@ ABORT
   -> OK
 "
         }
+        Verb::Seek => {
+            "\
+SEEK queue[/group] to=first|new|<id>|<time>
+  The group reads from there on: again what is still stored (QSET retain= keeps
+  what was acked), or not what it passes over. Its leases end. A time is
+  2026-01-31T09:00:00Z, @<unix ms>, or -5m (ago).
+  -> OK
+"
+        }
         Verb::Cancel => {
             "\
 CANCEL @tag
@@ -336,7 +348,7 @@ mod tests {
             "HELLO", "PING", "QUIT", "HELP", "PUB", "MPUB", "PULL", "POP", "ACK", "NACK", "TOUCH",
             "SUB", "CREDIT", "UNSUB", "QSET", "QGET", "QLS", "QDEL", "DEL", "PURGE", "PEEK",
             "MOVE", "SYNC", "STATS", "CANCEL", "WHY", "KILL", "REQ", "REP", "CAST", "BIND",
-            "UNBIND", "BEGIN", "COMMIT", "ABORT",
+            "UNBIND", "BEGIN", "COMMIT", "ABORT", "SEEK",
         ];
         for verb in verbs {
             let text = text(Some(verb.as_bytes())).expect("the verb is built");
@@ -361,7 +373,7 @@ mod tests {
     fn other_words_are_told_apart() {
         assert!(text(Some(b"pub!")).is_ok());
         assert_eq!(
-            text(Some(b"seek")).map_err(|error| error.text.contains("not built")),
+            text(Some(b"route")).map_err(|error| error.text.contains("not built")),
             Err(true)
         );
         assert_eq!(

@@ -2,7 +2,7 @@
 //! be read again.
 
 use crate::broker::reply::Error;
-use crate::broker::settings::{Backoff, DeadOn, Paused, Settings, SettingsPatch, WhenFull};
+use crate::broker::settings::{Backoff, DeadOn, Paused, Retain, Settings, SettingsPatch, WhenFull};
 
 use super::encode;
 use super::value::{self, shown, syntax};
@@ -60,6 +60,7 @@ pub fn set(patch: &mut SettingsPatch, key: &[u8], value: &[u8]) -> Result<(), Er
             let ttl = or_none(value, |value| value::duration_not_zero("ttl=", value));
             once(&mut patch.ttl_us, "ttl=", ttl)
         }
+        b"retain" => once(&mut patch.retain, "retain=", retain(value)),
         b"fair" => once(&mut patch.fair_key, "fair=", fair(value)),
         b"rate" => once(&mut patch.rate, "rate=", or_none(value, rate)),
         b"single" => once(&mut patch.single, "single=", value::flag("single=", value)),
@@ -176,6 +177,34 @@ fn fair(value: &[u8]) -> Result<bool, Error> {
     }
 }
 
+/// An age, a size, or both; of each kind one.
+fn retain(value: &[u8]) -> Result<Retain, Error> {
+    let mut retain = Retain::default();
+    if value == b"none" {
+        return Ok(retain);
+    }
+    for word in words(value) {
+        // A bare number could be either.
+        let has_unit = word.last().is_some_and(|octet| !octet.is_ascii_digit());
+        let age_us = value::duration_us(word).filter(|age_us| has_unit && *age_us > 0);
+        let bytes = value::size("retain=", word)
+            .ok()
+            .filter(|bytes| has_unit && *bytes > 0);
+        match (age_us, bytes) {
+            (Some(_), _) if retain.age_us.is_none() => retain.age_us = age_us,
+            (None, Some(_)) if retain.bytes.is_none() => retain.bytes = bytes,
+            _ => {
+                return Err(syntax(format!(
+                    "retain= is how old or how large what is kept may be, with its unit, such as \
+                     24h, 512M or 24h,512M, or none, not {}",
+                    shown(value)
+                )));
+            }
+        }
+    }
+    Ok(retain)
+}
+
 /// `<n>/s`.
 fn rate(value: &[u8]) -> Result<u32, Error> {
     let refused = || {
@@ -221,6 +250,7 @@ pub fn write(out: &mut Vec<u8>, settings: &Settings, dead: &[u8], prefix: &str, 
         maxlen,
         maxbytes,
         ttl_us,
+        retain,
         fair_key,
         single,
         rate,
@@ -271,6 +301,15 @@ pub fn write(out: &mut Vec<u8>, settings: &Settings, dead: &[u8], prefix: &str, 
         write_or_none(out, *maxbytes, write_number)
     });
     line("ttl", &|out| write_or_none(out, *ttl_us, write_duration));
+    line("retain", &|out| match (retain.age_us, retain.bytes) {
+        (None, bytes) => write_or_none(out, bytes, write_size),
+        (Some(age_us), None) => write_duration(out, age_us),
+        (Some(age_us), Some(bytes)) => {
+            write_duration(out, age_us);
+            out.push(b',');
+            write_size(out, bytes);
+        }
+    });
     line("fair", &|out| {
         out.extend_from_slice(if *fair_key { b"key" } else { b"none" });
     });
@@ -311,6 +350,17 @@ pub fn write_duration(out: &mut Vec<u8>, duration_us: u64) {
         .expect("every number of microseconds is a multiple of one");
     write_number(out, duration_us / unit_us);
     out.extend_from_slice(unit.as_bytes());
+}
+
+/// The largest unit that needs no fraction; at least K, since a size without a unit could be a time.
+fn write_size(out: &mut Vec<u8>, bytes: u64) {
+    const UNITS: [(u32, u8); 2] = [(30, b'G'), (20, b'M')];
+    let unit = UNITS
+        .into_iter()
+        .find(|(shift, _)| bytes.trailing_zeros() >= *shift);
+    let (shift, letter) = unit.unwrap_or((10, b'K'));
+    write_number(out, bytes >> shift);
+    out.push(letter);
 }
 
 fn write_or_none(out: &mut Vec<u8>, value: Option<u64>, write: fn(&mut Vec<u8>, u64)) {
@@ -389,6 +439,10 @@ mod tests {
             "maxlen=10 maxbytes=10M ttl=36h",
             "maxlen=10 maxbytes=10485760 ttl=36h ",
         );
+        check("retain=36h", "retain=36h ");
+        check("retain=1024K", "retain=1M ");
+        check("retain=3G,90s", "retain=90s,3G ");
+        check("retain=none", "retain=none ");
         check("fair=key", "fair=key single=0 ");
         check("fair=none single=1", "fair=none single=1 ");
         check("rate=100/s", "rate=100/s pri=0 ");
@@ -429,6 +483,11 @@ mod tests {
             "fair=",
             "single=2",
             "single=none",
+            "retain=5",
+            "retain=0s",
+            "retain=1h,2h",
+            "retain=1M,",
+            "retain=",
             "rate=5",
             "rate=0/s",
             "rate=5/m",
@@ -440,7 +499,7 @@ mod tests {
         }
         refused("dead=", ErrorCode::Name);
         refused("dead=a/b", ErrorCode::Name);
-        for options in ["durable=quorum", "retain=1d", "x=1"] {
+        for options in ["durable=quorum", "x=1"] {
             refused(options, ErrorCode::Unknown);
         }
     }

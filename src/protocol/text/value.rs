@@ -3,7 +3,7 @@
 //!
 //! No clock: a time that is relative stays relative.
 
-use crate::broker::command::{Source, TimeSpec, Typed};
+use crate::broker::command::{From, Source, TimeSpec, Typed};
 use crate::broker::id::Level;
 use crate::broker::reply::{Error, ErrorCode};
 
@@ -143,21 +143,39 @@ fn bad_name_octet(text: &[u8], at: usize) -> Error {
     Error::new(ErrorCode::Name, advice)
 }
 
-/// A queue or `queue/group`. Groups are recognised so that they can be refused by name.
+/// A queue or `queue/group`.
 ///
 /// # Errors
-/// `NAME`; `UNKNOWN` for a well-formed group, since groups are not built yet.
+/// `NAME`.
 pub fn source(text: &[u8]) -> Result<Source<'_>, Error> {
-    if let Some(slash) = memchr::memchr(b'/', text) {
-        name(&text[..slash])?;
-        name(&text[slash + 1..])?;
-        return Err(unknown(format!(
-            "groups such as {} are not built yet: use the queue's bare name",
-            shown(text)
-        )));
+    match memchr::memchr(b'/', text) {
+        None => {
+            name(text)?;
+        }
+        Some(slash) => {
+            name(&text[..slash])?;
+            name(&text[slash + 1..])?;
+        }
     }
-    name(text)?;
     Ok(Source::split(text))
+}
+
+/// What `from=` and `to=` say.
+///
+/// # Errors
+/// `SYNTAX`, naming the option.
+pub fn position(key: &str, value: &[u8]) -> Result<From, Error> {
+    match value {
+        b"first" => Ok(From::First),
+        b"new" => Ok(From::New),
+        _ => time(key, value).map(From::At).map_err(|_| {
+            syntax(format!(
+                "{key} is first, new, a message id such as 17, an age such as -5m, or a time such as \
+                 2026-01-31T09:00:00Z or @1769850000000 (unix ms), not {}",
+                shown(value)
+            ))
+        }),
+    }
 }
 
 /// An option's value of free text: any octets, `%XX` well-formed, not empty.

@@ -38,6 +38,7 @@ pub enum Verb {
     Begin,
     Commit,
     Abort,
+    Seek,
 }
 
 /// What a word in the place of a verb turned out to be.
@@ -55,7 +56,7 @@ pub enum Lookup {
 pub const VERB_BYTES_MAX: usize = 12;
 
 /// Verbs of the protocol that are still to come.
-const PLANNED: [&str; 4] = ["AUTH", "DRAIN", "ROUTE", "SEEK"];
+const PLANNED: [&str; 3] = ["AUTH", "DRAIN", "ROUTE"];
 
 impl Verb {
     /// Finds a verb, in capitals or not.
@@ -98,6 +99,7 @@ impl Verb {
             b"BEGIN" => Verb::Begin,
             b"COMMIT" => Verb::Commit,
             b"ABORT" => Verb::Abort,
+            b"SEEK" => Verb::Seek,
             b"HELLO" => Verb::Hello,
             b"PING" => Verb::Ping,
             b"QUIT" => Verb::Quit,
@@ -146,7 +148,8 @@ impl Verb {
             | Verb::Unbind
             | Verb::Begin
             | Verb::Commit
-            | Verb::Abort => true,
+            | Verb::Abort
+            | Verb::Seek => true,
             Verb::Ping
             | Verb::Help
             | Verb::Pull
@@ -174,17 +177,17 @@ impl Verb {
             Verb::Help => "HELP [verb]",
             Verb::Pub => "PUB queue [options] :text",
             Verb::Mpub => "MPUB queue [options] *lines",
-            Verb::Pull => "PULL queue[,queue] [n] [options]",
+            Verb::Pull => "PULL queue[/group][,queue] [n] [options]",
             Verb::Ack => "ACK handle [handle]",
             Verb::Nack => "NACK handle [handle] [options]",
             Verb::Touch => "TOUCH handle [handle] [lease=30s]",
-            Verb::Sub => "SUB queue [options]",
+            Verb::Sub => "SUB queue[/group] [options]",
             Verb::Credit => "CREDIT queue n",
             Verb::Unsub => "UNSUB queue",
             Verb::Qset => "QSET queue [options]",
             Verb::Qget => "QGET queue",
             Verb::Qls => "QLS [pattern]",
-            Verb::Qdel => "QDEL queue",
+            Verb::Qdel => "QDEL queue[/group]",
             Verb::Del => "DEL queue id [id]",
             Verb::Purge => "PURGE queue [state=ready]",
             Verb::Peek => "PEEK queue [n] [options]",
@@ -202,6 +205,7 @@ impl Verb {
             Verb::Begin => "BEGIN",
             Verb::Commit => "COMMIT",
             Verb::Abort => "ABORT",
+            Verb::Seek => "SEEK queue/group to=first",
         }
     }
 
@@ -213,14 +217,15 @@ impl Verb {
                 "delay= at= ttl= pri= key= once= sync= reply= h.<name>="
             }
             Verb::Req => "timeout= pri= key= h.<name>=",
-            Verb::Pull => "wait= lease= ack=auto hold=1 bytes= ts=1",
+            Verb::Pull => "wait= lease= from= ack=auto hold=1 bytes= ts=1",
             Verb::Nack => "delay= dead=1 why=",
             Verb::Touch => "lease=",
-            Verb::Sub => "credit= lease= ack=auto ts=1 mode=live",
+            Verb::Sub => "credit= lease= from= ack=auto ts=1 mode=live",
             Verb::Qset => {
                 "durable= lease= maxdeliver= dead= deadon= backoff= dedup= full= maxlen= maxbytes= \
-                 ttl= fair= single= rate= pri= pause="
+                 ttl= retain= fair= single= rate= pri= pause="
             }
+            Verb::Seek => "to=",
             Verb::Purge => "state=",
             Verb::Peek => "state= from=",
             _ => "",
@@ -231,9 +236,6 @@ impl Verb {
     pub fn planned_options(self) -> &'static [&'static str] {
         match self {
             Verb::Pub => &["every"],
-            Verb::Pull => &["from"],
-            Verb::Sub => &["from"],
-            Verb::Qset => &["retain"],
             _ => &[],
         }
     }

@@ -11,6 +11,7 @@ use super::{Engine, Receipt, Refused};
 use crate::broker::command::{Body, PublishOptions};
 use crate::broker::dedup::{OnceHash, Original};
 use crate::broker::id::{Level, MessageId, QueueUid};
+use crate::broker::keys::KeyHash;
 use crate::broker::queue::{Published, QueueKey};
 use crate::log::disk::Storage;
 use crate::log::{Message, Room, publish_many_bytes};
@@ -95,8 +96,9 @@ impl<S: Storage> Engine<S> {
             }
         }
         let copies = if has_room { copies } else { Vec::new() };
-        self.store_logged(&copies, options, body, now);
-        self.store_in_memory(&verdicts, options, body, now);
+        let order = self.order_of(options);
+        self.store_logged(&copies, options, order, body, now);
+        self.store_in_memory(&verdicts, options, order, body, now);
         Ok(self.finish_cast(&verdicts, options, once, now))
     }
 
@@ -206,6 +208,7 @@ impl<S: Storage> Engine<S> {
         &mut self,
         copies: &[Copies],
         options: &PublishOptions<'_>,
+        order: Option<KeyHash>,
         body: &Body<'_>,
         now: Now,
     ) {
@@ -226,10 +229,11 @@ impl<S: Storage> Engine<S> {
                 },
             );
             for key in queues {
-                self.queue_mut(*key).publish(Published {
+                let message = Published {
                     place: position.0,
                     ..*message
-                });
+                };
+                self.enter(*key, &message, order);
             }
         }
     }
@@ -239,6 +243,7 @@ impl<S: Storage> Engine<S> {
         &mut self,
         verdicts: &[(QueueKey, Verdict)],
         options: &PublishOptions<'_>,
+        order: Option<KeyHash>,
         body: &Body<'_>,
         now: Now,
     ) {
@@ -273,7 +278,7 @@ impl<S: Storage> Engine<S> {
                     .push_shared(time_ms, sections, bytes, *share, pool),
                 None => queue.arena.push(time_ms, sections, body, pool),
             };
-            queue.publish(message);
+            self.enter(key, &message, order);
         }
     }
 

@@ -16,6 +16,9 @@ use crate::protocol::text::encode;
 const SHARDS: u32 = 1;
 const SHARD: u32 = 0;
 
+/// A definition's flag: somebody has read the queue by its bare name.
+pub const DEFINE_BEGUN: u32 = 1;
+
 impl<S: Storage> Engine<S> {
     /// The queue of that name, made with the defaults if there is none.
     pub fn find_or_create(&mut self, name: &[u8]) -> QueueKey {
@@ -30,6 +33,9 @@ impl<S: Storage> Engine<S> {
         let uid = QueueUid(self.next_uid);
         let key = self.install(uid, name, settings);
         self.log_definition(key);
+        if self.queue(key).sharing.is_some() {
+            self.revive_groups(key);
+        }
         key
     }
 
@@ -44,12 +50,19 @@ impl<S: Storage> Engine<S> {
         let mut printed = Vec::new();
         encode::typed(&mut printed, name);
         let mut queue = Queue::new(uid, name, printed, settings);
+        if queue.settings.retain.is_set() {
+            queue.share();
+        }
         let key = match self.names.get(name).copied() {
             Some(key) => {
                 // Consumers have waited here since the last queue of this name was deleted.
                 let ghost = self.queue_mut(key);
                 queue.waiters = std::mem::take(&mut ghost.waiters);
                 queue.consumers = ghost.consumers;
+                if let Some(ghosts) = ghost.sharing.take() {
+                    queue.share();
+                    queue.sharing = Some(ghosts);
+                }
                 *ghost = queue;
                 key
             }
@@ -73,7 +86,7 @@ impl<S: Storage> Engine<S> {
                 uid: queue.uid,
                 name: &queue.name,
                 settings: &settings,
-                flags: 0,
+                flags: u32::from(queue.begun) * DEFINE_BEGUN,
             });
             self.sync_wanted = true;
         }
@@ -81,7 +94,8 @@ impl<S: Storage> Engine<S> {
 
     /// Deletes a queue; its waiting consumers stay for the name. Returns who had leases of it.
     pub fn delete_queue(&mut self, key: QueueKey, from_log: bool) -> Vec<HolderKey> {
-        let holders = self.settle_everything(key);
+        let mut holders = self.delete_groups(key);
+        holders.extend(self.settle_everything(key));
         self.drop_bindings(key);
         let queue = &mut self.queues[key.0 as usize];
         let uid = queue.uid;
@@ -99,16 +113,7 @@ impl<S: Storage> Engine<S> {
 
     /// Frees every message of a queue without logging it, leases included.
     fn settle_everything(&mut self, key: QueueKey) -> Vec<HolderKey> {
-        let serials: Vec<u64> = self
-            .leases
-            .iter()
-            .filter(|lease| lease.queue == key)
-            .map(|lease| lease.serial)
-            .collect();
-        let ended: Vec<Lease> = serials
-            .into_iter()
-            .filter_map(|serial| self.leases.end(serial))
-            .collect();
+        let holders = self.end_leases(key);
         let queue = &mut self.queues[key.0 as usize];
         queue.arena.clear(&mut self.pool);
         let logged = queue.settings.durable != Level::None;
@@ -120,13 +125,42 @@ impl<S: Storage> Engine<S> {
         for uid in origins.into_values() {
             self.dead_settled(uid);
         }
+        holders
+    }
+
+    /// Ends every lease of a queue or a group. Returns who had them.
+    pub(super) fn end_leases(&mut self, key: QueueKey) -> Vec<HolderKey> {
+        let serials: Vec<u64> = self
+            .leases
+            .iter()
+            .filter(|lease| lease.queue == key)
+            .map(|lease| lease.serial)
+            .collect();
+        let ended: Vec<Lease> = serials
+            .into_iter()
+            .filter_map(|serial| self.leases.end(serial))
+            .collect();
         ended.iter().map(|lease| lease.holder).collect()
     }
 
     /// Forgets a deleted queue for which nobody waits any more.
     pub fn drop_ghost(&mut self, key: QueueKey) {
         let queue = self.queue(key);
-        if !queue.exists && queue.waiters.is_empty() && queue.consumers == 0 && !queue.scheduled {
+        let is_left = !queue.exists && queue.waiters.is_empty() && queue.consumers == 0;
+        if !is_left || queue.scheduled {
+            return;
+        }
+        if let Some(group) = queue.group.clone() {
+            self.queues.remove(key.0 as usize);
+            let queue = self.queue_mut(group.queue);
+            if let Some(sharing) = &mut queue.sharing {
+                sharing.ghosts.remove(&group.name);
+                if !queue.exists && sharing.ghosts.is_empty() {
+                    queue.sharing = None;
+                }
+            }
+            self.drop_ghost(group.queue);
+        } else if queue.sharing.is_none() {
             let name = queue.name.clone();
             self.names.remove(&name);
             self.queues.remove(key.0 as usize);

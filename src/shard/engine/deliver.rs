@@ -54,8 +54,7 @@ impl<S: Storage> Engine<S> {
     /// Where a message lies and how large its body is, if that is known without reading the disk;
     /// `None` when its index block must be loaded first (that has been asked for).
     pub fn locate(&mut self, key: QueueKey, id: MessageId) -> Option<(u64, Option<u32>)> {
-        let queue = &mut self.queues[key.0 as usize];
-        match queue.index.find(id) {
+        match self.find_place(key, id) {
             Located::At(place) => {
                 let size = match self.stored(key, place) {
                     Some(Ok(message)) => Some(message.body.as_slice().len() as u32),
@@ -71,7 +70,14 @@ impl<S: Storage> Engine<S> {
         }
     }
 
-    fn load(&mut self, slot: Slot) {
+    /// Where a reader's message lies.
+    #[inline]
+    pub(super) fn find_place(&mut self, key: QueueKey, id: MessageId) -> Located {
+        let store = self.store_of(key);
+        self.queue_mut(store).index.find(id)
+    }
+
+    pub(super) fn load(&mut self, slot: Slot) {
         self.log
             .as_mut()
             .expect("only a log has block files")
@@ -98,7 +104,8 @@ impl<S: Storage> Engine<S> {
             let Some((id, pri)) = queue.peek() else {
                 return Next::Empty;
             };
-            let place = match queue.index.find(id) {
+            let level = queue.settings.durable;
+            let place = match self.find_place(key, id) {
                 Located::At(place) => place,
                 Located::Spilled(slot) => {
                     self.load(slot);
@@ -107,7 +114,7 @@ impl<S: Storage> Engine<S> {
                 }
                 Located::Gone => panic!("a ready message is in the index"),
             };
-            if queue.settings.durable != Level::None && !is_request(place) {
+            if level != Level::None && !is_request(place) {
                 match self
                     .log
                     .as_mut()
@@ -181,8 +188,9 @@ impl<S: Storage> Engine<S> {
         key: QueueKey,
         place: u64,
     ) -> Option<Result<StoredMessage<'_>, Damaged>> {
+        let store = self.store_of(key);
         let Engine { queues, log, .. } = self;
-        stored_in(&queues[key.0 as usize], log, place)
+        stored_in(&queues[store.0 as usize], log, place)
     }
 
     /// The same, with the queue's printed name beside it.
@@ -192,14 +200,15 @@ impl<S: Storage> Engine<S> {
         key: QueueKey,
         place: u64,
     ) -> Option<Result<(&[u8], StoredMessage<'_>), Damaged>> {
+        let store = self.store_of(key);
         let Engine { queues, log, .. } = self;
-        let queue = &queues[key.0 as usize];
-        Some(stored_in(queue, log, place)?.map(|message| (&*queue.printed, message)))
+        let message = stored_in(&queues[store.0 as usize], log, place)?;
+        Some(message.map(|message| (&*queues[key.0 as usize].printed, message)))
     }
 
     /// Where a live message lies, if that is known without reading the disk.
     pub fn place_of(&mut self, key: QueueKey, id: MessageId) -> Option<u64> {
-        match self.queue_mut(key).index.find(id) {
+        match self.find_place(key, id) {
             Located::At(place) => Some(place),
             Located::Spilled(_) | Located::Gone => None,
         }

@@ -9,6 +9,7 @@ mod bindings;
 mod cast;
 mod definitions;
 mod deliver;
+mod groups;
 mod publish;
 mod request;
 mod settle;
@@ -16,7 +17,9 @@ mod timers;
 mod transaction;
 
 pub use bindings::Receiver;
+pub use definitions::DEFINE_BEGUN;
 pub use deliver::{Damaged, Next, Taken};
+pub use groups::Cold;
 pub use publish::{Receipt, Refused, key_hash, once_hash};
 pub use settle::{Death, Return};
 pub use transaction::{Bodies, Plan};
@@ -97,6 +100,8 @@ pub struct Engine<S: Storage> {
     pub doomed: Vec<Index>,
     /// Slots of index blocks that replay found deleted, until the log can take them back.
     pub unused_slots: Vec<Slot>,
+    /// Queues with messages that no reader wants.
+    to_free: Vec<(QueueKey, QueueUid)>,
     /// Queues whose next message is being read.
     cold_queues: Vec<QueueKey>,
     sections: Vec<u8>,
@@ -135,6 +140,7 @@ impl<S: Storage> Engine<S> {
             at_hand: Bodies::new(),
             doomed: Vec::new(),
             unused_slots: Vec::new(),
+            to_free: Vec::new(),
             cold_queues: Vec::new(),
             sections: Vec::new(),
             headers: Vec::new(),
@@ -308,6 +314,9 @@ impl<S: Storage> Engine<S> {
                     }
                     self.schedule(reveal.queue);
                     self.arm(reveal.queue);
+                    if self.queue(reveal.queue).sharing.is_some() {
+                        self.reveal_groups(reveal.queue, reveal.upto);
+                    }
                 }
             }
         }

@@ -113,12 +113,10 @@ impl<S: Storage> Engine<S> {
             queue.count_for_rate(now.us, count);
         }
         let first = queue.next_id();
-        let order = match &options.key {
-            None => None,
-            Some(order) => Some(key_hash(self.once_key, order.decoded(&mut self.decoded))),
-        };
+        let order = self.order_of(options);
         let queue = &mut self.queues[key.0 as usize];
         let time_ms = now.us / 1000;
+        let mut shared = Vec::new();
         for body in bodies {
             message.size = body.as_slice().len() as u32;
             message.place = if level == Level::None {
@@ -143,6 +141,9 @@ impl<S: Storage> Engine<S> {
             if let Some(hash) = order {
                 queue.set_key(id, hash);
             }
+            if queue.sharing.is_some() {
+                shared.push(message);
+            }
         }
         if let Some(hash) = once {
             queue.dedup.insert(
@@ -151,6 +152,9 @@ impl<S: Storage> Engine<S> {
                 queue.settings.dedup_us,
                 now.us,
             );
+        }
+        if !shared.is_empty() {
+            self.enter_groups(key, first, &shared, order);
         }
         let need = self.published(key, level, receipt_level);
         if message.due_us != 0 || !self.queues[key.0 as usize].expiry.is_empty() {
@@ -166,14 +170,26 @@ impl<S: Storage> Engine<S> {
         })
     }
 
+    /// The ordering key of a publish, as a queue keeps it.
+    #[inline]
+    pub(super) fn order_of(&mut self, options: &PublishOptions<'_>) -> Option<KeyHash> {
+        let order = options.key.as_ref()?;
+        Some(key_hash(self.once_key, order.decoded(&mut self.decoded)))
+    }
+
     /// Messages were appended: now visible, or when the log has got to the level. Returns what a
     /// receipt at `receipt_level` waits for.
     #[inline]
     pub(super) fn published(&mut self, key: QueueKey, level: Level, receipt_level: Level) -> Need {
         let queue = &mut self.queues[key.0 as usize];
         if level == Level::None {
-            queue.reveal(queue.next_id());
+            let upto = queue.next_id();
+            queue.reveal(upto);
+            let is_shared = queue.sharing.is_some();
             self.schedule(key);
+            if is_shared {
+                self.reveal_groups(key, upto);
+            }
             return Need::NOW;
         }
         self.sync_wanted |= level >= Level::Disk;
@@ -295,8 +311,8 @@ impl<S: Storage> Engine<S> {
         count: u64,
         body_bytes: u64,
     ) -> Result<Vec<Dropped>, Refused> {
-        let index = &self.queues[key.0 as usize].index;
-        let (length, bytes) = (index.live(), index.bytes());
+        let queue = &self.queues[key.0 as usize];
+        let (length, bytes) = (queue.counted(), queue.counted_bytes());
         self.plan_room_from(key, length, bytes, count, body_bytes)
     }
 
@@ -313,6 +329,7 @@ impl<S: Storage> Engine<S> {
         let length_max = queue.settings.maxlen.unwrap_or(u64::MAX);
         let length_max = length_max.saturating_add(u64::from(planted(Fault::LimitOffByOne)));
         let bytes_max = queue.settings.maxbytes.unwrap_or(u64::MAX);
+        let is_shared = queue.is_shared();
         let mut length = length.saturating_add(count);
         let mut bytes = bytes.saturating_add(body_bytes);
         if length <= length_max && bytes <= bytes_max {
@@ -325,7 +342,11 @@ impl<S: Storage> Engine<S> {
         let mut dropped = Vec::new();
         let mut from = 0;
         while length > length_max || bytes > bytes_max {
-            let Some(id) = self.queue(key).next_unleased(from) else {
+            let found = match is_shared {
+                true => self.next_droppable(key, from),
+                false => self.queue(key).next_unleased(from),
+            };
+            let Some(id) = found else {
                 return Err(full(self.queue(key), true).into());
             };
             let (place, size) = self.locate(key, id).ok_or(Refused::Cold)?;
@@ -342,7 +363,10 @@ impl<S: Storage> Engine<S> {
         let dead = self.queue(key).settings.deadon.full;
         for Dropped { id, place, size } in dropped {
             self.queue_mut(key).counters.dropped += 1;
-            if dead && let Some(pri) = self.queue_mut(key).take_waiting(id) {
+            if self.queue(key).is_shared() {
+                let dead = dead && self.queue(key).dead_name().is_some();
+                self.settle_for_all(key, id, place, size, SettleReason::DroppedOld, dead, now);
+            } else if dead && let Some(pri) = self.queue_mut(key).take_waiting(id) {
                 let tries = self.queue(key).next_try(id) - 1;
                 let why = Vec::new();
                 self.bury(
@@ -556,8 +580,8 @@ pub(super) fn full(queue: &Queue, possible: bool) -> Error {
     let mut error = Error::new(ErrorCode::Full, text).retry(SPACE_RETRY_MS);
     error.fields = format!(
         "messages={} bytes={}",
-        queue.index.live(),
-        queue.index.bytes()
+        queue.counted(),
+        queue.counted_bytes()
     );
     error
 }

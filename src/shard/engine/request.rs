@@ -33,12 +33,13 @@ impl<S: Storage> Engine<S> {
         message.size = body.as_slice().len() as u32;
         self.build_sections(Level::None, options, &message);
         self.admit(key, 1, u64::from(message.size), Level::None, false, now)?;
+        let order = self.order_of(options);
         let queue = &mut self.queues[key.0 as usize];
         let place = queue
             .arena
             .push(now.us / 1000, &self.sections, body, &mut self.pool);
         message.place = place | REQUEST;
-        let id = queue.publish(message);
+        let id = self.enter(key, &message, order);
         self.reveal_request(key, id);
         self.arm(key);
         Ok(())
@@ -50,7 +51,11 @@ impl<S: Storage> Engine<S> {
         let queue = &mut self.queues[key.0 as usize];
         if queue.visible() == id {
             queue.reveal(id + 1);
+            let is_shared = queue.sharing.is_some();
             self.schedule(key);
+            if is_shared {
+                self.reveal_groups(key, id + 1);
+            }
         } else {
             assert!(
                 queue.settings.durable != Level::None,

@@ -104,7 +104,7 @@ impl<S: Storage> Engine<S> {
         reason: SettleReason,
     ) {
         self.queues[key.0 as usize].settle_leased(id, size);
-        self.settled(key, id, place, Some(reason));
+        self.settled(key, id, place, size, Some(reason));
     }
 
     /// Settles a ready, locked or delayed message.
@@ -119,14 +119,24 @@ impl<S: Storage> Engine<S> {
         if !self.queue_mut(key).settle_waiting(id, size) {
             return false;
         }
-        self.settled(key, id, place, Some(reason));
+        self.settled(key, id, place, size, Some(reason));
         true
     }
 
     /// Gives back a settled message's storage, and logs that it is settled if a reason is given.
     #[inline]
-    fn settled(&mut self, key: QueueKey, id: MessageId, place: u64, reason: Option<SettleReason>) {
+    fn settled(
+        &mut self,
+        key: QueueKey,
+        id: MessageId,
+        place: u64,
+        size: Option<u32>,
+        reason: Option<SettleReason>,
+    ) {
         let queue = &mut self.queues[key.0 as usize];
+        if queue.is_shared() {
+            return self.settled_by_one(key, id, place, size, reason);
+        }
         let wakes = queue.wakes_when_settled();
         if queue.settings.durable == Level::None || is_request(place) {
             queue.arena.free(place, &mut self.pool);
@@ -276,7 +286,10 @@ impl<S: Storage> Engine<S> {
         };
         let at_hand = match self.at_hand.is_empty() {
             true => None,
-            false => self.at_hand.remove(&(self.queue(key).uid, death.id)),
+            false => {
+                let uid = self.queue(self.store_of(key)).uid;
+                self.at_hand.get(&(uid, death.id)).cloned()
+            }
         };
         let found = match at_hand {
             Some(message) => Some(Ok(message)),
@@ -416,6 +429,7 @@ impl<S: Storage> Engine<S> {
             key,
             id,
             place,
+            size,
             (!both && !unsettled).then_some(settle_reason),
         );
         let settings = &self.queue(target).settings;
@@ -429,11 +443,7 @@ impl<S: Storage> Engine<S> {
         };
         let order = Sections(sections).get(SectionKind::Key);
         let order = order.map(|order| key_hash(self.once_key, order));
-        let to = self.queue_mut(target);
-        to.publish(published);
-        if let Some(hash) = order {
-            to.set_key(target_id, hash);
-        }
+        self.enter(target, &published, order);
         if request {
             self.reveal_request(target, target_id);
         } else {

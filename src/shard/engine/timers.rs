@@ -41,6 +41,10 @@ impl<S: Storage> Engine<S> {
                 self.schedule(key);
             }
             self.expire_due(key, now);
+            if self.queue(key).sharing.is_some() {
+                // What is retained has aged.
+                self.mark_to_free(key);
+            }
             self.arm(key);
             if self
                 .timers
@@ -62,7 +66,7 @@ impl<S: Storage> Engine<S> {
                 return;
             };
             let mut id = from;
-            while let Some(found) = self.queue(key).index.next_live(id)
+            while let Some(found) = self.queue(key).next_unsettled(id)
                 && found <= to
             {
                 budget = budget.saturating_sub(1);

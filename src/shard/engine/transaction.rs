@@ -11,7 +11,7 @@ use super::super::Now;
 use super::publish::{
     Dropped, begin_many, full, once_hash, out_of_memory, paused, stronger_than_stored, too_fast,
 };
-use super::{Damaged, Death, Engine, Receipt, Refused};
+use super::{Damaged, Engine, Receipt, Refused};
 use crate::broker::arena::is_request;
 use crate::broker::command::{Body, PublishOptions};
 use crate::broker::dedup::OnceHash;
@@ -23,7 +23,7 @@ use crate::fault::{Fault, planted};
 use crate::log::disk::Storage;
 use crate::log::{
     DEFINE_HEAD_BYTES_MAX, LogIndex, PUBLISH_HEAD_BYTES_MAX, RELEASE_BYTES_MAX, SETTLE_BYTES_MAX,
-    SettleReason, TRANSFER_HEAD_BYTES_MAX, TransferReason,
+    TRANSFER_HEAD_BYTES_MAX,
 };
 
 /// Bytes of a record beyond what its entries are known to take at most, and rows of its table.
@@ -126,12 +126,20 @@ impl<S: Storage> Engine<S> {
         let queue = self.queue(key);
         let is_logged = queue.settings.durable != Level::None && !is_request(place);
         if is_logged {
-            plan.log_bytes += SETTLE_BYTES_MAX.max(RELEASE_BYTES_MAX);
+            // In a shared queue it may be named once more when it is freed.
+            plan.log_bytes += (2 * SETTLE_BYTES_MAX).max(RELEASE_BYTES_MAX);
         }
         let Some((dead, why_bytes)) = nack else {
-            let share = plan.share(key);
-            plan.shares[share].acked += 1;
-            plan.shares[share].acked_bytes += u64::from(size);
+            let store = self.store_of(key);
+            let mut others = self
+                .readers(store)
+                .into_iter()
+                .filter(|reader| *reader != key);
+            if !others.any(|reader| self.queue(reader).is_unsettled(id)) {
+                let share = plan.share(store);
+                plan.shares[share].acked += 1;
+                plan.shares[share].acked_bytes += u64::from(size);
+            }
             return true;
         };
         let settings = &queue.settings;
@@ -171,7 +179,7 @@ impl<S: Storage> Engine<S> {
                     .queue(moved.queue)
                     .settings
                     .for_dead_letters(&self.defaults);
-                plan.log_bytes += definition_bytes(&name, &settings);
+                plan.log_bytes += self.definition_bytes(&name, &settings);
                 plan.targets.insert(name);
             }
         }
@@ -208,7 +216,7 @@ impl<S: Storage> Engine<S> {
             Some(key) => plan.share(key),
             None => {
                 if !plan.made.contains_key(name) && self.log.is_some() {
-                    plan.log_bytes += definition_bytes(name, &self.defaults);
+                    plan.log_bytes += self.definition_bytes(name, &self.defaults);
                 }
                 plan.share_of_new(name)
             }
@@ -259,6 +267,20 @@ impl<S: Storage> Engine<S> {
         }
     }
 
+    /// Most bytes that the definition of a new queue takes in the log, and those of the groups that come with it.
+    fn definition_bytes(&self, name: &[u8], settings: &Settings) -> usize {
+        let mut encoded = Vec::new();
+        settings.encode(&mut encoded);
+        let awaited = self
+            .find_with_ghosts(name)
+            .and_then(|key| self.queue(key).sharing.as_ref());
+        let groups = awaited
+            .iter()
+            .flat_map(|sharing| sharing.ghosts.keys())
+            .map(|group| 2 * DEFINE_HEAD_BYTES_MAX + group.len());
+        DEFINE_HEAD_BYTES_MAX + name.len() + encoded.len() + groups.sum::<usize>()
+    }
+
     /// The whole transaction is known: is there room in its queues and in one record of the log? Reads
     /// ahead what it moves, at most `bytes_max` bytes of bodies. Makes ready that the rest cannot fail.
     ///
@@ -305,8 +327,9 @@ impl<S: Storage> Engine<S> {
         if queue.settings.maxlen.is_none() && queue.settings.maxbytes.is_none() {
             return Ok(());
         }
-        let length = (queue.index.live() + share.incoming).saturating_sub(share.acked);
-        let bytes = (queue.index.bytes() + share.incoming_bytes).saturating_sub(share.acked_bytes);
+        let length = (queue.counted() + share.incoming).saturating_sub(share.acked);
+        let bytes =
+            (queue.counted_bytes() + share.incoming_bytes).saturating_sub(share.acked_bytes);
         let dropped = self
             .plan_room_from(key, length, bytes, u64::from(count), body_bytes)
             .inspect_err(|refused| {
@@ -316,7 +339,8 @@ impl<S: Storage> Engine<S> {
         let queue = self.queue(key);
         let dead = queue.settings.deadon.full && queue.settings.full == WhenFull::DropOld;
         if queue.settings.durable != Level::None {
-            plan.log_bytes += dropped.len() * SETTLE_BYTES_MAX;
+            let readers = self.readers(key).len();
+            plan.log_bytes += dropped.len() * (readers + 1) * SETTLE_BYTES_MAX;
         }
         for message in dropped.iter().filter(|_| dead) {
             self.plan_move(
@@ -347,7 +371,7 @@ impl<S: Storage> Engine<S> {
         let mut cold = false;
         let mut held: usize = bodies.values().map(|(_, body)| body.len()).sum();
         for moved in &plan.moved {
-            let uid = self.queue(moved.queue).uid;
+            let uid = self.queue(self.store_of(moved.queue)).uid;
             if let Entry::Vacant(vacant) = bodies.entry((uid, moved.id)) {
                 match self.stored(moved.queue, moved.place) {
                     Some(Ok(message)) => {
@@ -371,7 +395,7 @@ impl<S: Storage> Engine<S> {
                 (bodies.get(&(uid, moved.id)), self.log.is_some())
             {
                 let name = self.queue(moved.queue).name.len();
-                plan.log_bytes += SETTLE_BYTES_MAX
+                plan.log_bytes += 2 * SETTLE_BYTES_MAX
                     + TRANSFER_HEAD_BYTES_MAX
                     + TRACE_BYTES_MAX
                     + sections.len()
@@ -403,24 +427,8 @@ impl<S: Storage> Engine<S> {
     /// Drops what makes room for what the transaction publishes.
     pub fn drop_planned(&mut self, plan: &mut Plan, now: Now) {
         for share in &mut plan.shares {
-            let Some(key) = share.key else { continue };
-            let dead = self.queue(key).settings.deadon.full;
-            for Dropped { id, place, size } in std::mem::take(&mut share.dropped) {
-                self.queue_mut(key).counters.dropped += 1;
-                if dead && let Some(pri) = self.queue_mut(key).take_waiting(id) {
-                    let death = Death {
-                        id,
-                        place,
-                        size,
-                        pri,
-                        reason: TransferReason::DroppedOld,
-                        tries: self.queue(key).next_try(id) - 1,
-                        why: Vec::new(),
-                    };
-                    self.bury(key, death, now);
-                } else {
-                    self.settle_waiting(key, id, place, size, SettleReason::DroppedOld);
-                }
+            if let Some(key) = share.key {
+                self.drop_oldest(key, std::mem::take(&mut share.dropped), now);
             }
         }
     }
@@ -482,13 +490,6 @@ fn fits_empty(queue: &Queue, count: u32, body_bytes: u64, now: Now) -> Result<()
         true => Ok(()),
         false => Err(full(queue, false)),
     }
-}
-
-/// Most bytes that a queue's definition takes in the log.
-fn definition_bytes(name: &[u8], settings: &Settings) -> usize {
-    let mut encoded = Vec::new();
-    settings.encode(&mut encoded);
-    DEFINE_HEAD_BYTES_MAX + name.len() + encoded.len()
 }
 
 #[cold]

@@ -1,11 +1,10 @@
 //! `PULL` and `SUB`.
 
-use crate::broker::command::{Command, From, PullOptions, Sources};
+use crate::broker::command::{Command, PullOptions, Sources};
 use crate::broker::pattern;
 use crate::broker::reply::{Error, ErrorCode};
 use crate::config::Limits;
 
-use super::super::fast;
 use super::super::settings::once;
 use super::super::value::{self, shown, syntax};
 use super::super::verb::Verb;
@@ -15,7 +14,7 @@ pub(super) fn pull<'a>(mut args: Args<'a>, limits: &Limits) -> Result<Command<'a
     let mut sources = None;
     let mut count = None;
     let (mut wait, mut lease, mut ack, mut hold) = (None, None, None, None);
-    let (mut bytes, mut timestamps) = (None, None);
+    let (mut bytes, mut timestamps, mut from) = (None, None, None);
     while let Some(arg) = args.next()? {
         match arg {
             Arg::Word(word) if sources.is_none() => sources = Some(source_list(word, limits)?),
@@ -32,6 +31,7 @@ pub(super) fn pull<'a>(mut args: Args<'a>, limits: &Limits) -> Result<Command<'a
                 )?,
                 b"ack" => once(&mut ack, "ack=", ack_auto(value))?,
                 b"hold" => once(&mut hold, "hold=", value::flag("hold=", value))?,
+                b"from" => once(&mut from, "from=", value::position("from=", value))?,
                 b"bytes" => once(&mut bytes, "bytes=", value::size("bytes=", value))?,
                 b"ts" => once(&mut timestamps, "ts=", value::flag("ts=", value))?,
                 _ => return Err(no_such_option(Verb::Pull, key)),
@@ -49,7 +49,7 @@ pub(super) fn pull<'a>(mut args: Args<'a>, limits: &Limits) -> Result<Command<'a
         hold: hold.unwrap_or(false),
         bytes_max: bytes,
         timestamps: timestamps.unwrap_or(false),
-        ..fast::PULL_DEFAULTS
+        from,
     };
     Ok(Command::Pull { sources, options })
 }
@@ -80,7 +80,7 @@ fn ack_auto(value: &[u8]) -> Result<bool, Error> {
 pub(super) fn subscribe(mut args: Args<'_>) -> Result<Command<'_>, Error> {
     let mut source = None;
     let (mut credit, mut lease, mut ack, mut timestamps) = (None, None, None, None);
-    let mut live = None;
+    let (mut live, mut from) = (None, None);
     while let Some(arg) = args.next()? {
         match arg {
             Arg::Word(word) if source.is_none() => source = Some(word),
@@ -94,6 +94,7 @@ pub(super) fn subscribe(mut args: Args<'_>) -> Result<Command<'_>, Error> {
                 )?,
                 b"ack" => once(&mut ack, "ack=", ack_auto(value))?,
                 b"ts" => once(&mut timestamps, "ts=", value::flag("ts=", value))?,
+                b"from" => once(&mut from, "from=", value::position("from=", value))?,
                 b"mode" => once(&mut live, "mode=", mode_live(value))?,
                 _ => return Err(no_such_option(Verb::Sub, key)),
             },
@@ -104,7 +105,7 @@ pub(super) fn subscribe(mut args: Args<'_>) -> Result<Command<'_>, Error> {
     };
     let timestamps = timestamps.unwrap_or(false);
     if live.is_some() {
-        if credit.is_some() || lease.is_some() || ack.is_some() {
+        if credit.is_some() || lease.is_some() || ack.is_some() || from.is_some() {
             return Err(syntax(
                 "mode=live keeps nothing, so there is nothing to ack: it takes ts=1 and no other option",
             ));
@@ -126,10 +127,31 @@ pub(super) fn subscribe(mut args: Args<'_>) -> Result<Command<'_>, Error> {
         source: value::source(word)?,
         credit,
         lease_us: lease,
-        from: None::<From>,
+        from,
         ack_auto: ack.unwrap_or(false),
         timestamps,
     })
+}
+
+/// `SEEK`: a queue or a group, and where to.
+pub(super) fn seek(mut args: Args<'_>) -> Result<Command<'_>, Error> {
+    let (mut source, mut to) = (None, None);
+    while let Some(arg) = args.next()? {
+        match arg {
+            Arg::Word(word) if source.is_none() => source = Some(value::source(word)?),
+            Arg::Word(word) => return Err(surplus(Verb::Seek, word)),
+            Arg::Option(b"to", value) => once(&mut to, "to=", value::position("to=", value))?,
+            Arg::Option(key, _) => return Err(no_such_option(Verb::Seek, key)),
+        }
+    }
+    match (source, to) {
+        (Some(source), Some(to)) => Ok(Command::Seek { source, to }),
+        _ => Err(missing(
+            Verb::Seek,
+            "a queue or a group and where to",
+            "SEEK orders/billing to=first",
+        )),
+    }
 }
 
 /// `UNSUB`: a queue or a pattern.

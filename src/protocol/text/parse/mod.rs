@@ -265,6 +265,7 @@ fn command<'a>(
         | Verb::Commit
         | Verb::Abort => words_only(verb, args),
         Verb::Bind | Verb::Unbind => bind(verb, args),
+        Verb::Seek => consume::seek(args),
     }
 }
 
@@ -407,8 +408,8 @@ fn words_only(verb: Verb, mut args: Args<'_>) -> Result<Command<'_>, Error> {
             Err(missing(verb, "a queue and a number", "CREDIT jobs 10"))
         }
         (Verb::Unsub, [Some(source), None, _]) => consume::unsubscribe(source),
-        (Verb::Qget, [Some(queue), None, _]) => Ok(Command::QueueGet {
-            queue: value::name(queue)?,
+        (Verb::Qget, [Some(source), None, _]) => Ok(Command::QueueGet {
+            source: value::source(source)?,
         }),
         (Verb::Qdel, [Some(source), None, _]) => Ok(Command::QueueDelete {
             source: value::source(source)?,
@@ -510,7 +511,7 @@ fn stats<'a>(words: [Option<&'a [u8]>; 3]) -> Result<Command<'a>, Error> {
     match words {
         [None, ..] => Ok(Command::Stats(StatsScope::Broker)),
         [Some(b"q"), Some(queue), None] => {
-            Ok(Command::Stats(StatsScope::Queue(value::name(queue)?)))
+            Ok(Command::Stats(StatsScope::Queue(value::source(queue)?)))
         }
         [Some(b"conns"), None, _] => Ok(Command::Stats(StatsScope::Connections)),
         [Some(b"nodes"), None, _] => Err(unknown(
