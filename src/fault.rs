@@ -48,10 +48,12 @@ pub enum Fault {
     OwnPublishesUnseen,
     /// What a transaction acks and what it publishes are in two records.
     TransactionInTwoRecords,
+    /// What a schedule has published is not remembered.
+    FiringNotLogged,
 }
 
 /// Every one of them.
-pub const ALL: [Fault; 22] = [
+pub const ALL: [Fault; 23] = [
     Fault::SyncSkipped,
     Fault::ConfirmedBeforeSync,
     Fault::VisibleBeforeDurable,
@@ -74,6 +76,7 @@ pub const ALL: [Fault; 22] = [
     Fault::StandbyServed,
     Fault::OwnPublishesUnseen,
     Fault::TransactionInTwoRecords,
+    Fault::FiringNotLogged,
 ];
 
 #[cfg(feature = "planted-bugs")]

@@ -472,6 +472,17 @@ fn the_rest() {
     line("BEGIN x", "ERR SYNTAX");
     line("COMMIT x=1", "ERR UNKNOWN");
     line("ABORT :x", "ERR SYNTAX");
+    line(
+        "PUB q every=1h once=a pri=2 :x",
+        "PUB q every=3600000000us name=a pri=2 :x",
+    );
+    check(
+        "PUB q once=a every=0 $3\na\nb\n",
+        "PUB q every=0us name=a  :a\\nb",
+    );
+    line("PUB q every=1h :x", "ERR SYNTAX");
+    line("PUB q every=9999us once=a :x", "ERR SYNTAX");
+    line("MPUB q every=1h once=a *1", "ERR UNKNOWN");
     line("STATS nodes", "ERR UNKNOWN");
     line("STATS q", "ERR SYNTAX");
     line("STATS jobs", "ERR SYNTAX");
@@ -715,10 +726,6 @@ fn errors_teach() {
     refused(
         "SUB q wait=1",
         "UNKNOWN :SUB has no option wait=; it takes credit= lease= ack=auto ts=1 mode=live",
-    );
-    refused(
-        "SUB q from=new",
-        "UNKNOWN :SUB from= is not built yet: leave it out",
     );
     refused("QGET q x=1", "UNKNOWN :QGET takes no options such as x=");
     refused(

@@ -35,6 +35,8 @@ pub const SETTLE_BYTES_MAX: usize = SETTLE_BYTES + RUN_BYTES;
 pub const RELEASE_BYTES_MAX: usize = 80;
 /// See [`SETTLE_BYTES_MAX`].
 pub const DEFINE_HEAD_BYTES_MAX: usize = 40;
+/// Most bytes that a schedule takes beyond its definition.
+pub const SCHEDULE_HEAD_BYTES_MAX: usize = 48;
 /// Most bytes of a segment that are kept for settles while no other segment is ready.
 const SETTLES_RESERVE_MAX: u64 = 1 << 20;
 /// Settles kept aside are written when they are for more (queue, group, reason) or more runs.
@@ -497,6 +499,10 @@ impl<S: Storage> Log<S> {
             }
             Entry::Group { name, .. } => {
                 self.make_room_for_record(60 + name.len(), 0);
+                self.put_plain(entry)
+            }
+            Entry::Schedule { definition, .. } => {
+                self.make_room_for_record(SCHEDULE_HEAD_BYTES_MAX + definition.len(), 0);
                 self.put_plain(entry)
             }
             Entry::Settle { runs, .. } => {

@@ -51,7 +51,10 @@ pub use api::{
     CheckSummary, Event, LogStats, OpenOptions, Payload, Read, ReadBlock, Recovered, Replay, Room,
     Stored,
 };
-pub use append::{DEFINE_HEAD_BYTES_MAX, RELEASE_BYTES_MAX, SETTLE_BYTES_MAX, publish_many_bytes};
+pub use append::{
+    DEFINE_HEAD_BYTES_MAX, RELEASE_BYTES_MAX, SCHEDULE_HEAD_BYTES_MAX, SETTLE_BYTES_MAX,
+    publish_many_bytes,
+};
 pub use blocks::BLOCK_OFFSETS_MAX;
 pub use check::{check, dump};
 pub use entry::{

@@ -18,6 +18,7 @@ mod live;
 mod placement;
 mod recovery;
 mod request;
+mod schedule;
 mod session;
 mod settling;
 mod single;

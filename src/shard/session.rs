@@ -340,6 +340,13 @@ impl<S: Storage> Shard<S> {
             Command::Bind { pattern, queue } => self.bind(asker, pattern, queue),
             Command::Unbind { pattern, queue } => self.unbind(asker, pattern, queue),
             Command::Answer { token, body } => self.give_answer(asker, token, body),
+            Command::Schedule {
+                queue,
+                name,
+                every_us,
+                options,
+                body,
+            } => return self.schedule(asker, queue, name, every_us, &options, body, now),
             Command::Begin => {
                 self.begin(asker);
                 Ok(())

@@ -89,6 +89,7 @@ PUB queue [options] $5               5 octets and a line end follow
   once=x        a second publish with this id within the dedup window is not
                 stored again: OK <first id> <level> dup=1
   sync=none|os  answer earlier than the queue's own level
+  every=1h      again and again, as once= names it; every=0 ends that
   reply=x       carried along for whoever answers    h.type=x  a header
   -> OK <id> <level>       level: mem, os (written), disk (synced)
 "

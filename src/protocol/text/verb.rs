@@ -213,9 +213,8 @@ impl Verb {
     pub fn options(self) -> &'static str {
         match self {
             Verb::Hello => "name= expired=",
-            Verb::Pub | Verb::Mpub | Verb::Cast => {
-                "delay= at= ttl= pri= key= once= sync= reply= h.<name>="
-            }
+            Verb::Pub => "delay= at= ttl= pri= key= once= sync= every= reply= h.<name>=",
+            Verb::Mpub | Verb::Cast => "delay= at= ttl= pri= key= once= sync= reply= h.<name>=",
             Verb::Req => "timeout= pri= key= h.<name>=",
             Verb::Pull => "wait= lease= from= ack=auto hold=1 bytes= ts=1",
             Verb::Nack => "delay= dead=1 why=",
@@ -229,14 +228,6 @@ impl Verb {
             Verb::Purge => "state=",
             Verb::Peek => "state= from=",
             _ => "",
-        }
-    }
-
-    /// Options that the protocol has and this version does not.
-    pub fn planned_options(self) -> &'static [&'static str] {
-        match self {
-            Verb::Pub => &["every"],
-            _ => &[],
         }
     }
 }

@@ -12,6 +12,7 @@ mod deliver;
 mod groups;
 mod publish;
 mod request;
+mod schedules;
 mod settle;
 mod timers;
 mod transaction;
@@ -37,6 +38,7 @@ use crate::broker::id::{Level, MessageId, QueueUid};
 use crate::broker::index::{Index, Slot};
 use crate::broker::lease::Leases;
 use crate::broker::queue::{Queue, QueueKey};
+use crate::broker::schedule::Schedules;
 use crate::broker::settings::Settings;
 use crate::broker::topics::Topics;
 use crate::fault::{Fault, planted};
@@ -70,6 +72,8 @@ pub struct Engine<S: Storage> {
     pub next_uid: u64,
     /// Who takes what is cast.
     pub topics: Topics<Receiver>,
+    /// What is published again and again.
+    pub schedules: Schedules,
     /// Who has what.
     pub leases: Leases,
     /// `None` with `--memory`.
@@ -123,6 +127,7 @@ impl<S: Storage> Engine<S> {
             by_uid: HashMap::default(),
             next_uid: 1,
             topics,
+            schedules: Schedules::default(),
             leases: Leases::default(),
             log: None,
             pool: ChunkPool::default(),
@@ -325,7 +330,11 @@ impl<S: Storage> Engine<S> {
     /// Memory held for messages and what is known of them, bytes.
     pub fn memory(&self) -> usize {
         let queues: usize = self.queues.iter().map(|(_, queue)| queue.memory()).sum();
-        queues + self.message_memory() + self.leases.memory() + self.topics.memory()
+        queues
+            + self.message_memory()
+            + self.leases.memory()
+            + self.topics.memory()
+            + self.schedules.memory()
     }
 
     /// Memory of the messages alone, bytes; quick.

@@ -200,15 +200,6 @@ fn is_key(key: &[u8]) -> bool {
 pub(super) fn no_such_option(verb: Verb, key: &[u8]) -> Error {
     let word = verb.word();
     let key_shown = shown(key);
-    if verb
-        .planned_options()
-        .iter()
-        .any(|planned| planned.as_bytes() == key)
-    {
-        return unknown(format!(
-            "{word} {key_shown}= is not built yet: leave it out"
-        ));
-    }
     match verb.options() {
         "" => unknown(format!("{word} takes no options such as {key_shown}=")),
         options => unknown(format!(
