@@ -529,7 +529,7 @@ fn a_definition_says_created_then_updated() {
 fn every_setting_survives_a_kill_and_a_restart() {
     disk(
         r"
-        C: QSET q durable=os lease=45s maxdeliver=7 dead=grave deadon=tries,ttl,full backoff=2s..1m dedup=9m full=dropold maxlen=10 maxbytes=1M ttl=3h fair=key single=1 rate=7/s pri=4 pause=out
+        C: QSET q durable=os lease=45s maxdeliver=7 dead=grave deadon=tries,ttl,full backoff=2s..1m dedup=9m full=dropold maxlen=10 maxbytes=1M ttl=3h retain=2h,3M fair=key single=1 rate=7/s pri=4 pause=out
         S: OK created
         C: QSET n durable=none lease=5s
         S: OK created
@@ -550,6 +550,7 @@ fn every_setting_survives_a_kill_and_a_restart() {
         S: set.maxlen=10
         S: set.maxbytes=<bytes>
         S: set.ttl=3h
+        S: set.retain=2h,3M
         S: set.fair=key
         S: set.single=1
         S: set.rate=7/s

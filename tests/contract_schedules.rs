@@ -211,7 +211,11 @@ fn time_that_the_broker_was_down_is_one_message() {
     for name in ["one", "two"] {
         assert_eq!(client.ask(&format!("QSET {name} pause=none")), "OK updated");
         let first = client.pull(&format!("{name} 100 wait=20s ack=auto"));
-        assert_eq!(first.expect("it answers").len(), 1, "all that were missed are one");
+        assert_eq!(
+            first.expect("it answers").len(),
+            1,
+            "all that were missed are one"
+        );
     }
     broker.terminate();
 }

@@ -11,6 +11,7 @@ mod plan;
 mod planted;
 mod rng;
 mod runs;
+mod schedules;
 mod storage;
 mod trace;
 mod wire;

@@ -61,49 +61,55 @@ struct Worker {
     step: Step,
 }
 
-struct World {
-    rng: Rng,
-    disk: SimDisk,
+/// A broker and its machine.
+pub struct World {
+    pub rng: Rng,
+    pub disk: SimDisk,
     delays: Delays,
     level: Level,
-    now: u64,
+    pub now: u64,
     shard: Option<Shard<SimStorage>>,
     jobs: Option<JobsHandle>,
     peers: Vec<Peer>,
     workers: Vec<Worker>,
     /// Crashes left, and when the next one is if it doesn't come after so many disk operations.
-    crashes: u64,
-    crash_at: u64,
+    pub crashes: u64,
+    pub crash_at: u64,
     crash_mode: Crash,
     commits: u64,
 }
 
 /// Runs one seed: how many transactions were done, or what went wrong.
 pub fn run(seed: u64) -> Result<u64, String> {
-    let mut rng = Rng::new(seed ^ 0x7069_7065);
-    let sync_most = *rng.pick(&[500, 5_000, 50_000]);
-    let mut world = World {
-        disk: SimDisk::new(rng.next()),
-        delays: Delays {
-            sync_us: (50, sync_most),
-            other_us: (100, 5_000),
-        },
-        level: *rng.pick(&[Level::Disk, Level::Disk, Level::Os]),
-        now: EPOCH_US,
-        shard: None,
-        jobs: None,
-        peers: Vec::new(),
-        workers: Vec::new(),
-        crashes: rng.range(1, 8),
-        crash_at: u64::MAX,
-        crash_mode: Crash::Power,
-        commits: 0,
-        rng,
-    };
+    let mut world = World::new(seed ^ 0x7069_7065);
     world.run().map(|()| world.commits)
 }
 
 impl World {
+    /// A broker that has not started, and what will happen to it.
+    pub fn new(seed: u64) -> World {
+        let mut rng = Rng::new(seed);
+        let sync_most = *rng.pick(&[500, 5_000, 50_000]);
+        World {
+            disk: SimDisk::new(rng.next()),
+            delays: Delays {
+                sync_us: (50, sync_most),
+                other_us: (100, 5_000),
+            },
+            level: *rng.pick(&[Level::Disk, Level::Disk, Level::Os]),
+            now: EPOCH_US,
+            shard: None,
+            jobs: None,
+            peers: Vec::new(),
+            workers: Vec::new(),
+            crashes: rng.range(1, 8),
+            crash_at: u64::MAX,
+            crash_mode: Crash::Power,
+            commits: 0,
+            rng,
+        }
+    }
+
     fn run(&mut self) -> Result<(), String> {
         self.start()?;
         let writer = self.connect();
@@ -162,7 +168,7 @@ impl World {
         }
     }
 
-    fn start(&mut self) -> Result<(), String> {
+    pub fn start(&mut self) -> Result<(), String> {
         let mut config = Config::default();
         config.queue_defaults.durable = self.level;
         config.limits.body_bytes_max = 50_000;
@@ -178,7 +184,7 @@ impl World {
         Ok(())
     }
 
-    fn plan_crash(&mut self) {
+    pub fn plan_crash(&mut self) {
         self.crash_at = u64::MAX;
         if self.crashes == 0 {
             return;
@@ -198,7 +204,7 @@ impl World {
         }
     }
 
-    fn crash(&mut self) -> Result<(), String> {
+    pub fn crash(&mut self) -> Result<(), String> {
         self.shard = None;
         self.jobs = None;
         self.disk.crash(self.crash_mode);
@@ -213,7 +219,7 @@ impl World {
         Ok(())
     }
 
-    fn turn(&mut self) {
+    pub fn turn(&mut self) {
         self.now += self.rng.spread(20, 3_000);
         let now = self.clock();
         if let Some(jobs) = &self.jobs {
@@ -247,7 +253,7 @@ impl World {
 
     // --- Connections ---
 
-    fn connect(&mut self) -> usize {
+    pub fn connect(&mut self) -> usize {
         let now = self.clock();
         let shard = self.shard.as_mut().expect("the broker is up");
         let key = shard.handle_accept("127.0.0.1:1", now);
@@ -281,7 +287,7 @@ impl World {
     }
 
     /// Types a command and waits for its answer; the lines up to it, fewer if the broker goes down.
-    fn ask(&mut self, peer: usize, text: &str) -> Vec<Line> {
+    pub fn ask(&mut self, peer: usize, text: &str) -> Vec<Line> {
         self.type_text(peer, text);
         for _ in 0..100_000 {
             if self.disk.crashed() || self.peers[peer].lines.last().is_some_and(is_terminal) {

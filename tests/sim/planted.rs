@@ -4,6 +4,7 @@ use ringmq::fault::{ALL, Fault, plant};
 
 use crate::pipeline;
 use crate::runs::run;
+use crate::schedules;
 
 /// Seeds that each bug is given.
 const SEEDS: u64 = 600;
@@ -12,6 +13,7 @@ const SEEDS: u64 = 600;
 fn broken(fault: Fault, seed: u64) -> Option<String> {
     match fault {
         Fault::TransactionInTwoRecords => pipeline::run(seed).err(),
+        Fault::FiringNotLogged => schedules::run(seed).err(),
         _ => run(seed, false).violation,
     }
 }

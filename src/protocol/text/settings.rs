@@ -179,11 +179,18 @@ fn fair(value: &[u8]) -> Result<bool, Error> {
 
 /// An age, a size, or both; of each kind one.
 fn retain(value: &[u8]) -> Result<Retain, Error> {
+    let refused = || {
+        syntax(format!(
+            "retain= is how old or how large what is kept may be, with its unit, such as 24h, 512M \
+             or 24h,512M, or none, not {}",
+            shown(value)
+        ))
+    };
     let mut retain = Retain::default();
     if value == b"none" {
         return Ok(retain);
     }
-    for word in words(value) {
+    for word in value.split(|octet| *octet == b',') {
         // A bare number could be either.
         let has_unit = word.last().is_some_and(|octet| !octet.is_ascii_digit());
         let age_us = value::duration_us(word).filter(|age_us| has_unit && *age_us > 0);
@@ -193,13 +200,7 @@ fn retain(value: &[u8]) -> Result<Retain, Error> {
         match (age_us, bytes) {
             (Some(_), _) if retain.age_us.is_none() => retain.age_us = age_us,
             (None, Some(_)) if retain.bytes.is_none() => retain.bytes = bytes,
-            _ => {
-                return Err(syntax(format!(
-                    "retain= is how old or how large what is kept may be, with its unit, such as \
-                     24h, 512M or 24h,512M, or none, not {}",
-                    shown(value)
-                )));
-            }
+            _ => return Err(refused()),
         }
     }
     Ok(retain)
