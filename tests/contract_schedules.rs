@@ -282,11 +282,21 @@ fn a_message_that_is_refused_comes_when_it_is_taken() {
 }
 
 #[test]
-fn at_says_when_it_begins_and_ttl_when_each_ends() {
+fn at_says_from_when_intervals_count_and_ttl_when_each_ends() {
     memory(
         r"
-        C: PUB q every=1h once=tick at=2020-01-01T00:00:00Z ttl=300ms :go
+        C: PUB a every=4000000000s once=tick at=@0 :go
         S: OK 1 mem
+        C: QGET a
+        S: …
+        S: schedule.tick=id:1,every:4000000000s,next_ms:4000000000000
+        S: …
+        S: set.pause=none
+        S:
+        C: QDEL a
+        S: OK
+        C: PUB q every=1h once=tick delay=0 ttl=300ms :go
+        S: OK 2 mem
         C: PULL q wait=5s lease=1h
         S: MSG q <a> $2
         S: go

@@ -66,7 +66,7 @@ impl<S: Storage> Shard<S> {
             return Err(super::cast::no_memory().into());
         }
         let delay_us = match options.at_us {
-            Some(at_us) => Some(at_us.saturating_sub(now.wall_us)),
+            Some(at_us) => Some(until(at_us, every_us, now.wall_us)),
             None => options.delay_us,
         };
         let mut scratch = Vec::new();
@@ -120,9 +120,32 @@ impl<S: Storage> Shard<S> {
     }
 }
 
+/// From now to a time, or to the next of those that are whole intervals after it, microseconds.
+fn until(at_us: u64, every_us: u64, now_us: u64) -> u64 {
+    match now_us.checked_sub(at_us) {
+        None => at_us - now_us,
+        Some(past_us) => past_us.next_multiple_of(every_us) - past_us,
+    }
+}
+
 fn too_big() -> Error {
     let text = format!(
         "the message of a schedule has at most {SCHEDULE_BYTES_MAX} bytes with its key and headers"
     );
     Error::new(ErrorCode::TooBig, text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::until;
+
+    #[test]
+    fn a_time_that_has_passed_counts_on_by_intervals() {
+        assert_eq!(until(50, 100, 20), 30);
+        assert_eq!(until(50, 100, 50), 0);
+        assert_eq!(until(50, 100, 51), 99);
+        assert_eq!(until(50, 100, 149), 1);
+        assert_eq!(until(50, 100, 150), 0);
+        assert_eq!(until(0, 1, u64::MAX), 0);
+    }
 }

@@ -44,13 +44,18 @@ pub fn run(seed: u64) -> Result<usize, String> {
     if ended.last().is_none_or(|line| line.kind != "OK") {
         return Err(format!("the schedule is gone: {ended:?}"));
     }
-    let lines = world.ask(asker, "PULL q 100000 ts=1 ack=auto\n");
-    let times = lines
-        .iter()
-        .filter_map(|line| line.option("ts")?.parse().ok());
+    let mut times: Vec<u64> = Vec::new();
+    loop {
+        let lines = world.ask(asker, "PULL q 100 ts=1 ack=auto\n");
+        let before = times.len();
+        let told = lines.iter().filter_map(|line| line.option("ts"));
+        times.extend(told.map(|ts| ts.parse::<u64>().expect("a time")));
+        if times.len() == before {
+            break;
+        }
+    }
     let mut seen = BTreeSet::new();
     for time_ms in times {
-        let time_ms: u64 = time_ms;
         if time_ms < first_ms {
             return Err(format!("one came at {time_ms}, before {first_ms}"));
         }
