@@ -1,4 +1,9 @@
 //! PUB every=: messages that come again and again.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "these tests watch a real process"
+)]
+
 mod contract_support;
 mod support;
 

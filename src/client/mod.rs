@@ -337,6 +337,9 @@ fn fault_of(line: &str) -> Option<&'static str> {
     if ["SUB", "PULL", "POP", "PEEK", "REQ", "QUIT"].contains(&verb.to_uppercase().as_str()) {
         return Some("is not answered by one reply");
     }
+    if ["BEGIN", "COMMIT", "ABORT"].contains(&verb.to_uppercase().as_str()) {
+        return Some("is for Client::commit to say");
+    }
     match line.rsplit_once(' ') {
         Some((words, last)) if !words.contains(" :") && is_counted(last) => {
             Some("announces a body that does not follow")
