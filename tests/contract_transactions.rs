@@ -890,19 +890,22 @@ fn a_transaction_has_a_size() {
 
 #[test]
 fn memory_of_open_transactions_is_counted() {
+    // Eight of two megabytes fit into 16 MiB.
+    let two = "PUB! q $1000000\\n{x*1000000}\\nPUB! q $1000000\\n{x*1000000}\\nPING\\n";
     let mut script = String::new();
     for connection in 1..=12 {
-        script += &format!(
-            "C{connection}: BEGIN!\nC{connection}+ PUB! q $1000000\\n{{x*1000000}}\\nPUB! q \
-             $1000000\\n{{x*1000000}}\\nPING\\n\nS{connection}: …\nS{connection}: PONG\n"
-        );
+        script += &format!("C{connection}: BEGIN!\nC{connection}+ {two}\n");
+        script += &match connection {
+            12 => "S12: ERR MEM retry=… :…\nS12: ERR CONFLICT :…\nS12: PONG\n".to_owned(),
+            _ => format!("S{connection}: …\nS{connection}: PONG\n"),
+        };
     }
-    script += "C13: BEGIN\nS13: OK\nC13: PUB q :x\nS13: ERR MEM retry=… :…\n";
     // It is free again when they are gone.
-    for connection in 1..=12 {
+    for connection in 1..=11 {
         script += &format!("C{connection}: (close)\n");
     }
-    script += "-- 500ms\nC13: ABORT\nS13: OK\nC13: PUB q :x\nS13: OK 1 mem\n";
+    script += &format!("-- 500ms\nC12: ABORT\nS12: OK\nC12: BEGIN!\nC12+ {two}\nS12: PONG\n");
+    script += "C12: COMMIT\nS12: OK 2\n";
     memory_with("--memory-budget=16M", &script);
 }
 

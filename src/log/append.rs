@@ -171,6 +171,17 @@ impl<S: Storage> Log<S> {
         room
     }
 
+    /// [`Log::begin`] for settles and releases alone, which need no space ahead: they go on when the disk
+    /// is full. False if no segment can hold so much.
+    pub fn begin_settles(&mut self, bytes: usize) -> bool {
+        let alone = SEGMENT_HEADER_BYTES + HEADER_BYTES + bytes + ROW_BYTES + ALIGN;
+        let fits = alone as u64 <= self.config.segment_bytes;
+        if fits {
+            self.make_room_for_record(bytes, 0);
+        }
+        fits
+    }
+
     /// So many bytes can be written now and leave the reserve for settles: the spare segment, or
     /// the end of this one.
     #[inline]

@@ -304,6 +304,11 @@ impl<S: Storage> Engine<S> {
             return Ok(());
         }
         let log = self.log.as_mut().expect("only what a log takes is counted");
+        let settles_only =
+            plan.moved.is_empty() && plan.shares.iter().all(|share| share.count == 0);
+        if settles_only && log.begin_settles(plan.log_bytes + SPARE_BYTES) {
+            return Ok(());
+        }
         let rows = plan.shares.len() + plan.targets.len() + SPARE_ROWS;
         begin_many(log, plan.log_bytes + SPARE_BYTES, rows)
     }
