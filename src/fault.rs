@@ -46,10 +46,14 @@ pub enum Fault {
     StandbyServed,
     /// A pull doesn't wait until its connection's publishes are visible.
     OwnPublishesUnseen,
+    /// What a transaction acks and what it publishes are in two records.
+    TransactionInTwoRecords,
+    /// What a schedule has published is not remembered.
+    FiringNotLogged,
 }
 
 /// Every one of them.
-pub const ALL: [Fault; 21] = [
+pub const ALL: [Fault; 23] = [
     Fault::SyncSkipped,
     Fault::ConfirmedBeforeSync,
     Fault::VisibleBeforeDurable,
@@ -71,6 +75,8 @@ pub const ALL: [Fault; 21] = [
     Fault::KeysNotInCheckpoint,
     Fault::StandbyServed,
     Fault::OwnPublishesUnseen,
+    Fault::TransactionInTwoRecords,
+    Fault::FiringNotLogged,
 ];
 
 #[cfg(feature = "planted-bugs")]

@@ -118,6 +118,7 @@ fn refusals_have_their_code_and_their_time() {
     for line in [
         "PUB q $5",
         "PULL q",
+        "begin",
         "@1 PING",
         "PUB! q :x",
         "PING\nPING",

@@ -156,7 +156,6 @@ fn publishes_that_are_refused() {
     line("PUB q key=%zz :x", "ERR SYNTAX");
     line("PUB q sync=memory :x", "ERR SYNTAX");
     line("PUB q sync=quorum :x", "ERR UNKNOWN");
-    line("PUB q every=1h once=a :x", "ERR UNKNOWN");
     line("PUB q foo=1 :x", "ERR UNKNOWN");
     line("PUB q h.=1 :x", "ERR SYNTAX");
     line("PUB q h.a=1 h.b=2 h.a=3 :x", "ERR SYNTAX");
@@ -471,6 +470,22 @@ fn the_rest() {
     line("STATS", "STATS");
     line("STATS q jobs", "STATS q jobs");
     line("STATS conns", "STATS conns");
+    line("begin", "BEGIN");
+    line("@7 COMMIT!", "@7 COMMIT!");
+    line("ABORT", "ABORT");
+    line("BEGIN x", "ERR SYNTAX");
+    line("COMMIT x=1", "ERR UNKNOWN");
+    line("ABORT :x", "ERR SYNTAX");
+    line(
+        "PUB q every=1h once=a pri=2 :x",
+        "PUB q every=3600000000us name=a pri=2 :x",
+    );
+    check(
+        "PUB q once=a every=0 $3\na\nb\n",
+        "PUB q every=0us name=a  :a\\nb",
+    );
+    line("PUB q every=1h :x", "ERR SYNTAX");
+    line("PUB q every=9999us once=a :x", "ERR SYNTAX");
     line("STATS nodes", "ERR UNKNOWN");
     line("STATS q", "ERR SYNTAX");
     line("STATS jobs", "ERR SYNTAX");
@@ -481,9 +496,6 @@ fn the_rest() {
 fn verbs_that_are_unknown_or_not_built() {
     for verb in [
         "AUTH",
-        "BEGIN",
-        "COMMIT",
-        "ABORT",
         "DRAIN",
         "ROUTE",
         "FOO",
@@ -716,10 +728,6 @@ fn errors_teach() {
     refused(
         "SUB q wait=1",
         "UNKNOWN :SUB has no option wait=; it takes credit= lease= from= ack=auto ts=1 mode=live",
-    );
-    refused(
-        "PUB q every=1h :x",
-        "UNKNOWN :PUB every= is not built yet: leave it out",
     );
     refused(
         "SEEK q to=soon",

@@ -33,7 +33,7 @@ fn body() -> impl Strategy<Value = Vec<u8>> {
 
 fn verb() -> impl Strategy<Value = String> {
     let known = "PUB PUB! MPUB MPUB! PULL POP ACK ACK! NACK TOUCH SUB CREDIT UNSUB QSET QGET QLS QDEL \
-                 DEL PURGE PEEK MOVE SYNC STATS CANCEL HELLO PING QUIT HELP PULL! CAST BIND UNBIND REQ REP AUTH FOO x \
+                 DEL PURGE PEEK MOVE SYNC STATS CANCEL HELLO PING QUIT HELP PULL! CAST BIND UNBIND REQ REP BEGIN COMMIT ABORT AUTH FOO x \
                  pub Pull ack! @ @x";
     let known: Vec<String> = known.split(' ').map(str::to_owned).collect();
     prop_oneof![

@@ -476,6 +476,25 @@ pub enum Command<'a> {
         /// Who took them.
         queue: Typed<'a>,
     },
+    /// `PUB queue every=`
+    Schedule {
+        /// Where to.
+        queue: Typed<'a>,
+        /// The schedule's name: its `once=`.
+        name: Typed<'a>,
+        /// Between two messages, microseconds; 0 ends it.
+        every_us: u64,
+        /// How.
+        options: PublishOptions<'a>,
+        /// What.
+        body: Body<'a>,
+    },
+    /// `BEGIN`
+    Begin,
+    /// `COMMIT`
+    Commit,
+    /// `ABORT`
+    Abort,
     /// `SEEK src to=`
     Seek {
         /// Which queue or group.
@@ -499,6 +518,7 @@ impl<'a> Command<'a> {
             Command::Publish { body, .. }
             | Command::Cast { body, .. }
             | Command::Request { body, .. }
+            | Command::Schedule { body, .. }
             | Command::Answer { body, .. } => Some(body),
             _ => None,
         }

@@ -14,5 +14,6 @@ pub mod pattern;
 pub mod queue;
 pub mod ready;
 pub mod reply;
+pub mod schedule;
 pub mod settings;
 pub mod topics;

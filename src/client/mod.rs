@@ -46,6 +46,7 @@ mod options;
 mod publish;
 mod request;
 mod session;
+mod transaction;
 mod wire;
 
 pub use connection::Connection;
@@ -54,6 +55,7 @@ pub use error::{Code, Error, Refusal};
 pub use message::{Flushed, Level, Message, Receipt, Settled};
 pub use options::Options;
 pub use publish::Publish;
+pub use transaction::Transaction;
 pub use wire::{Reply, Tagged, typed_name, typed_sources, typed_value};
 
 use std::time::{Duration, Instant};
@@ -334,6 +336,9 @@ fn fault_of(line: &str) -> Option<&'static str> {
     }
     if ["SUB", "PULL", "POP", "PEEK", "REQ", "QUIT"].contains(&verb.to_uppercase().as_str()) {
         return Some("is not answered by one reply");
+    }
+    if ["BEGIN", "COMMIT", "ABORT"].contains(&verb.to_uppercase().as_str()) {
+        return Some("is for Client::commit to say");
     }
     match line.rsplit_once(' ') {
         Some((words, last)) if !words.contains(" :") && is_counted(last) => {

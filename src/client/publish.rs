@@ -113,13 +113,14 @@ impl Publish {
         self.option("once", &typed_value(id))
     }
 
-    /// The command as it is sent, with an id for deduplication; the error says what cannot be sent.
-    pub(super) fn encode(&self, once: &str, limits: &Limits) -> Result<Vec<u8>, String> {
+    /// The command as it is sent, with this id for deduplication unless it has one of its own; the error
+    /// says what cannot be sent.
+    pub(super) fn encode(&self, once: Option<&str>, limits: &Limits) -> Result<Vec<u8>, String> {
         if let Some(fault) = &self.fault {
             return Err(fault.clone());
         }
         let mut line = format!("{} {}{}", self.verb, self.queue, self.options);
-        if !self.has_once {
+        if let (Some(once), false) = (once, self.has_once) {
             line += &format!(" once={once}");
         }
         let most = match self.is_batch() {
@@ -201,7 +202,7 @@ mod tests {
     };
 
     fn encoded(publish: &Publish) -> Result<String, String> {
-        let bytes = publish.encode("me-1", &LIMITS)?;
+        let bytes = publish.encode(Some("me-1"), &LIMITS)?;
         Ok(String::from_utf8(bytes).expect("it is text"))
     }
 

@@ -16,6 +16,7 @@ use super::memory::Memory;
 use super::message::{Flushed, Message, Receipt};
 use super::options::Options;
 use super::publish::{Limits, Publish};
+use super::transaction::Transaction;
 use super::wire::{Reply, Tagged, typed_value};
 
 /// First and longest wait between two attempts to connect. The first attempt is made at once.
@@ -41,6 +42,8 @@ pub enum Answer {
 enum Expected {
     Publish,
     Command,
+    /// A part of a transaction; its refusal is kept.
+    Part,
     Ping,
 }
 
@@ -98,6 +101,8 @@ pub struct Session {
     pending: VecDeque<Pending>,
     awaited: Option<u64>,
     answer: Option<Answer>,
+    /// Why a part of the transaction under way was refused.
+    part_refused: Option<Refusal>,
     subscriptions: Vec<Subscription>,
     /// Messages of subscriptions, not shown yet.
     pub arrived: VecDeque<Message>,
@@ -127,6 +132,7 @@ impl Session {
             pending: VecDeque::new(),
             awaited: None,
             answer: None,
+            part_refused: None,
             subscriptions: Vec::new(),
             arrived: VecDeque::new(),
             pulled: Vec::new(),
@@ -349,6 +355,11 @@ impl Session {
             Expected::Command if self.awaited == Some(pending.number) => {
                 self.answer = Some(Answer::Reply(reply));
             }
+            Expected::Part => {
+                if let (Reply::Error(refusal), None) = (reply, &self.part_refused) {
+                    self.part_refused = Some(refusal);
+                }
+            }
             // An ack that nobody waits for: if it had no effect, the message comes again.
             Expected::Command | Expected::Ping => {}
         }
@@ -488,6 +499,29 @@ impl Session {
         self.wait_for(number)
     }
 
+    /// Sends a transaction and waits for the terminal line of its end, or gives the first refusal of one
+    /// of its parts.
+    pub fn transact(&mut self, parts: &[Vec<u8>]) -> Result<Answer, Error> {
+        if self.link.is_none() {
+            return Ok(Answer::Lost);
+        }
+        self.part_refused = None;
+        self.issue(Expected::Part, b"BEGIN\n", Duration::ZERO);
+        for part in parts {
+            self.issue(Expected::Part, part, Duration::ZERO);
+        }
+        let answer = self.ask(b"COMMIT\n", Duration::ZERO)?;
+        match (&answer, self.part_refused.take()) {
+            (Answer::Reply(_), Some(refusal)) => Ok(Answer::Reply(Reply::Error(refusal))),
+            _ => Ok(answer),
+        }
+    }
+
+    /// The parts of a transaction, within the broker's limits; the error says what cannot be sent.
+    pub fn encoded(&self, transaction: &Transaction) -> Result<Vec<Vec<u8>>, String> {
+        transaction.encode(&self.limits)
+    }
+
     /// A command with a body, within the broker's limits; the error says what cannot be sent.
     pub fn counted(&self, line: String, body: &[u8]) -> Result<Vec<u8>, String> {
         self.limits.counted(line, body, self.limits.body_bytes)
@@ -513,7 +547,7 @@ impl Session {
         let number = self.next_number();
         let once = format!("{}-{number}", self.id);
         let command = publish
-            .encode(&once, &self.limits)
+            .encode(Some(&once), &self.limits)
             .map_err(Error::Invalid)?;
         let (most, most_bytes) = (self.options.window, self.options.window_bytes);
         let has_room = |session: &Session, most: usize, most_bytes: usize| {

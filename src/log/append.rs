@@ -28,6 +28,15 @@ const ADOPT_BYTES: usize = 16 << 10;
 /// Most bytes of one settle entry beyond its runs, and of one run.
 const SETTLE_BYTES: usize = 32;
 const RUN_BYTES: usize = 2 * varint::BYTES_MAX;
+/// Most bytes that one settled message takes, that the end of one lease without a settle takes, and
+/// that a queue's definition takes beyond its name and settings.
+pub const SETTLE_BYTES_MAX: usize = SETTLE_BYTES + RUN_BYTES;
+/// See [`SETTLE_BYTES_MAX`].
+pub const RELEASE_BYTES_MAX: usize = 80;
+/// See [`SETTLE_BYTES_MAX`].
+pub const DEFINE_HEAD_BYTES_MAX: usize = 40;
+/// Most bytes that a schedule takes beyond its definition.
+pub const SCHEDULE_HEAD_BYTES_MAX: usize = 48;
 /// Most bytes of a segment that are kept for settles while no other segment is ready.
 const SETTLES_RESERVE_MAX: u64 = 1 << 20;
 /// Settles kept aside are written when they are for more (queue, group, reason) or more runs.
@@ -160,6 +169,17 @@ impl<S: Storage> Log<S> {
             self.make_room_for_record(bytes, queues);
         }
         room
+    }
+
+    /// [`Log::begin`] for settles and releases alone, which need no space ahead: they go on when the disk
+    /// is full. False if no segment can hold so much.
+    pub fn begin_settles(&mut self, bytes: usize) -> bool {
+        let alone = SEGMENT_HEADER_BYTES + HEADER_BYTES + bytes + ROW_BYTES + ALIGN;
+        let fits = alone as u64 <= self.config.segment_bytes;
+        if fits {
+            self.make_room_for_record(bytes, 0);
+        }
+        fits
     }
 
     /// So many bytes can be written now and leave the reserve for settles: the spare segment, or
@@ -481,7 +501,7 @@ impl<S: Storage> Log<S> {
                 position
             }
             Entry::Define { name, settings, .. } => {
-                self.make_room_for_record(40 + name.len() + settings.len(), 0);
+                self.make_room_for_record(DEFINE_HEAD_BYTES_MAX + name.len() + settings.len(), 0);
                 self.put_plain(entry)
             }
             Entry::Bind { pattern, .. } | Entry::Unbind { pattern, .. } => {
@@ -492,12 +512,16 @@ impl<S: Storage> Log<S> {
                 self.make_room_for_record(60 + name.len(), 0);
                 self.put_plain(entry)
             }
+            Entry::Schedule { definition, .. } => {
+                self.make_room_for_record(SCHEDULE_HEAD_BYTES_MAX + definition.len(), 0);
+                self.put_plain(entry)
+            }
             Entry::Settle { runs, .. } => {
                 self.make_room_for_record(SETTLE_BYTES + runs.len() * RUN_BYTES, 0);
                 self.put_plain(entry)
             }
             Entry::Release { .. } | Entry::DeleteQueue { .. } | Entry::Open { .. } => {
-                self.make_room_for_record(80, 0);
+                self.make_room_for_record(RELEASE_BYTES_MAX, 0);
                 self.put_plain(entry)
             }
         };

@@ -640,6 +640,17 @@ fn dump_entry(offset: usize, entry: &Entry<'_>, out: &mut dyn io::Write) -> io::
             name.escape_ascii(),
             queue.0
         ),
+        Entry::Schedule {
+            queue,
+            number,
+            next_us,
+            definition,
+        } => writeln!(
+            out,
+            "schedule {number} of queue {} next_us {next_us} definition {}",
+            queue.0,
+            definition.escape_ascii()
+        ),
         Entry::Open { incarnation } => writeln!(out, "open incarnation {incarnation}"),
     }
 }

@@ -182,6 +182,17 @@ pub enum Entry<'a> {
         /// The pattern as it is typed.
         pattern: &'a [u8],
     },
+    /// A schedule of a queue was made or changed, has published a message, or has ended.
+    Schedule {
+        /// The queue.
+        queue: QueueUid,
+        /// Which of the broker's schedules.
+        number: u64,
+        /// When its next message is due, unix microseconds; 0 = it has ended.
+        next_us: u64,
+        /// The broker's encoding of it; empty if it stays as it is.
+        definition: &'a [u8],
+    },
     /// The broker started.
     Open {
         /// Which start on this data directory, from 1.
@@ -197,6 +208,7 @@ const DEFINE: u8 = 5;
 const DELETE_QUEUE: u8 = 6;
 const OPEN: u8 = 7;
 const GROUP: u8 = 8;
+const SCHEDULE: u8 = 12;
 const BIND: u8 = 16;
 const UNBIND: u8 = 17;
 
@@ -210,7 +222,7 @@ pub(crate) const FLAG_SECTIONS: u8 = 0x40;
 /// Most bytes that a publish to one queue takes beyond its sections and body.
 pub const PUBLISH_HEAD_BYTES_MAX: usize = 26;
 /// Most bytes that a transfer takes beyond its sections and body.
-pub(crate) const TRANSFER_HEAD_BYTES_MAX: usize = 72;
+pub const TRANSFER_HEAD_BYTES_MAX: usize = 72;
 
 /// The initial value of a message's checksum: ties it to its directory and place.
 #[inline]
@@ -424,6 +436,18 @@ pub(crate) fn put_plain(out: &mut Vec<u8>, scratch: &mut Vec<u8>, entry: &Entry<
             varint::put(scratch, *first);
             scratch.extend_from_slice(name);
             GROUP
+        }
+        Entry::Schedule {
+            queue,
+            number,
+            next_us,
+            definition,
+        } => {
+            varint::put(scratch, queue.0);
+            varint::put(scratch, *number);
+            varint::put(scratch, *next_us);
+            scratch.extend_from_slice(definition);
+            SCHEDULE
         }
         Entry::Open { incarnation } => {
             varint::put(scratch, *incarnation);
@@ -640,6 +664,15 @@ impl<'r, 's> Entries<'r, 's> {
                 match kind {
                     BIND => Entry::Bind { queue, pattern },
                     _ => Entry::Unbind { queue, pattern },
+                }
+            }
+            SCHEDULE => {
+                let (queue, number, next_us) = (QueueUid(number()?), number()?, number()?);
+                Entry::Schedule {
+                    queue,
+                    number,
+                    next_us,
+                    definition: &octets[at..],
                 }
             }
             OPEN => Entry::Open {

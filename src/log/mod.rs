@@ -51,10 +51,16 @@ pub use api::{
     CheckSummary, Event, LogStats, OpenOptions, Payload, Read, ReadBlock, Recovered, Replay, Room,
     Stored,
 };
-pub use append::publish_many_bytes;
+pub use append::{
+    DEFINE_HEAD_BYTES_MAX, RELEASE_BYTES_MAX, SCHEDULE_HEAD_BYTES_MAX, SETTLE_BYTES_MAX,
+    publish_many_bytes,
+};
 pub use blocks::BLOCK_OFFSETS_MAX;
 pub use check::{check, dump};
-pub use entry::{Entry, Message, PUBLISH_HEAD_BYTES_MAX, Run, SettleReason, TransferReason};
+pub use entry::{
+    Entry, Message, PUBLISH_HEAD_BYTES_MAX, Run, SettleReason, TRANSFER_HEAD_BYTES_MAX,
+    TransferReason,
+};
 pub use error::{LogError, OpenError};
 pub use none::NoStorage;
 pub use place::{BlockSlot, LogIndex, Place, Position, SegmentRange};

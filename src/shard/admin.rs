@@ -205,6 +205,14 @@ impl<S: Storage> Shard<S> {
         text.extend_from_slice(b"bindings=");
         text.extend_from_slice(&bindings.collect::<Vec<_>>().join(&b','));
         text.push(b'\n');
+        for (number, planned) in self.engine.schedules.of(queue.uid) {
+            text.extend_from_slice(b"schedule.");
+            encode::typed(text, &planned.schedule.name);
+            text.extend_from_slice(format!("=id:{number},every:").as_bytes());
+            settings::write_duration(text, planned.schedule.every_us);
+            let next_ms = planned.next_us / 1000;
+            text.extend_from_slice(format!(",next_ms:{next_ms}\n").as_bytes());
+        }
         let Some(sharing) = &queue.sharing else {
             return;
         };

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use bytes::Bytes;
 
 use super::jobs::Progress;
+use super::transaction::Transaction;
 use crate::broker::id::Level;
 use crate::broker::id::QueueUid;
 use crate::broker::lease::HolderKey;
@@ -303,6 +304,8 @@ pub struct Conn {
     pub published: Unseen,
     /// Quiet publishes since the last `SYNC`.
     pub quiet: QuietCount,
+    /// What it has queued since `BEGIN`.
+    pub transaction: Option<Box<Transaction>>,
     /// When its last byte came, microseconds.
     pub heard_us: u64,
 }
@@ -345,6 +348,7 @@ impl Conn {
             last_queue: LastQueue::default(),
             published: Unseen::default(),
             quiet: QuietCount::default(),
+            transaction: None,
             heard_us: now_us,
         }
     }
@@ -453,5 +457,6 @@ impl Conn {
             + self.tail.memory()
             + self.decoder.memory()
             + self.pulled.capacity() * size_of::<QueueUid>()
+            + self.transaction.as_ref().map_or(0, |open| open.memory())
     }
 }

@@ -571,6 +571,7 @@ impl<S: Storage> Shard<S> {
             return;
         }
         self.ending = Ending::Closing;
+        self.engine.schedules.stop();
         let slots: Vec<usize> = self.conns.iter().map(|(slot, _)| slot).collect();
         for slot in slots {
             if !self.conns.contains(slot) {

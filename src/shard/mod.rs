@@ -18,12 +18,14 @@ mod live;
 mod placement;
 mod recovery;
 mod request;
+mod schedule;
 mod session;
 mod settling;
 mod single;
 mod snapshot;
 mod stats;
 mod trace;
+mod transaction;
 mod waiters;
 mod why;
 

@@ -12,6 +12,7 @@ use crate::broker::id::{Level, MessageId, QueueUid};
 use crate::broker::index::Located;
 use crate::broker::pattern::Pattern;
 use crate::broker::queue::{Published, Queue, QueueKey};
+use crate::broker::schedule::Schedule;
 use crate::broker::settings::Settings;
 use crate::fault::{Fault, planted};
 use crate::log::disk::Storage;
@@ -363,7 +364,7 @@ impl<S: Storage> Replay for Recovery<'_, S> {
             self.restore_queue(image)?;
         }
         self.engine.next_uid = next_uid;
-        Ok(())
+        reader.schedules(&mut self.engine.schedules)
     }
 
     fn apply(
@@ -489,6 +490,24 @@ impl<S: Storage> Replay for Recovery<'_, S> {
                 let key = self.find(*queue)?;
                 self.engine.remove_binding(key, &read_pattern(pattern)?);
             }
+            Entry::Schedule {
+                queue,
+                number,
+                next_us,
+                definition,
+            } => {
+                self.find(*queue)?;
+                let schedules = &mut self.engine.schedules;
+                match (*definition, *next_us) {
+                    (b"", 0) => _ = schedules.remove(*queue, *number),
+                    (b"", next_us) => schedules.advance(*queue, *number, next_us),
+                    (definition, next_us) => {
+                        let schedule = Schedule::decode(definition)
+                            .ok_or_else(|| format!("schedule {number} makes no sense"))?;
+                        schedules.insert(*queue, *number, schedule, next_us);
+                    }
+                }
+            }
             Entry::Open { .. } => {}
         }
         Ok(())
@@ -545,6 +564,7 @@ impl<S: Storage> Shard<S> {
                 .collect();
             writer.queue(queue, &leased[key], &groups);
         }
+        writer.schedules(&engine.schedules);
         writer.finish()
     }
 

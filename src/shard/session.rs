@@ -8,6 +8,7 @@ use bytes::Bytes;
 
 use super::conn::{Blocked, Life, Need};
 use super::engine::{Receipt, Refused};
+use super::transaction::Kept;
 use super::waiters::Terms;
 use super::{ConnKey, Now, Shard};
 use crate::broker::command::{Body, Command, Request, Typed};
@@ -73,7 +74,16 @@ impl<S: Storage> Shard<S> {
                 Step::Empty => {}
                 Step::Request(request) => {
                     self.totals.commands += 1;
-                    if self.execute(slot, request, now) == Flow::Again {
+                    if self.conns[slot].transaction.is_some() {
+                        let frame = &input[used..used + consumed];
+                        match self.run_in_transaction(slot, request, frame, now) {
+                            Kept::Done => {}
+                            Kept::Body(body) => {
+                                self.keep_collected(slot, &decoder.told, &body);
+                            }
+                            Kept::Again => return used,
+                        }
+                    } else if self.execute(slot, request, now) == Flow::Again {
                         if let Some(body) = self.conns[slot].kept_body.take() {
                             decoder.again(body);
                             used += consumed;
@@ -81,7 +91,10 @@ impl<S: Storage> Shard<S> {
                         return used;
                     }
                 }
-                Step::Refused { tag, error } => self.refuse(slot, tag, &error),
+                Step::Refused { tag, error } => {
+                    self.refuse(slot, tag, &error);
+                    self.void_transaction(slot);
+                }
                 Step::Fatal { tag, error } => {
                     self.refuse(slot, tag, &error);
                     self.conns[slot].life = Life::Closing;
@@ -129,7 +142,7 @@ impl<S: Storage> Shard<S> {
         true
     }
 
-    fn refuse(&mut self, slot: usize, tag: Option<&[u8]>, error: &Error) {
+    pub(super) fn refuse(&mut self, slot: usize, tag: Option<&[u8]>, error: &Error) {
         self.totals.count_error(error.code);
         self.answer_error(slot, tag, error);
     }
@@ -166,7 +179,7 @@ impl<S: Storage> Shard<S> {
 
     /// Runs one command.
     #[inline]
-    fn execute(&mut self, slot: usize, request: Request<'_>, now: Now) -> Flow {
+    pub(super) fn execute(&mut self, slot: usize, request: Request<'_>, now: Now) -> Flow {
         let asker = Asker {
             slot,
             tag: request.tag,
@@ -327,6 +340,18 @@ impl<S: Storage> Shard<S> {
             Command::Bind { pattern, queue } => self.bind(asker, pattern, queue),
             Command::Unbind { pattern, queue } => self.unbind(asker, pattern, queue),
             Command::Answer { token, body } => self.give_answer(asker, token, body),
+            Command::Schedule {
+                queue,
+                name,
+                every_us,
+                options,
+                body,
+            } => return self.schedule(asker, queue, name, every_us, &options, body, now),
+            Command::Begin => {
+                self.begin(asker);
+                Ok(())
+            }
+            Command::Commit | Command::Abort => Err(super::transaction::none_begun()),
             Command::Publish { .. }
             | Command::PublishBatch { .. }
             | Command::Pull { .. }
@@ -598,7 +623,7 @@ impl<S: Storage> Shard<S> {
 
 /// The body, if it has memory of its own and is not in the input any more.
 #[inline]
-fn owned(body: &Body<'_>) -> Option<Bytes> {
+pub(super) fn owned(body: &Body<'_>) -> Option<Bytes> {
     match body {
         Body::Owned(bytes) => Some(bytes.clone()),
         Body::Borrowed(_) => None,

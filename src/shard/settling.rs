@@ -33,7 +33,7 @@ impl<S: Storage> Shard<S> {
 
     /// The level at which the end of that lease is safe.
     #[inline]
-    fn settled_at(&self, lease: &Lease) -> Level {
+    pub(super) fn settled_at(&self, lease: &Lease) -> Level {
         match is_request(lease.place) {
             true => Level::None,
             false => self.engine.queue(lease.queue).settings.durable,
@@ -97,15 +97,27 @@ impl<S: Storage> Shard<S> {
             count += 1;
             level = level.max(self.settled_at(&lease));
             self.credit_returned(lease.holder);
-            if dead && self.engine.queue(lease.queue).dead_name().is_some() {
-                self.engine
-                    .reject(&lease, TransferReason::Rejected, why, now);
-            } else {
-                self.engine
-                    .give_back(&lease, Return::Nacked { delay_us }, why, now);
-            }
+            self.give_back_nacked(&lease, delay_us, dead, why, now);
         }
         self.settled(asker, count, level);
+    }
+
+    /// What a nack does to the message of a lease that it has ended.
+    pub(super) fn give_back_nacked(
+        &mut self,
+        lease: &Lease,
+        delay_us: Option<u64>,
+        dead: bool,
+        why: &[u8],
+        now: Now,
+    ) {
+        if dead && self.engine.queue(lease.queue).dead_name().is_some() {
+            self.engine
+                .reject(lease, TransferReason::Rejected, why, now);
+        } else {
+            self.engine
+                .give_back(lease, Return::Nacked { delay_us }, why, now);
+        }
     }
 
     pub(super) fn touch(
@@ -158,7 +170,7 @@ impl<S: Storage> Shard<S> {
 
 /// `<incarnation>.<id>.<serial>`; anything else names nothing.
 #[inline]
-fn parse_handle(token: &[u8]) -> Option<Handle> {
+pub(super) fn parse_handle(token: &[u8]) -> Option<Handle> {
     let mut numbers = [0u64; 3];
     let mut nth = 0;
     let mut digits = 0;
@@ -185,7 +197,7 @@ fn parse_handle(token: &[u8]) -> Option<Handle> {
     })
 }
 
-fn push_stale(stale: &mut Vec<u8>, token: &[u8]) {
+pub(super) fn push_stale(stale: &mut Vec<u8>, token: &[u8]) {
     if !stale.is_empty() {
         stale.push(b',');
     }

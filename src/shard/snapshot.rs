@@ -12,11 +12,14 @@ use crate::broker::index::{BlockImage, Index, Slot};
 use crate::broker::keys::{KeyHash, KeysImage};
 use crate::broker::pattern::Pattern;
 use crate::broker::queue::{Image, Kept, Queue, Sharing, View, leave_out};
+use crate::broker::schedule::{Schedule, Schedules};
 use crate::broker::settings::Settings;
 use crate::fault::{Fault, planted};
 
 /// Version of this encoding.
-pub(super) const VERSION: u64 = 3;
+pub(super) const VERSION: u64 = 4;
+/// The version without schedules.
+const VERSION_WITHOUT_SCHEDULES: u64 = 3;
 /// The version without groups.
 const VERSION_WITHOUT_GROUPS: u64 = 2;
 /// The version without bindings, and without parts behind a queue's state.
@@ -44,6 +47,20 @@ impl Writer {
         writer.number(next_uid);
         writer.number(queues as u64);
         writer
+    }
+
+    /// Every schedule, behind the queues.
+    pub(super) fn schedules(&mut self, schedules: &Schedules) {
+        self.number(schedules.next_number);
+        self.number(schedules.iter().count() as u64);
+        for (queue, number, planned) in schedules.iter() {
+            self.number(queue.0);
+            self.number(number);
+            self.number(planned.next_us);
+            let mut definition = Vec::new();
+            planned.schedule.encode(&mut definition);
+            self.octets(&definition);
+        }
     }
 
     /// The finished payload.
@@ -371,6 +388,22 @@ impl<'a> Reader<'a> {
         (0..count)
             .map(|_| Ok((self.number()?, self.number()?)))
             .collect()
+    }
+
+    /// What stands behind the queues.
+    pub(super) fn schedules(&mut self, schedules: &mut Schedules) -> Outcome<()> {
+        if self.version <= VERSION_WITHOUT_SCHEDULES {
+            return Ok(());
+        }
+        schedules.next_number = self.number()?;
+        for _ in 0..self.number()? {
+            let (queue, number) = (QueueUid(self.number()?), self.number()?);
+            let next_us = self.number()?;
+            let schedule = Schedule::decode(self.octets()?)
+                .ok_or("the checkpoint holds a schedule that makes no sense")?;
+            schedules.insert(queue, number, schedule, next_us);
+        }
+        Ok(())
     }
 
     /// The next queue.

@@ -521,6 +521,10 @@ impl Model {
             Entry::Group { uid, queue, .. } => {
                 self.bound.push((uid.0, queue.0.to_le_bytes().into(), true))
             }
+            Entry::Schedule { queue, number, .. } => {
+                self.bound
+                    .push((queue.0, number.to_le_bytes().into(), true))
+            }
             Entry::Open { incarnation } => self.opens.push(*incarnation),
         }
         Ok(())

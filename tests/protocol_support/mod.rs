@@ -413,6 +413,28 @@ fn show_rest(command: Command<'_>) -> (&'static str, String) {
             "REP",
             format!("{} :{}", typed(token), text(body.as_slice())),
         ),
+        Command::Schedule {
+            queue,
+            name,
+            every_us,
+            options,
+            body,
+        } => (
+            "PUB",
+            format!(
+                "{} every={every_us}us name={} {} :{}",
+                typed(queue),
+                typed(name),
+                joined(vec![
+                    options.delay_us.map(|us| format!("delay={us}us")),
+                    options.pri.map(|pri| format!("pri={pri}")),
+                ]),
+                text(body.as_slice())
+            ),
+        ),
+        Command::Begin => ("BEGIN", String::new()),
+        Command::Commit => ("COMMIT", String::new()),
+        Command::Abort => ("ABORT", String::new()),
         Command::Cancel { tag } => ("CANCEL", format!("@{}", text(tag))),
         _ => unreachable!("shown above"),
     }

@@ -5,11 +5,13 @@ mod client;
 mod command;
 mod disk;
 mod oracle;
+mod pipeline;
 mod plan;
 #[cfg(feature = "planted-bugs")]
 mod planted;
 mod rng;
 mod runs;
+mod schedules;
 mod storage;
 mod trace;
 mod wire;

@@ -71,7 +71,7 @@ pub enum Step<'a> {
 pub struct Decoder {
     state: State,
     /// What the last step borrowed (a command's line or tag), empty if it borrowed nothing here.
-    told: Box<[u8]>,
+    pub(crate) told: Box<[u8]>,
 }
 
 const _: () = assert!(size_of::<Decoder>() <= 64);

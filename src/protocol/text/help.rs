@@ -18,7 +18,7 @@ SUB q [credit=100]          messages as they come; CREDIT q n, UNSUB q
 SYNC                        wait until all quiet publishes (PUB!) are safe
 CAST news.eu :text          a copy for each queue of BIND news.# q (UNBIND)
 REQ q :text                 ask a consumer of q; REP <reply> :text answers
-
+BEGIN ... COMMIT | ABORT    the PUB, MPUB, ACK, NACK between: all or none
 QSET q maxdeliver=3 ttl=1h  create a queue or change it, live
 QGET q   WHY q   QLS [a.#]  counts, settings / why nothing moves / all queues
 SUB q/group  SEEK q/group   every group gets every message / replay it
@@ -89,6 +89,7 @@ PUB queue [options] $5               5 octets and a line end follow
   once=x        a second publish with this id within the dedup window is not
                 stored again: OK <first id> <level> dup=1
   sync=none|os  answer earlier than the queue's own level
+  every=1h      again and again, as once= names it; every=0 ends that
   reply=x       carried along for whoever answers    h.type=x  a header
   -> OK <id> <level>       level: mem, os (written), disk (synced)
 "
@@ -294,6 +295,30 @@ REP token :text                      (or $5)
   -> OK   or   ERR STALE (nobody waits for it any more)
 "
         }
+        Verb::Begin => {
+            "\
+BEGIN
+  From here on PUB, MPUB, ACK and NACK answer OK queued, and nothing happens
+  until COMMIT, which does all of them at once or none, whatever crashes. ABORT
+  or the end of the connection: none. After an ERR in between too: none.
+  -> OK
+"
+        }
+        Verb::Commit => {
+            "\
+COMMIT
+  Does all that was queued since BEGIN, or nothing when any of it cannot be.
+  -> OK <k> commands, when all of them are as safe as their queues promise
+     ERR STALE stale=h,h   leases were lost: nothing was done, nothing is left
+"
+        }
+        Verb::Abort => {
+            "\
+ABORT
+  Forgets what was queued since BEGIN; leases stay as they are.
+  -> OK
+"
+        }
         Verb::Seek => {
             "\
 SEEK queue[/group] to=first|new|<id>|<time>
@@ -324,7 +349,7 @@ mod tests {
             "HELLO", "PING", "QUIT", "HELP", "PUB", "MPUB", "PULL", "POP", "ACK", "NACK", "TOUCH",
             "SUB", "CREDIT", "UNSUB", "QSET", "QGET", "QLS", "QDEL", "DEL", "PURGE", "PEEK",
             "MOVE", "SYNC", "STATS", "CANCEL", "WHY", "KILL", "REQ", "REP", "CAST", "BIND",
-            "UNBIND", "SEEK",
+            "UNBIND", "BEGIN", "COMMIT", "ABORT", "SEEK",
         ];
         for verb in verbs {
             let text = text(Some(verb.as_bytes())).expect("the verb is built");

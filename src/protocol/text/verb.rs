@@ -35,6 +35,9 @@ pub enum Verb {
     Cast,
     Bind,
     Unbind,
+    Begin,
+    Commit,
+    Abort,
     Seek,
 }
 
@@ -53,7 +56,7 @@ pub enum Lookup {
 pub const VERB_BYTES_MAX: usize = 12;
 
 /// Verbs of the protocol that are still to come.
-const PLANNED: [&str; 6] = ["ABORT", "AUTH", "BEGIN", "COMMIT", "DRAIN", "ROUTE"];
+const PLANNED: [&str; 3] = ["AUTH", "DRAIN", "ROUTE"];
 
 impl Verb {
     /// Finds a verb, in capitals or not.
@@ -93,6 +96,9 @@ impl Verb {
             b"CAST" => Verb::Cast,
             b"BIND" => Verb::Bind,
             b"UNBIND" => Verb::Unbind,
+            b"BEGIN" => Verb::Begin,
+            b"COMMIT" => Verb::Commit,
+            b"ABORT" => Verb::Abort,
             b"SEEK" => Verb::Seek,
             b"HELLO" => Verb::Hello,
             b"PING" => Verb::Ping,
@@ -140,6 +146,9 @@ impl Verb {
             | Verb::Cast
             | Verb::Bind
             | Verb::Unbind
+            | Verb::Begin
+            | Verb::Commit
+            | Verb::Abort
             | Verb::Seek => true,
             Verb::Ping
             | Verb::Help
@@ -193,6 +202,9 @@ impl Verb {
             Verb::Cast => "CAST topic [options] :text",
             Verb::Bind => "BIND pattern queue",
             Verb::Unbind => "UNBIND pattern queue",
+            Verb::Begin => "BEGIN",
+            Verb::Commit => "COMMIT",
+            Verb::Abort => "ABORT",
             Verb::Seek => "SEEK queue/group to=first",
         }
     }
@@ -201,9 +213,8 @@ impl Verb {
     pub fn options(self) -> &'static str {
         match self {
             Verb::Hello => "name= expired=",
-            Verb::Pub | Verb::Mpub | Verb::Cast => {
-                "delay= at= ttl= pri= key= once= sync= reply= h.<name>="
-            }
+            Verb::Pub => "delay= at= ttl= pri= key= once= sync= every= reply= h.<name>=",
+            Verb::Mpub | Verb::Cast => "delay= at= ttl= pri= key= once= sync= reply= h.<name>=",
             Verb::Req => "timeout= pri= key= h.<name>=",
             Verb::Pull => "wait= lease= from= ack=auto hold=1 bytes= ts=1",
             Verb::Nack => "delay= dead=1 why=",
@@ -217,14 +228,6 @@ impl Verb {
             Verb::Purge => "state=",
             Verb::Peek => "state= from=",
             _ => "",
-        }
-    }
-
-    /// Options that the protocol has and this version does not.
-    pub fn planned_options(self) -> &'static [&'static str] {
-        match self {
-            Verb::Pub => &["every"],
-            _ => &[],
         }
     }
 }

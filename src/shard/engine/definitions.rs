@@ -99,6 +99,8 @@ impl<S: Storage> Engine<S> {
         self.drop_bindings(key);
         let queue = &mut self.queues[key.0 as usize];
         let uid = queue.uid;
+        self.schedules.remove_all(uid);
+        let queue = &mut self.queues[key.0 as usize];
         queue.become_ghost();
         if let Some(log) = &mut self.log
             && !from_log

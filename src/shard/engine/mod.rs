@@ -12,8 +12,10 @@ mod deliver;
 mod groups;
 mod publish;
 mod request;
+mod schedules;
 mod settle;
 mod timers;
+mod transaction;
 
 pub use bindings::Receiver;
 pub use definitions::DEFINE_BEGUN;
@@ -21,6 +23,7 @@ pub use deliver::{Damaged, Next, Taken};
 pub use groups::Cold;
 pub use publish::{Receipt, Refused, key_hash, once_hash};
 pub use settle::{Death, Return};
+pub use transaction::{Bodies, Plan};
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
@@ -35,6 +38,7 @@ use crate::broker::id::{Level, MessageId, QueueUid};
 use crate::broker::index::{Index, Slot};
 use crate::broker::lease::Leases;
 use crate::broker::queue::{Queue, QueueKey};
+use crate::broker::schedule::Schedules;
 use crate::broker::settings::Settings;
 use crate::broker::topics::Topics;
 use crate::fault::{Fault, planted};
@@ -68,6 +72,8 @@ pub struct Engine<S: Storage> {
     pub next_uid: u64,
     /// Who takes what is cast.
     pub topics: Topics<Receiver>,
+    /// What is published again and again.
+    pub schedules: Schedules,
     /// Who has what.
     pub leases: Leases,
     /// `None` with `--memory`.
@@ -92,6 +98,8 @@ pub struct Engine<S: Storage> {
     reveals_disk: VecDeque<Reveal>,
     timers: BinaryHeap<Reverse<(u64, QueueKey, QueueUid)>>,
     moving: Vec<Moving>,
+    /// What the transaction under way moves, read ahead.
+    at_hand: Bodies,
     /// Indexes of deleted queues whose messages' storage is still to be given back.
     pub doomed: Vec<Index>,
     /// Slots of index blocks that replay found deleted, until the log can take them back.
@@ -119,6 +127,7 @@ impl<S: Storage> Engine<S> {
             by_uid: HashMap::default(),
             next_uid: 1,
             topics,
+            schedules: Schedules::default(),
             leases: Leases::default(),
             log: None,
             pool: ChunkPool::default(),
@@ -133,6 +142,7 @@ impl<S: Storage> Engine<S> {
             reveals_disk: VecDeque::new(),
             timers: BinaryHeap::new(),
             moving: Vec::new(),
+            at_hand: Bodies::new(),
             doomed: Vec::new(),
             unused_slots: Vec::new(),
             to_free: Vec::new(),
@@ -320,7 +330,11 @@ impl<S: Storage> Engine<S> {
     /// Memory held for messages and what is known of them, bytes.
     pub fn memory(&self) -> usize {
         let queues: usize = self.queues.iter().map(|(_, queue)| queue.memory()).sum();
-        queues + self.message_memory() + self.leases.memory() + self.topics.memory()
+        queues
+            + self.message_memory()
+            + self.leases.memory()
+            + self.topics.memory()
+            + self.schedules.memory()
     }
 
     /// Memory of the messages alone, bytes; quick.

@@ -54,9 +54,9 @@ impl From<Error> for Refused {
 /// A message that goes to make room.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Dropped {
-    id: MessageId,
-    place: u64,
-    size: Option<u32>,
+    pub id: MessageId,
+    pub place: u64,
+    pub size: Option<u32>,
 }
 
 /// What is said with `ERR DISK`, milliseconds.
@@ -68,6 +68,20 @@ impl<S: Storage> Engine<S> {
     /// Takes messages for a queue: all of them or none.
     #[inline]
     pub fn publish<'b>(
+        &mut self,
+        key: QueueKey,
+        options: &PublishOptions<'_>,
+        bodies: impl Iterator<Item = Body<'b>>,
+        count: u32,
+        body_bytes: u64,
+        now: Now,
+    ) -> Result<Receipt, Refused> {
+        self.publish_if::<true>(key, options, bodies, count, body_bytes, now)
+    }
+
+    /// The same; limits and room are looked at only if that is still to be done.
+    #[inline]
+    pub(super) fn publish_if<'b, const ASKED: bool>(
         &mut self,
         key: QueueKey,
         options: &PublishOptions<'_>,
@@ -106,7 +120,9 @@ impl<S: Storage> Engine<S> {
             self.build_sections(level, options, &message);
             message
         };
-        self.admit(key, count, body_bytes, level, once.is_some(), now)?;
+        if ASKED {
+            self.admit(key, count, body_bytes, level, once.is_some(), now)?;
+        }
         let order = match options.is_plain {
             true => None,
             false => self.order_of(options),
@@ -333,12 +349,26 @@ impl<S: Storage> Engine<S> {
         body_bytes: u64,
     ) -> Result<Vec<Dropped>, Refused> {
         let queue = &self.queues[key.0 as usize];
+        let (length, bytes) = (queue.counted(), queue.counted_bytes());
+        self.plan_room_from(key, length, bytes, count, body_bytes)
+    }
+
+    /// The same for a queue that will have so many messages and bytes by then.
+    pub(super) fn plan_room_from(
+        &mut self,
+        key: QueueKey,
+        length: u64,
+        bytes: u64,
+        count: u64,
+        body_bytes: u64,
+    ) -> Result<Vec<Dropped>, Refused> {
+        let queue = &self.queues[key.0 as usize];
         let length_max = queue.settings.maxlen.unwrap_or(u64::MAX);
         let length_max = length_max.saturating_add(u64::from(planted(Fault::LimitOffByOne)));
         let bytes_max = queue.settings.maxbytes.unwrap_or(u64::MAX);
         let is_shared = queue.is_shared();
-        let mut length = queue.counted().saturating_add(count);
-        let mut bytes = queue.counted_bytes().saturating_add(body_bytes);
+        let mut length = length.saturating_add(count);
+        let mut bytes = bytes.saturating_add(body_bytes);
         if length <= length_max && bytes <= bytes_max {
             return Ok(Vec::new());
         }
@@ -519,7 +549,7 @@ pub fn key_hash(key: u64, octets: &[u8]) -> KeyHash {
 }
 
 #[cold]
-fn stronger_than_stored(level: Level, asked: Level) -> Error {
+pub(super) fn stronger_than_stored(level: Level, asked: Level) -> Error {
     Error::new(
         ErrorCode::Conflict,
         format!(
@@ -532,7 +562,7 @@ fn stronger_than_stored(level: Level, asked: Level) -> Error {
 }
 
 #[cold]
-fn paused() -> Error {
+pub(super) fn paused() -> Error {
     Error::new(
         ErrorCode::Paused,
         "the queue takes nothing at the moment; QSET q pause= opens it",
@@ -541,7 +571,7 @@ fn paused() -> Error {
 }
 
 #[cold]
-fn out_of_memory(once: bool) -> Error {
+pub(super) fn out_of_memory(once: bool) -> Error {
     if once {
         let text = "there is no memory to remember another once=; try again when some have left their window";
         return Error::new(ErrorCode::Limit, text).retry(SPACE_RETRY_MS);
@@ -556,7 +586,17 @@ fn out_of_memory(once: bool) -> Error {
 /// Room for all of a publish in one record.
 #[inline]
 fn begin<S: Storage>(log: &mut Log<S>, bytes: usize) -> Result<(), Refused> {
-    match log.begin(bytes) {
+    begin_many(log, bytes, 1)
+}
+
+/// Room for all that goes to so many queues in one record.
+#[inline]
+pub(super) fn begin_many<S: Storage>(
+    log: &mut Log<S>,
+    bytes: usize,
+    queues: usize,
+) -> Result<(), Refused> {
+    match log.begin_many(bytes, queues) {
         Room::Plenty | Room::Waiting => Ok(()),
         Room::NoSegment => Err(Refused::Cold),
         Room::DiskFull if log.room() == Room::DiskFull => Err(disk_full().into()),
@@ -583,7 +623,7 @@ fn disk_full() -> Error {
 }
 
 #[cold]
-fn too_fast(queue: &Queue, wait_us: u64) -> Error {
+pub(super) fn too_fast(queue: &Queue, wait_us: u64) -> Error {
     let rate = queue.settings.rate.unwrap_or(0);
     let text = format!("the queue takes {rate} messages a second (rate={rate}/s)");
     let retry_ms = wait_us.div_ceil(1000).min(u64::from(u32::MAX)) as u32;
@@ -591,7 +631,7 @@ fn too_fast(queue: &Queue, wait_us: u64) -> Error {
 }
 
 #[cold]
-fn full(queue: &Queue, possible: bool) -> Error {
+pub(super) fn full(queue: &Queue, possible: bool) -> Error {
     let text = if possible {
         "the queue is at its maxlen or maxbytes; consume, raise it, or QSET full=dropold"
     } else {

@@ -287,11 +287,24 @@ impl<S: Storage> Engine<S> {
             self.schedule(key);
             return;
         };
-        let (sections, body) = match self.stored(key, death.place) {
-            Some(Ok(message)) => (
-                message.sections.to_vec(),
-                Bytes::copy_from_slice(message.body.as_slice()),
-            ),
+        let at_hand = match self.at_hand.is_empty() {
+            true => None,
+            false => {
+                let uid = self.queue(self.store_of(key)).uid;
+                self.at_hand.get(&(uid, death.id)).cloned()
+            }
+        };
+        let found = match at_hand {
+            Some(message) => Some(Ok(message)),
+            None => self.stored(key, death.place).map(|stored| {
+                stored.map(|message| {
+                    let body = Bytes::copy_from_slice(message.body.as_slice());
+                    (message.sections.to_vec(), body)
+                })
+            }),
+        };
+        let (sections, body) = match found {
+            Some(Ok(message)) => message,
             Some(Err(Damaged)) => {
                 let queue = self.queue_mut(key);
                 queue.counters.damaged += 1;

@@ -23,11 +23,15 @@ impl<S: Storage> Engine<S> {
 
     /// When the next queue is due, microseconds.
     pub fn next_timer_us(&self) -> Option<u64> {
-        self.timers.peek().map(|Reverse((at_us, ..))| *at_us)
+        let timer_us = self.timers.peek().map(|Reverse((at_us, ..))| *at_us);
+        timer_us.into_iter().chain(self.schedules.next_us()).min()
     }
 
-    /// Wakes delayed messages and expires old ones.
+    /// Wakes delayed messages, expires old ones, and publishes those of schedules.
     pub fn handle_timers(&mut self, now: Now) {
+        if !self.schedules.is_empty() {
+            self.fire_due(now);
+        }
         while let Some(Reverse((at_us, key, uid))) = self.timers.peek().copied()
             && at_us <= now.us
         {

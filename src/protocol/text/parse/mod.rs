@@ -200,15 +200,6 @@ fn is_key(key: &[u8]) -> bool {
 pub(super) fn no_such_option(verb: Verb, key: &[u8]) -> Error {
     let word = verb.word();
     let key_shown = shown(key);
-    if verb
-        .planned_options()
-        .iter()
-        .any(|planned| planned.as_bytes() == key)
-    {
-        return unknown(format!(
-            "{word} {key_shown}= is not built yet: leave it out"
-        ));
-    }
     match verb.options() {
         "" => unknown(format!("{word} takes no options such as {key_shown}=")),
         options => unknown(format!(
@@ -260,7 +251,10 @@ fn command<'a>(
         | Verb::Stats
         | Verb::Cancel
         | Verb::Why
-        | Verb::Kill => words_only(verb, args),
+        | Verb::Kill
+        | Verb::Begin
+        | Verb::Commit
+        | Verb::Abort => words_only(verb, args),
         Verb::Bind | Verb::Unbind => bind(verb, args),
         Verb::Seek => consume::seek(args),
     }
@@ -393,6 +387,9 @@ fn words_only(verb: Verb, mut args: Args<'_>) -> Result<Command<'_>, Error> {
     }
     match (verb, words) {
         (Verb::Quit, [None, ..]) => Ok(Command::Quit),
+        (Verb::Begin, [None, ..]) => Ok(Command::Begin),
+        (Verb::Commit, [None, ..]) => Ok(Command::Commit),
+        (Verb::Abort, [None, ..]) => Ok(Command::Abort),
         (Verb::Help, [verb, None, _]) => Ok(Command::Help { verb }),
         (Verb::Credit, [Some(source), Some(credit), None]) => Ok(Command::Credit {
             source: value::source(source)?,

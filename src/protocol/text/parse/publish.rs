@@ -3,6 +3,7 @@
 use crate::broker::command::{Body, Command, Framing, PublishOptions, TimeSpec, Typed};
 use crate::broker::pattern;
 use crate::broker::reply::{Error, ErrorCode};
+use crate::broker::schedule::EVERY_US_MIN;
 
 use super::super::line::Form;
 use super::super::settings::once;
@@ -18,7 +19,7 @@ pub(super) fn publish<'a>(
 ) -> Result<Command<'a>, Error> {
     let mut queue = None;
     let mut options = PublishOptions::default();
-    let mut timeout = None;
+    let (mut timeout, mut every) = (None, None);
     let mut rest = args;
     let mut headers = 0;
     loop {
@@ -37,6 +38,9 @@ pub(super) fn publish<'a>(
                     "timeout=",
                     value::duration_not_zero("timeout=", value),
                 )?,
+                None if verb == Verb::Pub && key == b"every" => {
+                    once(&mut every, "every=", interval(value))?;
+                }
                 None => publish_option(verb, &mut options, key, value)?,
             },
         }
@@ -60,6 +64,11 @@ pub(super) fn publish<'a>(
         };
         return Err(missing(verb, what, example(verb)));
     };
+    if let Some(every_us) = every
+        && form != Form::None
+    {
+        return schedule(queue, every_us, options, form);
+    }
     match (verb, form) {
         (Verb::Pub | Verb::Cast | Verb::Req, Form::None) => Err(no_body(verb, queue.0)),
         (Verb::Req, form) => Ok(Command::Request {
@@ -107,6 +116,48 @@ fn target(verb: Verb, word: &[u8]) -> Result<Typed<'_>, Error> {
         ));
     }
     value::name(word)
+}
+
+/// `every=`
+fn interval(value: &[u8]) -> Result<u64, Error> {
+    match value::duration("every=", value)? {
+        0 => Ok(0),
+        every_us if every_us < EVERY_US_MIN => Err(syntax(
+            "every= is 10ms or longer, as in every=1h; every=0 ends the schedule",
+        )),
+        every_us => Ok(every_us),
+    }
+}
+
+/// `PUB` with `every=`.
+fn schedule<'a>(
+    queue: Typed<'a>,
+    every_us: u64,
+    options: PublishOptions<'a>,
+    form: Form<'a>,
+) -> Result<Command<'a>, Error> {
+    let Some(name) = options.once else {
+        return Err(syntax(
+            "every= needs a name for the schedule, as in PUB jobs every=1h once=hourly :go",
+        ));
+    };
+    if name.0.len() > value::NAME_BYTES_MAX {
+        return Err(syntax(
+            "with every=, once= is the schedule's name: at most 255 characters",
+        ));
+    }
+    if options.sync.is_some() {
+        return Err(syntax(
+            "a schedule is always on the disk before its OK: leave out sync=",
+        ));
+    }
+    Ok(Command::Schedule {
+        queue,
+        name,
+        every_us,
+        options,
+        body: content(form),
+    })
 }
 
 /// What a request waits for if it says nothing, microseconds.

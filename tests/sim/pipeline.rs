@@ -1,0 +1,491 @@
+//! Workers that consume, transform and produce in transactions, on a broker that goes down again and
+//! again: what comes out must be what went in, each exactly once.
+//!
+//! A worker takes messages of `in`, and for each batch says `BEGIN`, publishes a result to `out` for
+//! some, gives others back or up with `NACK`, acks the rest, and says `COMMIT`. It may stop at any point
+//! and come back as another. Inputs carry a number; an input that is given up must be in `in.dead`, any
+//! other in `out`, at the end, once.
+
+use std::io::IoSlice;
+
+use ringmq::broker::id::Level;
+use ringmq::config::Config;
+use ringmq::shard::{ConnKey, Now, Shard};
+
+use crate::disk::{Crash, SimDisk};
+use crate::rng::Rng;
+use crate::runs::seeds;
+use crate::storage::{Delays, JobsHandle, SimStorage};
+use crate::wire::{Line, LineReader};
+
+/// Messages that go in.
+const INPUTS: u64 = 60;
+/// The clock at the begin, microseconds since the unix epoch.
+const EPOCH_US: u64 = 1_700_000_000_000_000;
+/// It is all done after so long, or something hangs, microseconds.
+const LENGTH_MAX_US: u64 = 900_000_000;
+
+/// Numbers that are given up; those of one remainder are given back once before.
+const DEAD_EVERY: u64 = 7;
+const BACK_EVERY: u64 = 5;
+
+/// One connection, and what was read of it.
+struct Peer {
+    key: ConnKey,
+    reader: LineReader,
+    lines: Vec<Line>,
+}
+
+/// A message that a worker holds.
+struct Held {
+    handle: String,
+    number: u64,
+    is_first_try: bool,
+}
+
+/// What a worker does next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    Pull,
+    Work,
+    Commit,
+}
+
+struct Worker {
+    /// Its connection, by its place.
+    peer: Option<usize>,
+    /// Terminal lines that it waits for.
+    owed: usize,
+    held: Vec<Held>,
+    /// When it goes on.
+    at: u64,
+    step: Step,
+}
+
+/// A broker and its machine.
+pub struct World {
+    pub rng: Rng,
+    pub disk: SimDisk,
+    delays: Delays,
+    level: Level,
+    pub now: u64,
+    shard: Option<Shard<SimStorage>>,
+    jobs: Option<JobsHandle>,
+    peers: Vec<Peer>,
+    workers: Vec<Worker>,
+    /// Crashes left, and when the next one is if it doesn't come after so many disk operations.
+    pub crashes: u64,
+    pub crash_at: u64,
+    crash_mode: Crash,
+    commits: u64,
+}
+
+/// Runs one seed: how many transactions were done, or what went wrong.
+pub fn run(seed: u64) -> Result<u64, String> {
+    let mut world = World::new(seed ^ 0x7069_7065);
+    world.run().map(|()| world.commits)
+}
+
+impl World {
+    /// A broker that has not started, and what will happen to it.
+    pub fn new(seed: u64) -> World {
+        let mut rng = Rng::new(seed);
+        let sync_most = *rng.pick(&[500, 5_000, 50_000]);
+        World {
+            disk: SimDisk::new(rng.next()),
+            delays: Delays {
+                sync_us: (50, sync_most),
+                other_us: (100, 5_000),
+            },
+            level: *rng.pick(&[Level::Disk, Level::Disk, Level::Os]),
+            now: EPOCH_US,
+            shard: None,
+            jobs: None,
+            peers: Vec::new(),
+            workers: Vec::new(),
+            crashes: rng.range(1, 8),
+            crash_at: u64::MAX,
+            crash_mode: Crash::Power,
+            commits: 0,
+            rng,
+        }
+    }
+
+    fn run(&mut self) -> Result<(), String> {
+        self.start()?;
+        let writer = self.connect();
+        self.ask(
+            writer,
+            "QSET in maxdeliver=0 lease=300ms backoff=5ms..50ms\n",
+        );
+        self.ask(writer, "QSET out\n");
+        for number in 0..INPUTS {
+            let body = self.body(number);
+            let publish = format!("PUB in ${}\n{body}\n", body.len());
+            self.ask(writer, &publish);
+        }
+        for _ in 0..self.rng.range(1, 3) {
+            let at = self.now;
+            self.workers.push(Worker {
+                peer: None,
+                owed: 0,
+                held: Vec::new(),
+                at,
+                step: Step::Pull,
+            });
+        }
+        self.plan_crash();
+        let end = self.now + LENGTH_MAX_US;
+        for turns in 0_u64.. {
+            if self.disk.crashed() || self.now >= self.crash_at {
+                self.crash()?;
+            }
+            for worker in 0..self.workers.len() {
+                self.act(worker);
+            }
+            self.turn();
+            if turns % 100 == 99 && self.is_done() {
+                break;
+            }
+            if self.now > end {
+                return Err("the work never ends".to_owned());
+            }
+        }
+        self.judge()
+    }
+
+    /// Some are so large that they come into memory of their own.
+    fn body(&mut self, number: u64) -> String {
+        let size = *self.rng.pick(&[0, 10, 100, 20_000]);
+        format!("{number}:{}", "x".repeat(size))
+    }
+
+    // --- The broker ---
+
+    fn clock(&self) -> Now {
+        Now {
+            us: self.now,
+            wall_us: self.now,
+        }
+    }
+
+    pub fn start(&mut self) -> Result<(), String> {
+        let mut config = Config::default();
+        config.queue_defaults.durable = self.level;
+        config.limits.body_bytes_max = 50_000;
+        config.log.segment_bytes = 1 << 20;
+        config.log.chunk_bytes = 4 << 10;
+        config.log.checkpoint_bytes = 60 << 10;
+        let seed = self.rng.next();
+        let (storage, jobs) = SimStorage::new(&self.disk, self.delays, self.now, seed);
+        let opened = Shard::open(&config, Some(storage), self.clock(), seed);
+        let (shard, _) = opened.map_err(|error| format!("no start: {error}"))?;
+        self.shard = Some(shard);
+        self.jobs = Some(jobs);
+        Ok(())
+    }
+
+    pub fn plan_crash(&mut self) {
+        self.crash_at = u64::MAX;
+        if self.crashes == 0 {
+            return;
+        }
+        self.crashes -= 1;
+        self.crash_mode = match self.level {
+            Level::Disk => *self.rng.pick(&[Crash::Kill, Crash::Power, Crash::Power]),
+            // Power takes the end of what an `os` queue has told.
+            _ => Crash::Kill,
+        };
+        match self.rng.chance(700) {
+            true => {
+                let at = self.disk.ops() + self.rng.spread(1, 120);
+                self.disk.set_faults(|faults| faults.crash_at = Some(at));
+            }
+            false => self.crash_at = self.now + self.rng.spread(1_000, 400_000),
+        }
+    }
+
+    pub fn crash(&mut self) -> Result<(), String> {
+        self.shard = None;
+        self.jobs = None;
+        self.disk.crash(self.crash_mode);
+        self.disk.set_faults(|faults| faults.crash_at = None);
+        self.peers.clear();
+        for worker in &mut self.workers {
+            worker.forget();
+        }
+        self.now += self.rng.spread(1_000, 1_000_000);
+        self.start()?;
+        self.plan_crash();
+        Ok(())
+    }
+
+    pub fn turn(&mut self) {
+        self.now += self.rng.spread(20, 3_000);
+        let now = self.clock();
+        if let Some(jobs) = &self.jobs {
+            jobs.advance(self.now);
+        }
+        let Some(shard) = &mut self.shard else { return };
+        if self.disk.crashed() {
+            return;
+        }
+        shard.handle_turn_end(now);
+        // What was put out in the turn in which it died never left.
+        while !self.disk.crashed()
+            && let Some(key) = shard.poll_output()
+        {
+            loop {
+                let mut slices = [IoSlice::new(&[]); 64];
+                let filled = shard.output(key, &mut slices);
+                let octets = slices[..filled].iter().flat_map(|slice| slice.iter());
+                let octets: Vec<u8> = octets.copied().collect();
+                if let Some(peer) = self.peers.iter_mut().find(|peer| peer.key == key) {
+                    let lines = peer.reader.feed(&octets).expect("the protocol is kept");
+                    peer.lines.extend(lines);
+                }
+                if octets.is_empty() || !shard.handle_sent(key, octets.len(), now) {
+                    break;
+                }
+            }
+        }
+        while shard.poll_resume().is_some() || shard.poll_close().is_some() {}
+    }
+
+    // --- Connections ---
+
+    pub fn connect(&mut self) -> usize {
+        let now = self.clock();
+        let shard = self.shard.as_mut().expect("the broker is up");
+        let key = shard.handle_accept("127.0.0.1:1", now);
+        self.peers.push(Peer {
+            key: key.expect("there are few connections"),
+            reader: LineReader::default(),
+            lines: Vec::new(),
+        });
+        self.peers.len() - 1
+    }
+
+    fn type_text(&mut self, peer: usize, text: &str) {
+        let now = self.clock();
+        let key = self.peers[peer].key;
+        let mut rest = text.as_bytes();
+        while !rest.is_empty() && !self.disk.crashed() {
+            let shard = self.shard.as_mut().expect("the broker is up");
+            let Some(space) = shard.receive_space(key) else {
+                self.turn();
+                continue;
+            };
+            let most = space.len().min(rest.len());
+            let count = match self.rng.chance(800) {
+                true => most,
+                false => self.rng.range(1, most as u64) as usize,
+            };
+            space[..count].copy_from_slice(&rest[..count]);
+            rest = &rest[count..];
+            shard.handle_received(key, count, now);
+        }
+    }
+
+    /// Types a command and waits for its answer; the lines up to it, fewer if the broker goes down.
+    pub fn ask(&mut self, peer: usize, text: &str) -> Vec<Line> {
+        self.type_text(peer, text);
+        for _ in 0..100_000 {
+            if self.disk.crashed() || self.peers[peer].lines.last().is_some_and(is_terminal) {
+                break;
+            }
+            self.turn();
+        }
+        std::mem::take(&mut self.peers[peer].lines)
+    }
+
+    // --- The workers ---
+
+    fn act(&mut self, worker: usize) {
+        if self.workers[worker].at > self.now || self.disk.crashed() {
+            return;
+        }
+        let Some(peer) = self.workers[worker].peer else {
+            let peer = self.connect();
+            self.workers[worker].peer = Some(peer);
+            return;
+        };
+        if self.rng.chance(5) {
+            let now = self.clock();
+            let shard = self.shard.as_mut().expect("the broker is up");
+            shard.handle_reset(self.peers[peer].key, now);
+            self.workers[worker].forget();
+            return;
+        }
+        let lines = &self.peers[peer].lines;
+        if lines.iter().filter(|line| is_terminal(line)).count() < self.workers[worker].owed {
+            return;
+        }
+        let lines = std::mem::take(&mut self.peers[peer].lines);
+        self.workers[worker].owed = 0;
+        match self.workers[worker].step {
+            Step::Pull => {
+                let last = lines.last();
+                self.commits += u64::from(last.is_some_and(|line| line.kind == "OK"));
+                let count = self.rng.range(1, 5);
+                self.type_text(peer, &format!("PULL in {count} wait=200ms\n"));
+                self.workers[worker].owed = 1;
+                self.workers[worker].step = Step::Work;
+            }
+            Step::Work => {
+                let held: Vec<Held> = lines.iter().filter_map(Held::of).collect();
+                self.workers[worker].step = match held.is_empty() {
+                    true => Step::Pull,
+                    false => Step::Commit,
+                };
+                self.workers[worker].held = held;
+                if self.rng.chance(200) {
+                    // Sometimes longer than its lease.
+                    self.workers[worker].at = self.now + self.rng.spread(1_000, 600_000);
+                }
+            }
+            Step::Commit => {
+                let text = self.transaction(worker);
+                self.type_text(peer, &text);
+                // Begin, publishes and settles are quiet or answered; the end is always.
+                self.workers[worker].step = Step::Pull;
+                self.workers[worker].owed = 1;
+            }
+        }
+    }
+
+    /// Everything that it has to say about what it holds.
+    fn transaction(&mut self, worker: usize) -> String {
+        let mut text = "BEGIN!\n".to_owned();
+        for held in std::mem::take(&mut self.workers[worker].held) {
+            let Held {
+                handle,
+                number,
+                is_first_try,
+            } = held;
+            if number % DEAD_EVERY == 3 {
+                text += &format!("NACK! {handle} dead=1\n");
+            } else if number % BACK_EVERY == 1 && is_first_try {
+                text += &format!("NACK! {handle}\n");
+            } else {
+                let body = self.body(number);
+                let publish = format!("PUB! out ${}\n{body}\n", body.len());
+                let ack = format!("ACK! {handle}\n");
+                text += &match self.rng.chance(500) {
+                    true => publish + &ack,
+                    false => ack + &publish,
+                };
+            }
+        }
+        text + match self.rng.chance(50) {
+            true => "ABORT\n",
+            false => "COMMIT\n",
+        }
+    }
+
+    // --- The end ---
+
+    /// Nothing is left to be worked on.
+    fn is_done(&mut self) -> bool {
+        if self.disk.crashed() {
+            return false;
+        }
+        let peer = self.connect();
+        let lines = self.ask(peer, "QGET in\n");
+        if self.disk.crashed() {
+            return false;
+        }
+        let now = self.clock();
+        let key = self.peers[peer].key;
+        let shard = self.shard.as_mut().expect("the broker is up");
+        shard.handle_reset(key, now);
+        let body = lines.last().and_then(|line| line.body.clone());
+        let text = String::from_utf8(body.unwrap_or_default()).expect("it is text");
+        let none = |key: &str| text.lines().any(|line| line == format!("{key}=0"));
+        none("ready") && none("leased") && none("delayed")
+    }
+
+    fn judge(&mut self) -> Result<(), String> {
+        self.workers.clear();
+        self.crashes = 0;
+        self.crash_mode = match self.level {
+            Level::Disk => Crash::Power,
+            _ => Crash::Kill,
+        };
+        // The last answers were read; a crash behind them changes nothing.
+        for _ in 0..1000 {
+            self.turn();
+        }
+        self.crash()?;
+        let all = 0..INPUTS;
+        let dead = |number: &u64| number % DEAD_EVERY == 3;
+        let results: Vec<u64> = all.clone().filter(|number| !dead(number)).collect();
+        let given_up: Vec<u64> = all.filter(dead).collect();
+        self.holds("out", &results)?;
+        self.holds("in.dead", &given_up)?;
+        self.holds("in", &[])
+    }
+
+    /// These numbers are in the queue, once each.
+    fn holds(&mut self, queue: &str, want: &[u64]) -> Result<(), String> {
+        let peer = self.connect();
+        let mut got = Vec::new();
+        loop {
+            let lines = self.ask(peer, &format!("PULL {queue} 10 ack=auto\n"));
+            let numbers: Vec<u64> = lines.iter().filter_map(number_of).collect();
+            if numbers.is_empty() {
+                break;
+            }
+            got.extend(numbers);
+        }
+        got.sort_unstable();
+        match got == want {
+            true => Ok(()),
+            false => Err(format!("{queue} has {got:?}, and not {want:?}")),
+        }
+    }
+}
+
+impl Worker {
+    /// Its connection is gone.
+    fn forget(&mut self) {
+        self.peer = None;
+        self.owed = 0;
+        self.held.clear();
+        self.step = Step::Pull;
+    }
+}
+
+impl Held {
+    fn of(line: &Line) -> Option<Held> {
+        Some(Held {
+            number: number_of(line)?,
+            handle: line.words.get(1)?.clone(),
+            is_first_try: line.option("try").is_none(),
+        })
+    }
+}
+
+fn number_of(line: &Line) -> Option<u64> {
+    let body = line.body.as_deref().filter(|_| line.kind == "MSG")?;
+    let digits = body.split(|octet| *octet == b':').next()?;
+    std::str::from_utf8(digits).ok()?.parse().ok()
+}
+
+fn is_terminal(line: &Line) -> bool {
+    line.kind != "MSG"
+}
+
+#[test]
+fn what_comes_out_is_what_went_in() {
+    let mut commits = 0;
+    let seeds = seeds(60);
+    for seed in seeds.clone() {
+        match run(seed) {
+            Ok(done) => commits += done,
+            Err(what) => panic!("seed {seed}: {what}"),
+        }
+    }
+    let least = 8 * (seeds.end - seeds.start);
+    assert!(commits > least, "only {commits} transactions were done");
+}
