@@ -50,10 +50,14 @@ pub enum Fault {
     TransactionInTwoRecords,
     /// What a schedule has published is not remembered.
     FiringNotLogged,
+    /// Where a group begins is not remembered.
+    GroupNotLogged,
+    /// A message is freed when the first of its readers has settled it.
+    FreedByOne,
 }
 
 /// Every one of them.
-pub const ALL: [Fault; 23] = [
+pub const ALL: [Fault; 25] = [
     Fault::SyncSkipped,
     Fault::ConfirmedBeforeSync,
     Fault::VisibleBeforeDurable,
@@ -77,6 +81,8 @@ pub const ALL: [Fault; 23] = [
     Fault::OwnPublishesUnseen,
     Fault::TransactionInTwoRecords,
     Fault::FiringNotLogged,
+    Fault::GroupNotLogged,
+    Fault::FreedByOne,
 ];
 
 #[cfg(feature = "planted-bugs")]

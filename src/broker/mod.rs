@@ -4,6 +4,7 @@ pub mod arena;
 pub mod column;
 pub mod command;
 pub mod dedup;
+pub mod delayed;
 pub mod expiry;
 pub mod headers;
 pub mod id;

@@ -20,6 +20,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 use super::arena::Arena;
 use super::dedup::Dedup;
+use super::delayed::Delayed;
 use super::expiry::Expiry;
 use super::id::{MessageId, QueueUid};
 use super::index::Index;
@@ -171,8 +172,7 @@ pub struct Queue {
     /// Messages that have a key; `None` until there was one.
     keys: Option<Box<Keys>>,
     specials: VecDeque<Special>,
-    delayed: BTreeSet<(u64, MessageId)>,
-    delayed_by_id: IdMap<(u64, u8)>,
+    delayed: Delayed,
     /// Failed tries of messages that have any.
     tries: IdMap<u16>,
     /// Leased messages whose time to live has ended.
@@ -215,8 +215,7 @@ impl Queue {
             ready: Ready::default(),
             keys: None,
             specials: VecDeque::new(),
-            delayed: BTreeSet::new(),
-            delayed_by_id: IdMap::default(),
+            delayed: Delayed::default(),
             tries: IdMap::default(),
             overdue: BTreeSet::new(),
             leased: 0,
@@ -307,7 +306,7 @@ impl Queue {
             + self.keys.as_ref().map_or(0, |keys| keys.memory())
             + self.dedup.memory()
             + self.expiry.memory()
-            + self.delayed.len() * 80
+            + self.delayed.memory()
             + self.tries.len() * 24
             + self.origins.len() * 32
             + self.shared_memory()
@@ -398,8 +397,7 @@ impl Queue {
         if due_us == 0 {
             self.insert_ready(id, pri);
         } else {
-            self.delayed.insert((due_us, id));
-            self.delayed_by_id.insert(id, (due_us, pri));
+            self.delayed.insert(id, due_us, pri);
         }
     }
 
@@ -501,7 +499,9 @@ impl Queue {
             State::Ready | State::Locked => {
                 self.remove_ready(id);
             }
-            State::Delayed => self.undelay(id),
+            State::Delayed => {
+                self.delayed.remove(id);
+            }
             State::Hidden | State::Leased | State::Gone => return false,
         }
         self.forget(id, size);
@@ -523,20 +523,12 @@ impl Queue {
         let pri = match self.state(id) {
             State::Ready | State::Locked => self.remove_ready(id),
             State::Delayed => {
-                let pri = self.delayed_by_id.get(&id).map(|(_, pri)| *pri);
-                self.undelay(id);
-                pri
+                self.delayed.remove(id).map(|(_, pri)| pri)
             }
             State::Hidden | State::Leased | State::Gone => None,
         };
         if let Some(pri) = pri {
             self.become_waiting(id, pri, due_us);
-        }
-    }
-
-    fn undelay(&mut self, id: MessageId) {
-        if let Some((due_us, _)) = self.delayed_by_id.remove(&id) {
-            self.delayed.remove(&(due_us, id));
         }
     }
 
@@ -550,7 +542,7 @@ impl Queue {
             State::Ready
         } else if let Some((_, front)) = self.keys.as_ref().and_then(|keys| keys.waiting(id)) {
             if front { State::Ready } else { State::Locked }
-        } else if self.delayed_by_id.contains_key(&id) {
+        } else if self.delayed.contains(id) {
             State::Delayed
         } else {
             State::Leased
@@ -559,21 +551,15 @@ impl Queue {
 
     /// When a delayed message becomes ready, microseconds; 0 if it is in another state.
     pub fn due_us(&self, id: MessageId) -> u64 {
-        self.delayed_by_id.get(&id).map_or(0, |(due_us, _)| *due_us)
+        self.delayed.get(id).map_or(0, |(due_us, _)| due_us)
     }
 
     /// Makes ready what is due; how many that were. At most `most`.
     pub fn wake_due(&mut self, now_us: u64, most: usize) -> usize {
         let mut woken = 0;
         while woken < most
-            && let Some((due_us, id)) = self.delayed.first().copied()
-            && due_us <= now_us
+            && let Some((id, pri)) = self.delayed.pop_due(now_us)
         {
-            self.delayed.pop_first();
-            let (_, pri) = self
-                .delayed_by_id
-                .remove(&id)
-                .expect("a delayed message is in both");
             self.insert_ready(id, pri);
             woken += 1;
         }
@@ -582,7 +568,7 @@ impl Queue {
 
     /// When something of this queue is next due, microseconds.
     pub fn next_timer_us(&self) -> Option<u64> {
-        let due = self.delayed.first().map(|(due_us, _)| *due_us);
+        let due = self.delayed.first_us();
         let expiry = self.expiry.next_us(self.settings.ttl_us);
         let retained = self.next_retained_us();
         [due, expiry, retained].into_iter().flatten().min()
@@ -590,12 +576,8 @@ impl Queue {
 
     /// Takes a given ready, locked or delayed message, which counts as leased; its priority.
     pub fn take_waiting(&mut self, id: MessageId) -> Option<u8> {
-        let pri = match self.delayed_by_id.get(&id) {
-            Some((_, pri)) => {
-                let pri = *pri;
-                self.undelay(id);
-                pri
-            }
+        let pri = match self.delayed.remove(id) {
+            Some((_, pri)) => pri,
             None => self.remove_ready(id)?,
         };
         self.leased += 1;
@@ -647,7 +629,7 @@ impl Queue {
 
     /// Delayed messages by time.
     pub fn iter_delayed(&self) -> impl Iterator<Item = (u64, MessageId)> {
-        self.delayed.iter().copied()
+        self.delayed.iter().map(|(due_us, id, _)| (due_us, id))
     }
 
     /// The queue follows a new time to live: messages without a deadline count from now.
@@ -686,11 +668,7 @@ impl Queue {
         for (id, pri) in leased {
             push_runs(lanes.entry(*pri).or_default(), [*id].into_iter());
         }
-        single.extend(
-            self.delayed_by_id
-                .iter()
-                .map(|(id, (due_us, pri))| (*due_us, *id, *pri)),
-        );
+        single.extend(self.delayed.iter());
         single.sort_unstable();
         let mut tries: Vec<_> = self
             .tries

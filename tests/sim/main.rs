@@ -4,6 +4,7 @@
 mod client;
 mod command;
 mod disk;
+mod groups;
 mod oracle;
 mod pipeline;
 mod plan;

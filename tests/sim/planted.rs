@@ -2,6 +2,7 @@
 
 use ringmq::fault::{ALL, Fault, plant};
 
+use crate::groups;
 use crate::pipeline;
 use crate::runs::run;
 use crate::schedules;
@@ -14,6 +15,7 @@ fn broken(fault: Fault, seed: u64) -> Option<String> {
     match fault {
         Fault::TransactionInTwoRecords => pipeline::run(seed).err(),
         Fault::FiringNotLogged => schedules::run(seed).err(),
+        Fault::GroupNotLogged | Fault::FreedByOne => groups::run(seed).err(),
         _ => run(seed, false).violation,
     }
 }

@@ -10,6 +10,7 @@
 use std::collections::BTreeMap;
 
 use super::{IdMap, Published, Queue, QueueKey, Special, State};
+use crate::broker::delayed::Delayed;
 use crate::broker::expiry::Expiry;
 use crate::broker::id::MessageId;
 use crate::broker::keys::KeyHash;
@@ -305,12 +306,12 @@ impl Queue {
                 found.entry(id).or_default().pri = pri;
             }
         }
-        for (id, (due_us, pri)) in &self.delayed_by_id {
-            let kept = found.entry(*id).or_default();
-            kept.pri = *pri;
+        for (due_us, id, pri) in self.delayed.iter() {
+            let kept = found.entry(id).or_default();
+            kept.pri = pri;
             // A wait after a failed try is this reader's own.
-            if !self.tries.contains_key(id) {
-                kept.due_us = *due_us;
+            if !self.tries.contains_key(&id) {
+                kept.due_us = due_us;
             }
         }
         let mut specials = self.specials.iter().peekable();
@@ -618,8 +619,7 @@ impl Queue {
         self.ready = Ready::default();
         self.keys = None;
         self.specials.clear();
-        self.delayed.clear();
-        self.delayed_by_id = IdMap::default();
+        self.delayed = Delayed::default();
         self.tries = IdMap::default();
         self.overdue.clear();
         self.leased = 0;

@@ -117,7 +117,9 @@ impl<S: Storage> Engine<S> {
             None => queue.uid,
             Some(group) => self.queues[group.queue.0 as usize].uid,
         };
-        let Some(log) = &mut self.log else { return 0 };
+        let Some(log) = self.log.as_mut().filter(|_| !planted(Fault::GroupNotLogged)) else {
+            return 0;
+        };
         log.append(&Entry::Group {
             uid: queue.uid,
             queue: store,
@@ -467,6 +469,11 @@ impl<S: Storage> Engine<S> {
     /// Frees a message, or retains it, if every reader has settled it.
     fn free_if_done(&mut self, store: QueueKey, id: MessageId, place: u64, size: Option<u32>) {
         if self.is_wanted(store, id) {
+            if planted(Fault::FreedByOne) && id.is_multiple_of(8) {
+                for reader in self.readers(store) {
+                    self.queue_mut(reader).settle_waiting(id, size);
+                }
+            }
             return;
         }
         let retained = match is_request(place) {
