@@ -51,6 +51,12 @@ impl Pool {
         }
     }
 
+    /// Gives the kept buffers back to the system.
+    pub fn trim(&mut self) {
+        self.free = Vec::new();
+        self.bytes = 0;
+    }
+
     /// Memory held, bytes.
     pub fn bytes(&self) -> usize {
         self.bytes
@@ -317,10 +323,13 @@ mod tests {
             pool.give(buffer);
             assert_eq!(pool.bytes(), held, "after {capacity} bytes");
         }
-        for held in [170, 90, 0, 0] {
+        for held in [170, 90] {
             pool.take();
             assert_eq!(pool.bytes(), held);
         }
+        pool.trim();
+        assert_eq!(pool.bytes(), 0);
+        assert_eq!(pool.take().capacity(), 0);
     }
 
     #[test]
