@@ -16,7 +16,7 @@ use super::disk::Storage;
 use super::entry::{
     Entry, FLAG_MANY, FLAG_SECTIONS, HeadBuilder, Message, PUBLISH, PUBLISH_HEAD_BYTES_MAX, Run,
     SettleReason, TRANSFER, TRANSFER_HEAD_BYTES_MAX, message_crc, message_crc_more, put_plain,
-    seed, small_head, small_head_crc,
+    seed, small_head,
 };
 use super::place::{LogIndex, Position};
 use super::record::{ALIGN, HEADER_BYTES, Header, Kind, ROW_BYTES};
@@ -222,20 +222,17 @@ impl<S: Storage> Log<S> {
         let row = self.batch.row(queue, id);
         let delta_ms = message.time_ms.saturating_sub(self.current.base_ms);
         if flags == 0
-            && let Some((mut head, head_bytes)) = small_head(row, delta_ms, body.len())
+            && let Some((head, head_bytes)) = small_head(row, delta_ms, body.len())
         {
-            // The checksum is taken of what the body was read from: what was just written is slow
-            // to read in other pieces than it was written in.
             let position = self.chunks.end();
-            let crc = small_head_crc(seed(self.seed, position), &head, head_bytes);
-            let crc = message_crc_more(crc, body);
-            head[1..5].copy_from_slice(&crc.to_le_bytes());
             let open = self.chunks.open();
             let at = open.len();
             // All sixteen bytes, and back again: a copy of a known length takes one move.
             open.extend_from_slice(&head);
             open.truncate(at + head_bytes);
             open.extend_from_slice(body);
+            let crc = message_crc(seed(self.seed, position), &open[at..]);
+            open[at + 1..at + 5].copy_from_slice(&crc.to_le_bytes());
             self.count_message(1);
             return Position(position);
         }

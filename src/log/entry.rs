@@ -361,15 +361,6 @@ pub(crate) fn small_head(row: u64, delta_ms: u64, body_bytes: usize) -> Option<(
     Some((head.to_le_bytes(), SMALL_HEAD_NUMBERS_AT + bits / 8))
 }
 
-/// The checksum of a [`small_head`], to be continued over the body.
-#[inline]
-pub(crate) fn small_head_crc(seed: u32, head: &[u8; 16], bytes: usize) -> u32 {
-    crc::append(
-        seed ^ u32::from(PUBLISH),
-        &head[SMALL_HEAD_NUMBERS_AT..bytes],
-    )
-}
-
 /// The variable part of a message entry's head, built on the stack.
 #[derive(Debug)]
 pub(crate) struct HeadBuilder<const BYTES: usize> {
@@ -734,7 +725,6 @@ mod tests {
             };
             small += 1;
             assert_eq!(&head[..bytes], built);
-            assert_eq!(small_head_crc(7, &head, bytes), message_crc(7, built));
         });
         assert_eq!(small, 3 * 7 * 5, "all that are small, and no other");
     }
