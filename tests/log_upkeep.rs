@@ -7,6 +7,7 @@ use std::sync::Arc;
 use log_support::{Bench, MemDisk, config};
 use ringmq::broker::command::Body;
 use ringmq::broker::id::QueueUid;
+use ringmq::config::LogConfig;
 use ringmq::log::job::Lane;
 use ringmq::log::{
     Entry, Event, Message, OpenError, Position, SectionKind, Sections, SectionsBuilder,
@@ -141,6 +142,44 @@ fn segments_are_used_again_and_their_leftovers_never_parse() {
     let again = Bench::open(&disk.power_loss()).expect("whole");
     assert_eq!(again.kept(), want);
     assert_eq!(again.recovered.torn_bytes, 0, "leftovers are no torn tail");
+}
+
+#[test]
+fn what_a_checkpoint_frees_is_enough_until_the_next_one() {
+    let disk = MemDisk::default();
+    let config = LogConfig {
+        checkpoint_bytes: 5 * config().segment_bytes,
+        ..config()
+    };
+    let mut bench = Bench::open_with(&disk, &config, 1).expect("an empty directory");
+    let made = |disk: &MemDisk| {
+        let state = disk.state();
+        let lines = state.log.iter();
+        lines
+            .filter(|line| line.starts_with("create") && line.contains(".seg.tmp"))
+            .count()
+    };
+    let mut at_first = 0;
+    for cycle in 0..16 {
+        if cycle == 8 {
+            at_first = made(&disk);
+        }
+        while !bench.log.checkpoint_due() {
+            let id = bench.next_id(9);
+            bench.publish(9, &[1; 900]);
+            bench.turn(true);
+            bench.settle(9, id);
+        }
+        bench.turn(true);
+        bench.checkpoint();
+    }
+    assert!(at_first >= 10, "two checkpoints' worth: {at_first}");
+    assert_eq!(made(&disk), at_first, "files are made anew again and again");
+    assert!(
+        bench.log.stats().segments_spare <= 7,
+        "{:?}",
+        bench.log.stats()
+    );
 }
 
 #[test]

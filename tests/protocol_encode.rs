@@ -227,7 +227,7 @@ fn delivery(source: &[u8]) -> Delivery<'_> {
 }
 
 fn sent(delivery: &Delivery<'_>, tag: Option<&[u8]>) -> Vec<u8> {
-    let mut pool = Pool::new(2, 1 << 20);
+    let mut pool = Pool::new(2, 1 << 20, 1 << 21);
     let mut ring = SendRing::default();
     encode::message(&mut ring, &mut pool, tag, delivery);
     let mut slices = [IoSlice::new(b""); 8];
@@ -283,7 +283,7 @@ fn large_shared_bodies_are_referenced_and_arrive_the_same() {
             ..delivery(b"q")
         };
         assert_eq!(sent(&shared, None), sent(&copied, None));
-        let mut pool = Pool::new(2, 1 << 20);
+        let mut pool = Pool::new(2, 1 << 20, 1 << 21);
         let mut ring = SendRing::default();
         encode::message(&mut ring, &mut pool, None, &shared);
         let mut slices = [IoSlice::new(b""); 4];

@@ -123,7 +123,7 @@ fn settled() -> Box<dyn Work> {
 
 fn message(size: usize) -> Box<dyn Work> {
     let body = vec![b'x'; size];
-    let mut pool = Pool::new(1, 4 << 20);
+    let mut pool = Pool::new(1, 4 << 20, 4 << 20);
     simple(move || {
         let mut ring = SendRing::default();
         for serial in 0..OPERATIONS as u64 {

@@ -13,37 +13,53 @@ use bytes::Bytes;
 #[derive(Debug)]
 pub struct Pool {
     free: Vec<Vec<u8>>,
+    /// Memory of `free`.
+    bytes: usize,
     count_max: usize,
     bytes_max: usize,
+    buffer_bytes_max: usize,
 }
 
 impl Pool {
-    /// A pool that keeps at most `count_max` buffers of at most `bytes_max` bytes each.
-    pub fn new(count_max: usize, bytes_max: usize) -> Pool {
+    /// A pool that keeps at most `count_max` buffers of at most `buffer_bytes_max` bytes each, and
+    /// at most `bytes_max` bytes in all.
+    pub fn new(count_max: usize, buffer_bytes_max: usize, bytes_max: usize) -> Pool {
         Pool {
             free: Vec::new(),
+            bytes: 0,
             count_max,
             bytes_max,
+            buffer_bytes_max,
         }
     }
 
     /// An empty buffer, with memory of its own if there was one in the pool.
     pub fn take(&mut self) -> Vec<u8> {
-        self.free.pop().unwrap_or_default()
+        let buffer = self.free.pop().unwrap_or_default();
+        self.bytes -= buffer.capacity();
+        buffer
     }
 
     /// Gives a buffer back; it is dropped when it is too large or the pool is full.
     pub fn give(&mut self, mut buffer: Vec<u8>) {
-        let wanted = buffer.capacity() > 0 && buffer.capacity() <= self.bytes_max;
-        if wanted && self.free.len() < self.count_max {
+        let bytes = buffer.capacity();
+        let wanted = bytes > 0 && bytes <= self.buffer_bytes_max;
+        if wanted && self.free.len() < self.count_max && self.bytes + bytes <= self.bytes_max {
             buffer.clear();
+            self.bytes += bytes;
             self.free.push(buffer);
         }
     }
 
+    /// Gives the kept buffers back to the system.
+    pub fn trim(&mut self) {
+        self.free = Vec::new();
+        self.bytes = 0;
+    }
+
     /// Memory held, bytes.
     pub fn bytes(&self) -> usize {
-        self.free.iter().map(Vec::capacity).sum()
+        self.bytes
     }
 }
 
@@ -256,7 +272,7 @@ mod tests {
     #[test]
     fn keeps_the_order_of_copied_and_referenced_pieces_at_every_step() {
         for step in 1..40 {
-            let mut pool = Pool::new(4, 1 << 16);
+            let mut pool = Pool::new(4, 1 << 16, 1 << 18);
             let mut ring = SendRing::default();
             ring.share(Bytes::from_static(b"first"));
             ring.writer(&mut pool).extend_from_slice(b" second ");
@@ -274,7 +290,7 @@ mod tests {
 
     #[test]
     fn bytes_behind_the_gate_stay() {
-        let mut pool = Pool::new(4, 1 << 16);
+        let mut pool = Pool::new(4, 1 << 16, 1 << 18);
         let mut ring = SendRing::default();
         ring.writer(&mut pool).extend_from_slice(b"open");
         let gate = ring.end();
@@ -288,7 +304,7 @@ mod tests {
 
     #[test]
     fn what_is_behind_the_gate_can_be_taken_out() {
-        let mut pool = Pool::new(4, 1 << 16);
+        let mut pool = Pool::new(4, 1 << 16, 1 << 18);
         let mut ring = SendRing::default();
         ring.writer(&mut pool).extend_from_slice(b"open");
         ring.set_gate(Some(ring.end()));
@@ -299,8 +315,26 @@ mod tests {
     }
 
     #[test]
+    fn the_pool_keeps_no_more_than_it_may() {
+        let mut pool = Pool::new(3, 100, 180);
+        for (capacity, held) in [(101, 0), (90, 90), (100, 90), (80, 170), (9, 179), (1, 179)] {
+            let buffer = Vec::with_capacity(capacity);
+            assert_eq!(buffer.capacity(), capacity, "what this test is about");
+            pool.give(buffer);
+            assert_eq!(pool.bytes(), held, "after {capacity} bytes");
+        }
+        for held in [170, 90] {
+            pool.take();
+            assert_eq!(pool.bytes(), held);
+        }
+        pool.trim();
+        assert_eq!(pool.bytes(), 0);
+        assert_eq!(pool.take().capacity(), 0);
+    }
+
+    #[test]
     fn a_ring_that_never_empties_does_not_grow() {
-        let mut pool = Pool::new(4, 1 << 20);
+        let mut pool = Pool::new(4, 1 << 20, 1 << 22);
         let mut ring = SendRing::default();
         for _ in 0..1000 {
             ring.writer(&mut pool).extend_from_slice(&[7; 10_000]);

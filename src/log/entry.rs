@@ -7,6 +7,7 @@
 use crate::broker::command::Body;
 use crate::broker::id::{MessageId, QueueUid};
 
+use super::crc;
 use super::sections::{Sections, SectionsError};
 use super::varint;
 
@@ -264,6 +265,44 @@ pub(crate) enum HeadError {
 /// Reads the head of a message entry up to its body. Sections are not looked at.
 #[inline]
 pub(crate) fn message_head(bytes: &[u8]) -> Result<MessageHead, HeadError> {
+    match plain_head(bytes) {
+        Some(head) => Ok(head),
+        None => any_head(bytes),
+    }
+}
+
+/// The usual head: a publish to one queue without sections, whose numbers are small.
+#[inline]
+fn plain_head(bytes: &[u8]) -> Option<MessageHead> {
+    // Kind, checksum, a byte for the row, up to three for the time, up to two for the length.
+    let head = bytes.first_chunk::<11>()?;
+    if head[0] != PUBLISH || head[5] >= 0x80 {
+        return None;
+    }
+    let mut at = 6;
+    let mut number = |bytes_max: usize| {
+        let mut number = 0;
+        for place in 0..bytes_max {
+            let byte = head[at];
+            at += 1;
+            number |= u64::from(byte & 0x7f) << (7 * place);
+            if byte < 0x80 {
+                return Some(number);
+            }
+        }
+        None
+    };
+    let (delta_ms, body_bytes) = (number(3)?, number(2)?);
+    Some(MessageHead {
+        crc: u32::from_le_bytes([head[1], head[2], head[3], head[4]]),
+        delta_ms,
+        sections_at: at,
+        body_at: at,
+        body_bytes: body_bytes as usize,
+    })
+}
+
+fn any_head(bytes: &[u8]) -> Result<MessageHead, HeadError> {
     let kind = *bytes.first().ok_or(HeadError::Cut)?;
     let crc = bytes.get(1..5).ok_or(HeadError::Cut)?;
     let crc = u32::from_le_bytes([crc[0], crc[1], crc[2], crc[3]]);
@@ -319,12 +358,37 @@ pub(crate) fn message_head(bytes: &[u8]) -> Result<MessageHead, HeadError> {
 /// The checksum that belongs at bytes 1 to 5 of a message entry which is whole in `entry`.
 #[inline]
 pub(crate) fn message_crc(seed: u32, entry: &[u8]) -> u32 {
-    crc32c::crc32c_append(seed ^ u32::from(entry[0]), &entry[5..])
+    crc::append(seed ^ u32::from(entry[0]), &entry[5..])
 }
 
 /// Continues a checksum over a body that lies elsewhere.
 pub(crate) fn message_crc_more(crc: u32, body: &[u8]) -> u32 {
-    crc32c::crc32c_append(crc, body)
+    crc::append(crc, body)
+}
+
+/// Bytes of a [`small_head`] before its numbers: kind and checksum.
+const SMALL_HEAD_NUMBERS_AT: usize = 5;
+
+/// The head of a publish to one queue without sections whose numbers are small, its checksum left
+/// out, and how many of the bytes are used. `None` if a number is larger.
+#[inline]
+pub(crate) fn small_head(row: u64, delta_ms: u64, body_bytes: usize) -> Option<([u8; 16], usize)> {
+    if row >= 1 << 7 || delta_ms >= 1 << 21 || body_bytes >= 1 << 14 {
+        return None;
+    }
+    // At most a byte, three bytes and two bytes.
+    let (mut numbers, mut bits) = (row, 8);
+    for mut number in [delta_ms, body_bytes as u64] {
+        while number >= 0x80 {
+            numbers |= (number & 0x7f | 0x80) << bits;
+            number >>= 7;
+            bits += 8;
+        }
+        numbers |= number << bits;
+        bits += 8;
+    }
+    let head = u128::from(numbers) << (8 * SMALL_HEAD_NUMBERS_AT) | u128::from(PUBLISH);
+    Some((head.to_le_bytes(), SMALL_HEAD_NUMBERS_AT + bits / 8))
 }
 
 /// The variable part of a message entry's head, built on the stack.
@@ -691,4 +755,78 @@ impl<'r, 's> Entries<'r, 's> {
 
 fn small(number: u64) -> Result<u32, EntryError> {
     u32::try_from(number).map_err(|_| EntryError::Malformed("a number is too large"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Numbers at the edges of how many bytes they take.
+    const NUMBERS: [u64; 9] = [
+        0,
+        1,
+        0x7f,
+        0x80,
+        0x3fff,
+        0x4000,
+        0x1f_ffff,
+        0x20_0000,
+        u32::MAX as u64,
+    ];
+
+    fn each_head(mut check: impl FnMut(u64, u64, u64, &[u8])) {
+        for row in NUMBERS {
+            for delta_ms in NUMBERS {
+                for body_bytes in NUMBERS {
+                    let mut head = HeadBuilder::<40>::new(PUBLISH);
+                    head.number(row);
+                    head.number(delta_ms);
+                    head.number(body_bytes);
+                    check(row, delta_ms, body_bytes, head.as_slice());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_small_head_is_what_the_builder_writes() {
+        let mut small = 0;
+        each_head(|row, delta_ms, body_bytes, built| {
+            let Some((head, bytes)) = small_head(row, delta_ms, body_bytes as usize) else {
+                assert!(row >= 0x80 || delta_ms >= 0x20_0000 || body_bytes >= 0x4000);
+                return;
+            };
+            small += 1;
+            assert_eq!(&head[..bytes], built);
+        });
+        assert_eq!(small, 3 * 7 * 5, "all that are small, and no other");
+    }
+
+    #[test]
+    fn a_plain_head_is_read_as_any_other() {
+        let mut plain = 0;
+        each_head(|row, delta_ms, body_bytes, built| {
+            let mut bytes = built.to_vec();
+            bytes[1..5].copy_from_slice(&[9, 8, 7, 6]);
+            bytes.extend([0xff; 16]);
+            let head = any_head(&bytes).expect("it was just built");
+            assert_eq!(
+                (head.crc, head.delta_ms, head.body_bytes as u64),
+                (0x0607_0809, delta_ms, body_bytes)
+            );
+            assert_eq!(head.body_at, built.len());
+            if let Some(found) = plain_head(&bytes) {
+                plain += 1;
+                assert_eq!(found, head, "row {row}");
+            }
+            for cut in 0..built.len() {
+                assert_eq!(message_head(&bytes[..cut]), Err(HeadError::Cut));
+            }
+            assert_eq!(message_head(&bytes[..built.len()]), Ok(head));
+        });
+        assert_eq!(plain, 3 * 7 * 5, "all that are small");
+        for kind in [PUBLISH | FLAG_SECTIONS, PUBLISH | FLAG_MANY, TRANSFER] {
+            assert_eq!(plain_head(&[kind; 16]), None);
+        }
+    }
 }

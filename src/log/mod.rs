@@ -14,6 +14,7 @@ mod check;
 mod checkpoint;
 mod chunks;
 mod compaction;
+mod crc;
 pub mod disk;
 mod entry;
 mod error;

@@ -14,8 +14,9 @@ use super::{Event, Log};
 
 /// How long to wait before trying again when there was no space, microseconds.
 pub(crate) const RETRY_US: u64 = 200_000;
-/// Files kept to be used again.
-const FREE_COUNT_MAX: usize = 2;
+/// Files kept to be used again: as many as a checkpoint frees at once, within these bounds.
+const FREE_COUNT_MIN: u64 = 2;
+const FREE_COUNT_MAX: u64 = 8;
 
 /// The segment that records are built for.
 #[derive(Clone, Copy, Debug)]
@@ -326,7 +327,11 @@ impl<S: Storage> Log<S> {
     /// Keeps the file of a segment that nobody needs for the next use, or removes it.
     fn give_up(&mut self, name: SegmentName, file_bytes: u64) {
         let is_full_size = !name.kept && file_bytes == self.config.segment_bytes;
-        if is_full_size && self.supply.free.len() < FREE_COUNT_MAX {
+        // A checkpoint frees at once what was logged since the one before, or a segment more by where
+        // they begin; until the next one as much is needed again.
+        let cycle = self.config.checkpoint_bytes / self.config.segment_bytes + 1;
+        let count_max = cycle.clamp(FREE_COUNT_MIN, FREE_COUNT_MAX);
+        if is_full_size && (self.supply.free.len() as u64) < count_max {
             self.supply.free.push(name);
         } else {
             self.storage.submit(Job {

@@ -391,11 +391,17 @@ impl<S: Storage> Shard<S> {
         self.housekeeping.busy = false;
         let budget = self.memory_budget_bytes;
         let conns: usize = self.conns.iter().map(|(_, conn)| conn.memory()).sum();
-        let buffers = conns + self.pool.bytes() + self.requests.memory() + self.live.memory();
+        let mut buffers = conns + self.pool.bytes() + self.requests.memory() + self.live.memory();
         for (_, queue) in &mut self.engine.queues {
             queue.index.turn += 1;
         }
         let mut used = self.engine.memory() + buffers;
+        if used > budget - budget / 8 {
+            // What nobody uses goes first, and perhaps nothing else has to.
+            buffers -= self.pool.bytes();
+            used -= self.pool.bytes();
+            self.pool.trim();
+        }
         if used > budget - budget / 8 {
             self.engine.pool.trim();
             self.spill_blocks(COLD_TURNS);

@@ -87,9 +87,11 @@ enum Ending {
 
 /// Size of the buffer that sockets are read into, bytes.
 const SCRATCH_BYTES: usize = 256 << 10;
-/// Output buffers kept for reuse, and the largest of them.
+/// Output buffers kept for reuse, the largest of them, and their memory in all. A thousand small
+/// messages that are let out at once must fit one, or it is made anew each time.
 const POOL_COUNT: usize = 256;
-const POOL_BYTES_MAX: usize = 64 << 10;
+const POOL_BUFFER_BYTES_MAX: usize = 256 << 10;
+const POOL_BYTES_MAX: usize = 16 << 20;
 
 /// A whole broker without its sockets.
 pub struct Shard<S: Storage> {
@@ -183,7 +185,7 @@ impl<S: Storage> Shard<S> {
             waiters: Waiters::default(),
             singles: single::Singles::default(),
             engine,
-            pool: Pool::new(POOL_COUNT, POOL_BYTES_MAX),
+            pool: Pool::new(POOL_COUNT, POOL_BUFFER_BYTES_MAX, POOL_BYTES_MAX),
             scratch: vec![0; SCRATCH_BYTES],
             dirty: VecDeque::new(),
             resuming: VecDeque::new(),
