@@ -185,11 +185,29 @@ impl<S: Storage> Shard<S> {
             }
         }
         if queue.group.is_none() {
+            self.describe_schedules(&mut text, key, now);
             self.describe_readers(&mut text, key, &readers, &counts);
         }
         let dead = queue.dead_name().unwrap_or_default();
         settings::write(&mut text, &queue.settings, &dead, "set.", b'\n');
         text
+    }
+
+    /// The schedules of a queue, and when the system's clock will show that each is due.
+    fn describe_schedules(&self, text: &mut Vec<u8>, key: QueueKey, now: Now) {
+        for (number, planned) in self.engine.schedules.of(self.engine.queue(key).uid) {
+            text.extend_from_slice(b"schedule.");
+            encode::typed(text, &planned.schedule.name);
+            text.extend_from_slice(format!("=id:{number},every:").as_bytes());
+            settings::write_duration(text, planned.schedule.every_us);
+            // The two clocks are not read in the same microsecond.
+            let next_us = planned
+                .next_us
+                .saturating_add(now.wall_us)
+                .saturating_sub(now.us);
+            let next_ms = next_us.saturating_add(500) / 1000;
+            text.extend_from_slice(format!(",next_ms:{next_ms}\n").as_bytes());
+        }
     }
 
     /// What of `QGET` is said of a queue and not of a group.
@@ -205,14 +223,6 @@ impl<S: Storage> Shard<S> {
         text.extend_from_slice(b"bindings=");
         text.extend_from_slice(&bindings.collect::<Vec<_>>().join(&b','));
         text.push(b'\n');
-        for (number, planned) in self.engine.schedules.of(queue.uid) {
-            text.extend_from_slice(b"schedule.");
-            encode::typed(text, &planned.schedule.name);
-            text.extend_from_slice(format!("=id:{number},every:").as_bytes());
-            settings::write_duration(text, planned.schedule.every_us);
-            let next_ms = planned.next_us / 1000;
-            text.extend_from_slice(format!(",next_ms:{next_ms}\n").as_bytes());
-        }
         let Some(sharing) = &queue.sharing else {
             return;
         };
