@@ -514,3 +514,44 @@ fn consume_until_end(addr: &str, progress: &Progress) -> (BTreeMap<u64, u64>, u6
         }
     }
 }
+
+#[test]
+fn a_broker_that_drains_lets_a_consumer_finish_and_gets_the_rest_when_it_is_back() {
+    let dir = TempDir::new("client-drain");
+    let launch = Launch::data(&dir.data()).port(free_port());
+    let mut broker = launch.start();
+    let mut consumer = client(&broker);
+    consumer
+        .subscribe(&Subscribe::new("jobs").credit(1))
+        .expect("it is taken");
+    let mut publisher = client(&broker);
+    publish(&mut publisher, "jobs", "one");
+    publish(&mut publisher, "jobs", "two");
+    let one = consumer.receive(LONG).expect("it comes").expect("in time");
+    let drained = publisher.ask("DRAIN 20s").expect("it is taken");
+    assert_eq!(drained, Reply::Ok(String::new()));
+    let pulling = thread::spawn({
+        let mut puller = client(&broker);
+        move || pull(&mut puller, "others")
+    });
+    let waiting = consumer.receive(Duration::from_millis(200));
+    assert_eq!(waiting.expect("the subscription has not failed"), None);
+    let settled = consumer.ack(&one).expect("it answers");
+    assert_eq!(settled, Settled::Confirmed, "its lease is still there");
+    let status = broker.process.wait(LONG).expect("nothing is held");
+    assert_eq!(status.code(), Some(0));
+    let sender = thread::spawn(move || {
+        publish(&mut publisher, "jobs", "three");
+        publish(&mut publisher, "others", "four");
+    });
+    thread::sleep(Duration::from_millis(50));
+    let _broker = launch.start();
+    for body in ["two", "three"] {
+        let message = consumer.receive(LONG).expect("it comes").expect("in time");
+        assert_eq!(message.text(), body);
+        consumer.ack(&message).expect("it answers");
+    }
+    sender.join().expect("both are taken");
+    let four = pulling.join().expect("the pull has waited");
+    assert_eq!(four.text(), "four");
+}

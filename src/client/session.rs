@@ -362,6 +362,9 @@ impl Session {
         let at = subscriptions.position(of_tag);
         match (reply, at) {
             (Reply::Message(message), _) => self.arrived.push_back(message),
+            (Reply::Error(refusal), Some(_)) if refusal.code == Code::Draining => {
+                return Err(Error::Refused(refusal));
+            }
             (reply @ (Reply::Ok(_) | Reply::Error(_)), Some(at)) => {
                 let is_refused = matches!(reply, Reply::Error(_));
                 let number = self.subscriptions[at].tag;
@@ -374,11 +377,9 @@ impl Session {
                     self.ended.push_back(Error::unexpected(reply));
                 }
             }
-            // A broker that stops: it will be back.
-            (Reply::Gone(line), Some(_)) if line.ends_with("gone=drain") => {
-                let link = self.link.as_ref().expect("it came from there");
-                return Err(link.lost(io::ErrorKind::ConnectionAborted.into()));
-            }
+            // A broker that goes down: what is held can be settled until the connection ends, and the
+            // subscription is said again over the next one.
+            (Reply::Gone(line), Some(_)) if line.ends_with("gone=drain") => {}
             (Reply::Gone(line), Some(at)) => {
                 self.subscriptions.remove(at);
                 self.ended.push_back(Error::Ended(line));

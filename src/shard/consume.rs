@@ -447,7 +447,8 @@ impl<S: Storage> Shard<S> {
             self.engine.leases.hand_over(serial, to);
         }
         self.engine.leases.remove_holder(holder);
-        if is_last {
+        // While the broker drains, those whose subscriptions it has ended may still answer.
+        if is_last && !self.is_draining() {
             self.fail_requests_of(uid);
         }
     }

@@ -19,7 +19,8 @@ use crate::broker::pattern::Pattern;
 use crate::broker::reply::{Delivery, Error, ErrorCode, Payload, Reply};
 use crate::log::disk::Storage;
 use crate::log::{SectionKind, Sections};
-use crate::protocol::text::{IN_PLACE_BYTES_MAX, encode, value};
+use crate::protocol::text::encode::{self, Gone};
+use crate::protocol::text::{IN_PLACE_BYTES_MAX, value};
 
 /// Memory of one subscription beside its pattern in the trie, estimated, bytes.
 const LIVE_BYTES: usize = 400;
@@ -166,6 +167,18 @@ impl<S: Storage> Shard<S> {
         while let Some(key) = self.conns[slot].live.values().next().copied() {
             self.tell_lag(slot, key);
             self.drop_live(slot, key);
+        }
+    }
+
+    /// The broker goes down: it is told, behind what the subscriptions have missed.
+    pub(super) fn tell_live_drain(&mut self, slot: usize) {
+        let keys: Vec<u32> = self.conns[slot].live.values().copied().collect();
+        for key in keys {
+            self.tell_lag(slot, key);
+            let subscription = &self.live.subscriptions[key as usize];
+            let tag = (!subscription.tag.is_empty()).then_some(&*subscription.tag);
+            let out = self.conns[slot].out.writer(&mut self.pool);
+            encode::gone(out, tag, &subscription.pattern.printed(), Gone::Drain);
         }
     }
 

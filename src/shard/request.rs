@@ -13,6 +13,7 @@ use foldhash::fast::FixedState;
 use siphasher::sip128::{Hasher128, SipHasher24};
 
 use super::conn::{Blocked, Need};
+use super::drain::draining;
 use super::engine::Refused;
 use super::session::{Asker, Flow};
 use super::{ConnKey, Ending, Now, Shard};
@@ -28,7 +29,7 @@ const TOKEN_CHARS: usize = 32;
 /// Answers may fill a requester's output up to so many times its limit: it takes no more requests when it
 /// is at the limit, but those it has sent are to be answered.
 const ANSWERS_FACTOR: usize = 8;
-/// What is said with `ERR FULL` and `ERR DRAINING`, milliseconds.
+/// What is said with `ERR FULL`, milliseconds.
 const RETRY_MS: u32 = 100;
 /// Memory of one request beside its message, estimated, bytes.
 const PENDING_BYTES: usize = 320;
@@ -162,7 +163,7 @@ impl<S: Storage> Shard<S> {
         now: Now,
     ) -> Result<(), Refused> {
         self.may_wait(asker)?;
-        if self.ending != Ending::No {
+        if self.is_draining() || self.ending != Ending::No {
             return Err(draining().into());
         }
         let key = self.existing(queue)?;
@@ -291,7 +292,8 @@ impl<S: Storage> Shard<S> {
     /// A consumer of the queue has gone: if it was the last one, nobody answers what was asked there.
     pub(super) fn consumer_gone(&mut self, key: QueueKey) {
         let queue = self.engine.queue(key);
-        if !queue.has_consumers() {
+        // While the broker drains, those whose subscriptions it has ended may still answer.
+        if !queue.has_consumers() && !self.is_draining() {
             let uid = queue.uid;
             self.fail_requests_of(uid);
         }
@@ -390,15 +392,6 @@ fn timed_out() -> Error {
         ErrorCode::Timeout,
         "no answer came in time; the request may have been worked on",
     )
-}
-
-#[cold]
-fn draining() -> Error {
-    Error::new(
-        ErrorCode::Draining,
-        "the broker is going down; ask again when it is back",
-    )
-    .retry(RETRY_MS)
 }
 
 #[cold]

@@ -409,6 +409,10 @@ fn show_rest(command: Command<'_>) -> (&'static str, String) {
             "REP",
             format!("{} :{}", typed(token), text(body.as_slice())),
         ),
+        Command::Drain { most_us: None } => ("DRAIN", String::new()),
+        Command::Drain {
+            most_us: Some(most_us),
+        } => ("DRAIN", format!("{most_us}us")),
         Command::Cancel { tag } => ("CANCEL", format!("@{}", text(tag))),
         _ => unreachable!("shown above"),
     }

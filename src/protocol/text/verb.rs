@@ -30,6 +30,7 @@ pub enum Verb {
     Cancel,
     Why,
     Kill,
+    Drain,
     Req,
     Rep,
     Cast,
@@ -52,7 +53,7 @@ pub enum Lookup {
 pub const VERB_BYTES_MAX: usize = 12;
 
 /// Verbs of the protocol that are still to come.
-const PLANNED: [&str; 7] = ["ABORT", "AUTH", "BEGIN", "COMMIT", "DRAIN", "ROUTE", "SEEK"];
+const PLANNED: [&str; 6] = ["ABORT", "AUTH", "BEGIN", "COMMIT", "ROUTE", "SEEK"];
 
 impl Verb {
     /// Finds a verb, in capitals or not.
@@ -87,6 +88,7 @@ impl Verb {
             b"CANCEL" => Verb::Cancel,
             b"WHY" => Verb::Why,
             b"KILL" => Verb::Kill,
+            b"DRAIN" => Verb::Drain,
             b"REQ" => Verb::Req,
             b"REP" => Verb::Rep,
             b"CAST" => Verb::Cast,
@@ -134,6 +136,7 @@ impl Verb {
             | Verb::Sync
             | Verb::Cancel
             | Verb::Kill
+            | Verb::Drain
             | Verb::Rep
             | Verb::Cast
             | Verb::Bind
@@ -185,6 +188,7 @@ impl Verb {
             Verb::Cancel => "CANCEL @tag",
             Verb::Why => "WHY queue",
             Verb::Kill => "KILL conn",
+            Verb::Drain => "DRAIN [30s]",
             Verb::Req => "REQ queue [options] :text",
             Verb::Rep => "REP token :text",
             Verb::Cast => "CAST topic [options] :text",
