@@ -46,10 +46,22 @@ pub enum Fault {
     StandbyServed,
     /// A pull doesn't wait until its connection's publishes are visible.
     OwnPublishesUnseen,
+    /// The receipt of a cast waits for no queue's level.
+    CastConfirmedEarly,
+    /// A binding is confirmed and not logged.
+    BindingNotLogged,
+    /// Live copies that a reader misses are not counted.
+    LagNotCounted,
+    /// A connection has a live copy for each of its patterns.
+    LiveCopyTwice,
+    /// An answer goes to the one who has asked first.
+    AnswerMisdirected,
+    /// Some requests have no timeout.
+    RequestTimeoutLost,
 }
 
 /// Every one of them.
-pub const ALL: [Fault; 21] = [
+pub const ALL: [Fault; 27] = [
     Fault::SyncSkipped,
     Fault::ConfirmedBeforeSync,
     Fault::VisibleBeforeDurable,
@@ -71,6 +83,12 @@ pub const ALL: [Fault; 21] = [
     Fault::KeysNotInCheckpoint,
     Fault::StandbyServed,
     Fault::OwnPublishesUnseen,
+    Fault::CastConfirmedEarly,
+    Fault::BindingNotLogged,
+    Fault::LagNotCounted,
+    Fault::LiveCopyTwice,
+    Fault::AnswerMisdirected,
+    Fault::RequestTimeoutLost,
 ];
 
 #[cfg(feature = "planted-bugs")]

@@ -17,6 +17,7 @@ use super::{ConnKey, Now, Shard};
 use crate::broker::command::{Body, PublishOptions};
 use crate::broker::pattern::Pattern;
 use crate::broker::reply::{Delivery, Error, ErrorCode, Payload, Reply};
+use crate::fault::{Fault, planted};
 use crate::log::disk::Storage;
 use crate::log::{SectionKind, Sections};
 use crate::protocol::text::encode::{self, Gone};
@@ -217,7 +218,9 @@ impl<S: Storage> Shard<S> {
         }
         // One copy for each connection, by the oldest of its subscriptions.
         found.sort_unstable();
-        found.dedup_by_key(|(slot, ..)| *slot);
+        if !planted(Fault::LiveCopyTwice) {
+            found.dedup_by_key(|(slot, ..)| *slot);
+        }
         let given = match found.is_empty() {
             true => 0,
             false => {
@@ -261,7 +264,7 @@ impl<S: Storage> Shard<S> {
                     self.live.starved.push(subscription.conn);
                 }
                 conn.is_lagging = true;
-                subscription.dropped += 1;
+                subscription.dropped += u64::from(!planted(Fault::LagNotCounted));
                 self.live.dropped_total += 1;
                 continue;
             }

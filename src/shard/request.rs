@@ -21,6 +21,7 @@ use crate::broker::command::{Body, PublishOptions, Typed};
 use crate::broker::id::QueueUid;
 use crate::broker::queue::QueueKey;
 use crate::broker::reply::{Delivery, Error, ErrorCode, Payload, Reply};
+use crate::fault::{Fault, planted};
 use crate::log::disk::Storage;
 use crate::protocol::text::{encode, value};
 
@@ -208,7 +209,10 @@ impl<S: Storage> Shard<S> {
     ) -> Result<(), Error> {
         let mut scratch = Vec::new();
         let token = parse_token(token.decoded(&mut scratch));
-        let found = token.and_then(|token| self.requests.by_token.get(&token).copied());
+        let mut found = token.and_then(|token| self.requests.by_token.get(&token).copied());
+        if planted(Fault::AnswerMisdirected) && found.is_some() {
+            found = self.requests.pending.keys().min().copied();
+        }
         let Some(serial) = found else {
             return Err(Error::new(
                 ErrorCode::Stale,
@@ -285,6 +289,10 @@ impl<S: Storage> Shard<S> {
         while let Some((deadline_us, serial)) = self.requests.deadlines.first().copied()
             && deadline_us <= now.us
         {
+            if planted(Fault::RequestTimeoutLost) && serial.is_multiple_of(3) {
+                self.requests.deadlines.pop_first();
+                continue;
+            }
             self.fail_request(serial, &timed_out());
         }
     }
