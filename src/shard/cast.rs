@@ -104,7 +104,11 @@ impl<S: Storage> Shard<S> {
         }
         let key = self.find_or_create(queue);
         self.engine.bind(key, pattern);
-        let need = self.engine.need(Level::Disk);
+        let mut need = self.engine.need(Level::Disk);
+        if planted(Fault::DefinitionNotSynced) {
+            need = Need::NOW;
+            self.engine.sync_wanted = false;
+        }
         self.answer_when(asker, need, &Reply::Ok);
         Ok(())
     }

@@ -126,6 +126,11 @@ impl Plan {
         let rng = &mut Rng::new(seed ^ 0x746f_7069);
         plan.theme.topics = rng.chance(250);
         plan.theme.requests = rng.chance(150);
+        if plan.theme.topics && rng.chance(400) {
+            // Readers that are too slow for what is cast.
+            plan.theme.rough = true;
+            plan.send_bytes_max = 8 << 10;
+        }
         plan
     }
 }
