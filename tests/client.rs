@@ -555,3 +555,49 @@ fn a_broker_that_drains_lets_a_consumer_finish_and_gets_the_rest_when_it_is_back
     let four = pulling.join().expect("the pull has waited");
     assert_eq!(four.text(), "four");
 }
+
+#[test]
+fn live_copies_come_and_what_a_slow_reader_misses_is_counted() {
+    let broker = Launch::memory().arg("--max-send 16K").start();
+    let mut reader = client(&broker);
+    reader
+        .subscribe(&Subscribe::live("news.*.a b"))
+        .expect("it is taken");
+    reader
+        .subscribe(&Subscribe::live("news.#"))
+        .expect("it is taken");
+    let mut caster = client(&broker);
+    let cast = caster.ask("CAST news.eu.a%20b h.by=ann :one");
+    assert_eq!(cast.expect("it is taken"), Reply::Ok("1 mem".to_owned()));
+    let one = reader.receive(LONG).expect("it comes").expect("in time");
+    assert_eq!(
+        (&*one.source, &*one.text(), one.handle.as_deref()),
+        ("news.eu.a%20b", "one", None)
+    );
+    assert_eq!(one.header("by"), Some(b"ann".as_slice()));
+    assert!(one.published_ms() > Some(1_500_000_000_000));
+    // Far more than the broker and the system keep for one who does not read.
+    let text = "x".repeat(10_000);
+    let mut given = 0;
+    let mut count = 0;
+    while given == count {
+        count += 1;
+        assert!(count < 10_000, "somebody keeps all of it");
+        let cast = caster.ask(&format!("CAST news.us :{count} {text}"));
+        given += u64::from(cast.expect("it is taken") == Reply::Ok("1 mem".to_owned()));
+    }
+    // The LAG comes behind the last copy that there was room for.
+    let mut seen = 0;
+    let began = Instant::now();
+    while reader.missed() == 0 {
+        assert!(began.elapsed() < LONG, "{seen} came, and no LAG");
+        let soon = reader.receive(Duration::from_millis(100));
+        if let Some(message) = soon.expect("it is there") {
+            seen += 1;
+            assert!(message.text().starts_with(&format!("{seen} ")));
+        }
+    }
+    let more = reader.receive(Duration::from_millis(100));
+    assert_eq!(more.expect("it is there"), None);
+    assert_eq!(seen + reader.missed(), count);
+}

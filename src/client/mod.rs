@@ -215,6 +215,12 @@ impl Client {
         }
     }
 
+    /// Live copies that the broker could not send since this client was made, because it read them too slowly.
+    /// What was cast while the connection was broken is not among them.
+    pub fn missed(&self) -> u64 {
+        self.session.missed
+    }
+
     /// Whether a message is to be shown. One that is not is acked: its first ack was lost.
     fn is_new(&mut self, message: &Message) -> bool {
         let is_new = !self.session.memory.contains(message);

@@ -105,6 +105,8 @@ pub struct Session {
     pub pulled: Vec<Message>,
     /// Subscriptions that ended without being asked to.
     pub ended: VecDeque<Error>,
+    /// Live copies that the broker could not send.
+    pub missed: u64,
     /// What was settled.
     pub memory: Memory,
     flushed: Flushed,
@@ -131,6 +133,7 @@ impl Session {
             arrived: VecDeque::new(),
             pulled: Vec::new(),
             ended: VecDeque::new(),
+            missed: 0,
             memory: Memory::new(options.remembered),
             flushed: Flushed::default(),
             options,
@@ -384,6 +387,7 @@ impl Session {
                 self.subscriptions.remove(at);
                 self.ended.push_back(Error::Ended(line));
             }
+            (Reply::Other(line), _) => self.missed += dropped(&line),
             _ => {}
         }
         self.outage = None;
@@ -606,6 +610,14 @@ impl Session {
     pub fn is_subscribed(&self) -> bool {
         !self.subscriptions.is_empty()
     }
+}
+
+/// How many copies a `LAG` line says were missed; 0 of another line.
+fn dropped(line: &str) -> u64 {
+    let mut words = line.split(' ');
+    let count = words.next() == Some("LAG");
+    let mut counts = words.filter_map(|word| word.strip_prefix("dropped=")?.parse().ok());
+    counts.next().filter(|_| count).unwrap_or(0)
 }
 
 /// How long to wait after so many failures: doubling, and somewhere in its upper half so that clients

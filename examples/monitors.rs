@@ -1,0 +1,42 @@
+//! A status change is fanned out to every monitor that wants to know, and kept for the record.
+//!
+//! Monitors get copies while they are there; nothing is stored for them, and one that reads too slowly
+//! misses some and is told how many. The record is a queue: what it is bound to is kept until it is read.
+
+use std::time::Duration;
+
+use ringmq::client::{Client, Error, Pull, Subscribe};
+
+const MONITORS: usize = 50;
+const SECOND: Duration = Duration::from_secs(1);
+
+fn main() -> Result<(), Error> {
+    let addr = std::env::var("RINGMQ_ADDR").unwrap_or_else(|_| "127.0.0.1:7766".to_owned());
+    let mut plant = Client::connect(&addr)?;
+    plant.ask("BIND status.# status-record")?;
+    let mut monitors = Vec::new();
+    for _ in 0..MONITORS {
+        let mut monitor = Client::connect(&addr)?;
+        monitor.subscribe(&Subscribe::live("status.*.pump"))?;
+        monitors.push(monitor);
+    }
+    plant.ask("CAST status.hall2.pump :running")?;
+    plant.ask("CAST status.hall2.lamp :off")?;
+    for monitor in &mut monitors {
+        let change = monitor.receive(SECOND)?.expect("a copy for each");
+        assert_eq!(
+            (&*change.source, &*change.text()),
+            ("status.hall2.pump", "running")
+        );
+        assert_eq!(monitor.missed(), 0);
+    }
+    let record = plant.pull(&Pull::new("status-record").count(10).wait(SECOND))?;
+    println!(
+        "{MONITORS} monitors saw it; {} changes on record",
+        record.len()
+    );
+    for change in &record {
+        plant.ack(change)?;
+    }
+    plant.ask("QDEL status-record").map(|_| ())
+}
