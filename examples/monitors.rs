@@ -1,13 +1,12 @@
 //! A status change is fanned out to every monitor that wants to know, and kept for the record.
 //!
-//! Monitors get copies while they are there; nothing is stored for them, and one that reads too slowly
-//! misses some and is told how many. The record is a queue: what it is bound to is kept until it is read.
+//! Monitors get copies while they are there; one that reads too slowly is told how many it has missed.
+//! The record is a queue: it keeps what is cast to its pattern until that is read.
 
 use std::time::Duration;
 
 use ringmq::client::{Client, Error, Pull, Subscribe};
 
-const MONITORS: usize = 50;
 const SECOND: Duration = Duration::from_secs(1);
 
 fn main() -> Result<(), Error> {
@@ -15,7 +14,7 @@ fn main() -> Result<(), Error> {
     let mut plant = Client::connect(&addr)?;
     plant.ask("BIND status.# status-record")?;
     let mut monitors = Vec::new();
-    for _ in 0..MONITORS {
+    for _ in 0..50 {
         let mut monitor = Client::connect(&addr)?;
         monitor.subscribe(&Subscribe::live("status.*.pump"))?;
         monitors.push(monitor);
@@ -24,17 +23,11 @@ fn main() -> Result<(), Error> {
     plant.ask("CAST status.hall2.lamp :off")?;
     for monitor in &mut monitors {
         let change = monitor.receive(SECOND)?.expect("a copy for each");
-        assert_eq!(
-            (&*change.source, &*change.text()),
-            ("status.hall2.pump", "running")
-        );
-        assert_eq!(monitor.missed(), 0);
+        println!("{} is {}", change.source, change.text());
+        assert_eq!((&*change.text(), monitor.missed()), ("running", 0));
     }
     let record = plant.pull(&Pull::new("status-record").count(10).wait(SECOND))?;
-    println!(
-        "{MONITORS} monitors saw it; {} changes on record",
-        record.len()
-    );
+    assert_eq!(record.len(), 2, "both changes are on record");
     for change in &record {
         plant.ack(change)?;
     }
