@@ -450,16 +450,39 @@ impl Oracle {
             return;
         }
         let credit = credit.unwrap_or(100);
-        subs.push(Sub {
+        let mut credit = (credit, credit);
+        let mut leases = vec![lease_us];
+        let mut changing = 0;
+        // Changes of it that have arrived already may have been run before this was read.
+        let record = &self.links[link];
+        for open in record.waiting.iter().chain(record.tagged.values()) {
+            let asked = match &self.commands[*open].command.kind {
+                Kind::Sub {
+                    source: of,
+                    credit,
+                    lease_us,
+                    ..
+                } if of == source => {
+                    leases.push(*lease_us);
+                    *credit
+                }
+                Kind::Credit { source: of, credit } if of == source => Some(*credit),
+                Kind::Unsub(of) if of == source => None,
+                _ => continue,
+            };
+            changing += 1;
+            credit = asked.map_or(credit, |asked| (credit.0.min(asked), credit.1.max(asked)));
+        }
+        self.links[link].subs.push(Sub {
             command,
             tag,
             source: source.to_string(),
-            credit: (credit, credit),
-            leases: vec![lease_us],
+            credit,
+            leases,
             auto,
             since: now,
             begun: self.commands[command].arrived.unwrap_or(now),
-            changing: 0,
+            changing,
             deliveries: Vec::new(),
         });
     }
