@@ -505,7 +505,8 @@ impl Oracle {
                 self.messages[index].fate = Fate::Unknown;
             }
             // A dead letter is stored by the dead-letter queue's level.
-            let escaped = !self.dead_places(index, now).is_empty();
+            let escaped =
+                self.messages[index].home.is_some() || !self.dead_places(index, now).is_empty();
             let message = &mut self.messages[index];
             let volatile = message.stored.1 == Level::None;
             match message.fate {

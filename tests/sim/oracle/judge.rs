@@ -231,6 +231,7 @@ impl Oracle {
             match check {
                 Deferred::Empty { command, sources } => self.check_empty(command, &sources),
                 Deferred::Order { index, source, low } => self.check_order(index, &source, low),
+                Deferred::NoConsumer { command } => self.check_no_consumer(command),
             }
         }
         self.now = now;

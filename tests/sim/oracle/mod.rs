@@ -87,6 +87,8 @@ enum Deferred {
         source: String,
         low: u64,
     },
+    /// A request that nobody can answer: consumers may have gone in the same turn.
+    NoConsumer { command: usize },
 }
 
 /// The judge of one run.

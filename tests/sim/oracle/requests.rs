@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::record::Fate;
-use super::{DELIVERY_US_MAX, Oracle};
+use super::{DELIVERY_US_MAX, Deferred, Oracle};
 use crate::command::Kind;
 use crate::wire::Line;
 
@@ -180,8 +180,22 @@ impl Oracle {
                 });
                 (self.now >= arrived + timeout_us || ended) && possible
             }
-            "NOCONSUMER" | "NOQUEUE" => !self.surely_consumed(command, &queue),
+            "NOCONSUMER" | "NOQUEUE" => {
+                self.deferred.push(Deferred::NoConsumer { command });
+                true
+            }
             _ => false,
+        }
+    }
+
+    /// `NOCONSUMER` is true if no consumer was there all the time.
+    pub(super) fn check_no_consumer(&mut self, command: usize) {
+        let sent = &self.commands[command];
+        if let Kind::Request { queue, .. } = &sent.command.kind
+            && self.surely_consumed(command, queue)
+        {
+            let text = format!("{sent:?} was told that there is no consumer");
+            self.fail("Q", text);
         }
     }
 
