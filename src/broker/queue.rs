@@ -617,7 +617,7 @@ impl Queue {
     /// The queue follows a new time to live: messages without a deadline count from now.
     pub fn ttl_changed(&mut self, before: Option<u64>, now_us: u64) {
         if before.is_none() && self.settings.ttl_us.is_some() && self.next_id > 1 {
-            self.expiry.follow(self.next_id - 1, now_us);
+            self.expiry.follow_all(self.next_id - 1, now_us);
         }
     }
 
