@@ -9,7 +9,7 @@ mod bodies;
 
 use std::cell::RefCell;
 
-use bodies::{Body, codec, log, recovery, shard};
+use bodies::{Body, codec, log, recovery, shard, topics};
 use divan::Bencher;
 use divan::counter::{BytesCount, ItemsCount};
 
@@ -54,6 +54,11 @@ fn shard_in_memory(bencher: Bencher<'_, '_>, body: &Body) {
 
 #[divan::bench(args = shard::LOGGED, sample_size = 1)]
 fn shard_with_log(bencher: Bencher<'_, '_>, body: &Body) {
+    measure(bencher, body);
+}
+
+#[divan::bench(args = topics::MEMORY, sample_size = 1)]
+fn shard_topics(bencher: Bencher<'_, '_>, body: &Body) {
     measure(bencher, body);
 }
 

@@ -54,10 +54,22 @@ pub enum Fault {
     GroupNotLogged,
     /// A message is freed when the first of its readers has settled it.
     FreedByOne,
+    /// The receipt of a cast waits for no queue's level.
+    CastConfirmedEarly,
+    /// A binding is confirmed and not logged.
+    BindingNotLogged,
+    /// Live copies that a reader misses are not counted.
+    LagNotCounted,
+    /// A connection has a live copy for each of its patterns.
+    LiveCopyTwice,
+    /// An answer goes to the one who has asked first.
+    AnswerMisdirected,
+    /// Some requests have no timeout.
+    RequestTimeoutLost,
 }
 
 /// Every one of them.
-pub const ALL: [Fault; 25] = [
+pub const ALL: [Fault; 31] = [
     Fault::SyncSkipped,
     Fault::ConfirmedBeforeSync,
     Fault::VisibleBeforeDurable,
@@ -83,6 +95,12 @@ pub const ALL: [Fault; 25] = [
     Fault::FiringNotLogged,
     Fault::GroupNotLogged,
     Fault::FreedByOne,
+    Fault::CastConfirmedEarly,
+    Fault::BindingNotLogged,
+    Fault::LagNotCounted,
+    Fault::LiveCopyTwice,
+    Fault::AnswerMisdirected,
+    Fault::RequestTimeoutLost,
 ];
 
 #[cfg(feature = "planted-bugs")]

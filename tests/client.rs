@@ -515,3 +515,90 @@ fn consume_until_end(addr: &str, progress: &Progress) -> (BTreeMap<u64, u64>, u6
         }
     }
 }
+
+#[test]
+fn a_broker_that_drains_lets_a_consumer_finish_and_gets_the_rest_when_it_is_back() {
+    let dir = TempDir::new("client-drain");
+    let launch = Launch::data(&dir.data()).port(free_port());
+    let mut broker = launch.start();
+    let mut consumer = client(&broker);
+    consumer
+        .subscribe(&Subscribe::new("jobs").credit(1))
+        .expect("it is taken");
+    let mut publisher = client(&broker);
+    publish(&mut publisher, "jobs", "one");
+    publish(&mut publisher, "jobs", "two");
+    let one = consumer.receive(LONG).expect("it comes").expect("in time");
+    let drained = publisher.ask("DRAIN 20s").expect("it is taken");
+    assert_eq!(drained, Reply::Ok(String::new()));
+    let pulling = thread::spawn({
+        let mut puller = client(&broker);
+        move || pull(&mut puller, "others")
+    });
+    let waiting = consumer.receive(Duration::from_millis(200));
+    assert_eq!(waiting.expect("the subscription has not failed"), None);
+    let settled = consumer.ack(&one).expect("it answers");
+    assert_eq!(settled, Settled::Confirmed, "its lease is still there");
+    let status = broker.process.wait(LONG).expect("nothing is held");
+    assert_eq!(status.code(), Some(0));
+    let sender = thread::spawn(move || {
+        publish(&mut publisher, "jobs", "three");
+        publish(&mut publisher, "others", "four");
+    });
+    thread::sleep(Duration::from_millis(50));
+    let _broker = launch.start();
+    for body in ["two", "three"] {
+        let message = consumer.receive(LONG).expect("it comes").expect("in time");
+        assert_eq!(message.text(), body);
+        consumer.ack(&message).expect("it answers");
+    }
+    sender.join().expect("both are taken");
+    let four = pulling.join().expect("the pull has waited");
+    assert_eq!(four.text(), "four");
+}
+
+#[test]
+fn live_copies_come_and_what_a_slow_reader_misses_is_counted() {
+    let broker = Launch::memory().arg("--max-send 16K").start();
+    let mut reader = client(&broker);
+    reader
+        .subscribe(&Subscribe::live("news.*.a b"))
+        .expect("it is taken");
+    reader
+        .subscribe(&Subscribe::live("news.#"))
+        .expect("it is taken");
+    let mut caster = client(&broker);
+    let cast = caster.ask("CAST news.eu.a%20b h.by=ann :one");
+    assert_eq!(cast.expect("it is taken"), Reply::Ok("1 mem".to_owned()));
+    let one = reader.receive(LONG).expect("it comes").expect("in time");
+    assert_eq!(
+        (&*one.source, &*one.text(), one.handle.as_deref()),
+        ("news.eu.a%20b", "one", None)
+    );
+    assert_eq!(one.header("by"), Some(b"ann".as_slice()));
+    assert!(one.published_ms() > Some(1_500_000_000_000));
+    // Far more than the broker and the system keep for one who does not read.
+    let text = "x".repeat(10_000);
+    let mut given = 0;
+    let mut count = 0;
+    while given == count {
+        count += 1;
+        assert!(count < 10_000, "somebody keeps all of it");
+        let cast = caster.ask(&format!("CAST news.us :{count} {text}"));
+        given += u64::from(cast.expect("it is taken") == Reply::Ok("1 mem".to_owned()));
+    }
+    // The LAG comes behind the last copy that there was room for.
+    let mut seen = 0;
+    let began = Instant::now();
+    while reader.missed() == 0 {
+        assert!(began.elapsed() < LONG, "{seen} came, and no LAG");
+        let soon = reader.receive(Duration::from_millis(100));
+        if let Some(message) = soon.expect("it is there") {
+            seen += 1;
+            assert!(message.text().starts_with(&format!("{seen} ")));
+        }
+    }
+    let more = reader.receive(Duration::from_millis(100));
+    assert_eq!(more.expect("it is there"), None);
+    assert_eq!(seen + reader.missed(), count);
+}

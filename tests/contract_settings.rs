@@ -718,3 +718,45 @@ fn dropold_brings_a_queue_under_a_lower_limit() {
         ",
     );
 }
+
+#[test]
+fn a_ttl_set_later_holds_for_every_message_that_waits() {
+    disk(
+        "C: MPUB jobs *3
+         C: a
+         C: b
+         C: c
+         S: OK 1 3 disk
+         C: PUB jobs ttl=1h :d
+         S: OK 4 disk
+         C: QSET jobs ttl=300ms
+         S: OK updated
+         C: QGET jobs
+         S: DATA $…
+         S: ready=4
+         S: …
+         S: 
+         -- 600ms
+         C: PULL jobs 9
+         S: MSG jobs 1.4.1 $1
+         S: d
+         S: END 1",
+    );
+}
+
+#[test]
+fn a_ttl_set_later_ends_many_messages_and_all_over_a_restart() {
+    disk(
+        r"C: MPUB jobs *10000
+         C+ {x\n*10000}
+         S: OK 1 10000 disk
+         C: QSET jobs ttl=400ms
+         S: OK updated
+         -- restart
+         -- 800ms
+         C: PULL jobs 9
+         S: END 0
+         C: PUB jobs :y
+         S: OK 10001 disk",
+    );
+}

@@ -530,3 +530,98 @@ fn smaller_segments_are_used_when_there_is_space_for_no_more() {
         assert_eq!(again.read(place).expect("whole").2[0], number as u8);
     }
 }
+
+/// A log whose messages 1 to 20 are on the disk only, with an index block there.
+fn with_cold_messages(disk: &MemDisk) -> (Bench, Position) {
+    let mut bench = Bench::open(disk).expect("an empty directory");
+    for id in 1..=20 {
+        bench.publish(1, &body(1, id));
+    }
+    bench.turn(true);
+    let slot = bench
+        .log
+        .spill(QueueUid(1), 0, (0..10).collect::<Vec<u32>>().into());
+    bench.model.blocks.insert(1, slot);
+    // Enough that the first segment is closed and nothing of it is in memory.
+    for _ in 0..400 {
+        let id = bench.next_id(2);
+        bench.publish(2, &body(2, id));
+        bench.turn(true);
+    }
+    bench.wait(1_000_000);
+    bench.log.trim(0);
+    bench.log.trim(0);
+    let place = bench.model.live[&(1, 7)];
+    assert!(!bench.log.is_resident(place), "it is on the disk only");
+    (bench, place)
+}
+
+#[test]
+fn a_read_that_fails_now_and_then_is_tried_again() {
+    for kind in [
+        ErrorKind::Other,
+        ErrorKind::TimedOut,
+        ErrorKind::StorageFull,
+    ] {
+        for operation in 0..2 {
+            let disk = MemDisk::default();
+            let (mut bench, place) = with_cold_messages(&disk);
+            let next = disk.state().operations;
+            disk.state().fail_at = Some((next + operation, kind));
+            let read = bench.read(place).expect("one error is no damage");
+            assert_eq!(read.2, body(1, 7), "{kind:?} at {operation}");
+            assert_eq!(bench.log.stats().damaged, 0);
+            assert!(disk.state().operations > next + operation, "it was met");
+        }
+    }
+}
+
+#[test]
+fn a_read_that_fails_for_a_while_is_tried_until_it_succeeds() {
+    // For so long, with an error of the disk and with no free file descriptor.
+    for (code, pauses) in [(libc::EIO, 1), (libc::EMFILE, 40)] {
+        let disk = MemDisk::default();
+        let (mut bench, place) = with_cold_messages(&disk);
+        disk.state().fail_reads = Some(code);
+        bench.log.fetch(place);
+        let slot = bench.model.blocks[&1];
+        bench.log.load(slot);
+        bench.events.clear();
+        for _ in 0..pauses {
+            bench.poll();
+            assert!(!bench.log.is_resident(place), "not damaged: {code}");
+            assert_eq!(bench.events, Vec::<String>::new());
+            let due_us = bench.log.deadline_us().expect("another try");
+            assert!(due_us <= bench.now_us + 200_000);
+            bench.wait(200_000);
+        }
+        disk.state().fail_reads = None;
+        bench.wait(200_000);
+        assert!(
+            bench
+                .events
+                .iter()
+                .any(|event| event.starts_with("BlockLoaded") && event.contains("Ok("))
+        );
+        let read = bench.read(place).expect("the disk has healed");
+        assert_eq!(read.2, body(1, 7));
+        assert_eq!(bench.log.stats().damaged, 0);
+    }
+}
+
+#[test]
+fn a_read_that_always_fails_is_damage() {
+    let disk = MemDisk::default();
+    let (mut bench, place) = with_cold_messages(&disk);
+    disk.state().fail_reads = Some(libc::EIO);
+    let before = disk.state().operations;
+    bench.log.fetch(place);
+    for _ in 0..10 {
+        bench.poll();
+        bench.wait(200_000);
+    }
+    assert!(bench.log.is_resident(place), "it is known to be damaged");
+    assert_eq!(bench.read(place), None);
+    let tries = disk.state().operations - before;
+    assert!((3..20).contains(&tries), "{tries} tries");
+}

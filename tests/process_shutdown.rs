@@ -45,6 +45,47 @@ fn under_load_it_ends_in_time_and_everything_confirmed_is_there() {
 }
 
 #[test]
+fn a_drain_under_load_ends_like_a_signal() {
+    for (seed, drain, signal) in [
+        (4, "DRAIN 400ms", None),
+        (5, "DRAIN 1h", Some(libc::SIGTERM)),
+    ] {
+        let dir = TempDir::new("drain");
+        let launch = Launch::data(&dir.data()).arg("--segment 1M --checkpoint 1M");
+        let shared = Shared::default();
+        let mut broker = launch.start();
+        load::create_queues(&broker);
+        // A lease that nobody settles.
+        let mut holder = broker.client();
+        assert_eq!(holder.ask("PUB held :x"), "OK 1 disk");
+        assert_eq!(holder.pull("held lease=1h").expect("an answer").len(), 1);
+        let load = Load::start(&shared, broker.address, 3, 2, seed);
+        sleep(Duration::from_millis(200));
+        let start = Instant::now();
+        assert_eq!(holder.ask(drain), "OK");
+        sleep(Duration::from_millis(100));
+        assert!(holder.ask("PUB held :y").starts_with("ERR DRAINING retry="));
+        assert!(broker.process.ended().is_none(), "somebody holds a message");
+        if let Some(signal) = signal {
+            broker.process.signal(signal);
+        }
+        let status = broker.process.wait(GRACEFUL_MAX);
+        let status = status.unwrap_or_else(|| panic!("still running after {:?}", start.elapsed()));
+        assert_eq!(status.code(), Some(0), "{}", broker.process.stderr());
+        load.join();
+        shared.ledger().assert_faultless("after the drain");
+        assert!(shared.ledger().confirmed > 0, "there was no load");
+
+        let broker = launch.start();
+        load::assert_queues_kept(&broker);
+        load::drain(&shared, &broker);
+        shared.ledger().assert_faultless("after the restart");
+        let held = broker.client().pull("held 10").expect("an answer");
+        assert_eq!(held.len(), 1, "what was held comes again");
+    }
+}
+
+#[test]
 fn who_waits_is_answered() {
     let dir = TempDir::new("waiters");
     let launch = Launch::data(&dir.data());

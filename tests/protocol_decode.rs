@@ -308,6 +308,12 @@ fn casts_bindings_requests_and_answers() {
     line("BIND a.# q", "BIND a.# q");
     line("BIND! * q", "BIND! * q");
     line("UNBIND *.%2A.a q", "UNBIND *.%2A.a q");
+    line("DRAIN", "DRAIN");
+    line("drain! 30s", "DRAIN! 30000000us");
+    line("DRAIN 0", "DRAIN 0us");
+    line("DRAIN 1s 1s", "ERR SYNTAX");
+    line("DRAIN x", "ERR SYNTAX");
+    line("DRAIN :x", "ERR SYNTAX");
     line("BIND q *", "ERR NAME");
     line("BIND a.#", "ERR SYNTAX");
     line("BIND a b c", "ERR SYNTAX");
@@ -496,7 +502,6 @@ fn the_rest() {
 fn verbs_that_are_unknown_or_not_built() {
     for verb in [
         "AUTH",
-        "DRAIN",
         "ROUTE",
         "FOO",
         "PUBS",

@@ -247,7 +247,7 @@ fn every_verb_is_in_a_transcript() {
         .collect();
     let verbs = "HELLO PING QUIT HELP PUB MPUB PULL ACK NACK TOUCH SUB CREDIT UNSUB QSET QGET QLS QDEL \
                  DEL PURGE PEEK MOVE SYNC STATS CANCEL REQ REP CAST BIND UNBIND BEGIN \
-                 COMMIT ABORT";
+                 COMMIT ABORT SEEK DRAIN";
     for verb in verbs.split(' ') {
         assert!(
             sent.iter().any(|word| word == verb),

@@ -93,8 +93,7 @@ class Client:
         self._pending = deque()  # What the next answers belong to: number, kind, wait.
         self._awaited = self._answer = None
         self._subscriptions = {}  # Tag to command.
-        self._arrived, self._pulled, self._ended = deque(), [], deque()
-        self._settled = OrderedDict()
+        self._arrived, self._pulled, self._ended, self._settled = deque(), [], deque(), OrderedDict()
         self._confirmed, self._duplicates, self._refused = 0, 0, []
         while self._limits is None:  # The first failure is one failure too many.
             self._step(TICK)
@@ -146,7 +145,8 @@ class Client:
             left = max(0.0, end - time.monotonic())
             step = min(left, IDLE)
             reply = self._ask(command + _options(wait=step), step)
-            if reply is _LOST:
+            if reply is _LOST or reply.words[:1] == ["DRAINING"]:
+                time.sleep(0 if reply is _LOST else TICK)
                 continue
             if reply.kind != "END":
                 raise Refused(reply)
@@ -376,11 +376,11 @@ class Client:
     def _take_tagged(self, reply):
         if reply.kind == "MSG":
             self._arrived.append(Message(reply))
-        elif reply.kind == "END" and reply.options.get("gone") == "drain":
-            raise ConnectionError("the broker stops")  # It will be back.
+        elif reply.words[:1] == ["DRAINING"]:
+            raise ConnectionError("the broker goes down")  # It will be back.
         elif reply.tag == f"s{self._awaited}":
             self._answer = reply
-        elif reply.kind != "OK":
+        elif reply.kind != "OK" and reply.options.get("gone") != "drain":  # A drained one is renewed.
             self._subscriptions.pop(reply.tag, None)
             self._ended.append(Error(f"a subscription has ended: {reply.rest}"))
 

@@ -9,6 +9,7 @@ pub mod log;
 pub mod memory;
 pub mod recovery;
 pub mod shard;
+pub mod topics;
 
 /// One thing to measure, again and again on the same state.
 pub trait Work {

@@ -437,6 +437,11 @@ pub enum Command<'a> {
         /// Place and generation, as `STATS conns` prints them.
         conn: (u32, u32),
     },
+    /// `DRAIN [dur]`
+    Drain {
+        /// How long leases are waited for at most, microseconds; 30 s when absent.
+        most_us: Option<u64>,
+    },
     /// `CANCEL @tag`
     Cancel {
         /// Whose wait to end, without the `@`.

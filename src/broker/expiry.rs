@@ -43,6 +43,17 @@ impl Expiry {
         }
     }
 
+    /// All messages up to this one that were not dealt with follow the queue's time to live from now on.
+    pub fn follow_all(&mut self, last: MessageId, now_us: u64) {
+        self.runs.push_back((now_us.next_multiple_of(RUN_US), last));
+    }
+
+    /// Of the ids taken last, those after `done` are still to be dealt with: they are due at once.
+    pub fn put_back(&mut self, done: MessageId, last: MessageId) {
+        self.done = done;
+        self.runs.push_front((0, last));
+    }
+
     /// A message has a deadline of its own.
     pub fn own(&mut self, id: MessageId, expires_us: u64) {
         if let Some(before) = self.own_by_id.insert(id, expires_us) {

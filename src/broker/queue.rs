@@ -522,9 +522,7 @@ impl Queue {
     pub fn wait_replayed(&mut self, id: MessageId, due_us: u64) {
         let pri = match self.state(id) {
             State::Ready | State::Locked => self.remove_ready(id),
-            State::Delayed => {
-                self.delayed.remove(id).map(|(_, pri)| pri)
-            }
+            State::Delayed => self.delayed.remove(id).map(|(_, pri)| pri),
             State::Hidden | State::Leased | State::Gone => None,
         };
         if let Some(pri) = pri {
@@ -635,7 +633,7 @@ impl Queue {
     /// The queue follows a new time to live: messages without a deadline count from now.
     pub fn ttl_changed(&mut self, before: Option<u64>, now_us: u64) {
         if before.is_none() && self.settings.ttl_us.is_some() && self.next_id > 1 {
-            self.expiry.follow(self.next_id - 1, now_us);
+            self.expiry.follow_all(self.next_id - 1, now_us);
         }
     }
 

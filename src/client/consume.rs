@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::publish::duration;
-use super::wire::{typed_sources, typed_value};
+use super::wire::{typed_name, typed_sources, typed_value};
 
 /// A pull: takes messages, and waits for the first one if asked to.
 ///
@@ -79,6 +79,35 @@ impl Subscribe {
         Subscribe {
             source: typed_sources(source),
             options: String::new(),
+        }
+    }
+
+    /// To copies of what is cast to such topics, as in `news.#`: nothing is stored and nothing is to be
+    /// acked. What the broker could not send because this client read too slowly, or while the connection
+    /// was broken, is missed; [`Client::missed`](super::Client::missed) counts the former.
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), ringmq::client::Error> {
+    /// # use ringmq::client::{Client, Subscribe};
+    /// # use std::time::Duration;
+    /// let mut client = Client::connect("127.0.0.1:7766")?;
+    /// client.subscribe(&Subscribe::live("news.#"))?;
+    /// while let Some(message) = client.receive(Duration::from_secs(60))? {
+    ///     println!("{}: {}", message.source, message.text());
+    /// }
+    /// println!("{} missed", client.missed());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn live(pattern: &str) -> Subscribe {
+        // A pattern's wildcards are words of their own; the other words are typed as names are.
+        let word = |word: &str| match word {
+            "*" | "#" => word.to_owned(),
+            word => typed_name(word),
+        };
+        Subscribe {
+            source: pattern.split('.').map(word).collect::<Vec<_>>().join("."),
+            options: " mode=live".to_owned(),
         }
     }
 
@@ -159,6 +188,10 @@ mod tests {
         assert_eq!(
             Subscribe::new("q").credit(5).encode(3),
             "@s3 SUB q ts=1 credit=5\n"
+        );
+        assert_eq!(
+            Subscribe::live("news.*.a b.#").encode(4),
+            "@s4 SUB news.*.a%20b.# ts=1 mode=live\n"
         );
         let nack = Nack::new().dead().why("no paper");
         assert_eq!(nack.encode("1.2.3"), "NACK 1.2.3 dead=1 why=no%20paper\n");

@@ -66,6 +66,8 @@ use session::{Answer, Session};
 
 /// Longest single wait of a pull; a longer one is several.
 const PULL_STEP: Duration = Duration::from_secs(10);
+/// Between two pulls from a broker that goes down and does not say how long to wait.
+const DRAIN_STEP: Duration = Duration::from_millis(100);
 
 /// A client that hides restarts of its broker. See the [module](self).
 #[derive(Debug)]
@@ -145,6 +147,11 @@ impl Client {
             let wait = left.min(PULL_STEP);
             let count = match self.session.ask(pull.encode(wait).as_bytes(), wait)? {
                 Answer::Reply(Reply::End(count)) => count,
+                // It goes down, and will be back; what is held can be settled until then.
+                Answer::Reply(Reply::Error(refusal)) if refusal.code == Code::Draining => {
+                    self.session.step(refusal.retry.unwrap_or(DRAIN_STEP))?;
+                    continue;
+                }
                 Answer::Reply(reply) => return Err(Error::unexpected(reply)),
                 Answer::Lost => continue,
             };
@@ -208,6 +215,12 @@ impl Client {
                 return Ok(None);
             }
         }
+    }
+
+    /// Live copies that the broker could not send since this client was made, because it read them too slowly.
+    /// What was cast while the connection was broken is not among them.
+    pub fn missed(&self) -> u64 {
+        self.session.missed
     }
 
     /// Whether a message is to be shown. One that is not is acked: its first ack was lost.

@@ -110,6 +110,8 @@ pub struct Session {
     pub pulled: Vec<Message>,
     /// Subscriptions that ended without being asked to.
     pub ended: VecDeque<Error>,
+    /// Live copies that the broker could not send.
+    pub missed: u64,
     /// What was settled.
     pub memory: Memory,
     flushed: Flushed,
@@ -137,6 +139,7 @@ impl Session {
             arrived: VecDeque::new(),
             pulled: Vec::new(),
             ended: VecDeque::new(),
+            missed: 0,
             memory: Memory::new(options.remembered),
             flushed: Flushed::default(),
             options,
@@ -373,6 +376,9 @@ impl Session {
         let at = subscriptions.position(of_tag);
         match (reply, at) {
             (Reply::Message(message), _) => self.arrived.push_back(message),
+            (Reply::Error(refusal), Some(_)) if refusal.code == Code::Draining => {
+                return Err(Error::Refused(refusal));
+            }
             (reply @ (Reply::Ok(_) | Reply::Error(_)), Some(at)) => {
                 let is_refused = matches!(reply, Reply::Error(_));
                 let number = self.subscriptions[at].tag;
@@ -385,15 +391,14 @@ impl Session {
                     self.ended.push_back(Error::unexpected(reply));
                 }
             }
-            // A broker that stops: it will be back.
-            (Reply::Gone(line), Some(_)) if line.ends_with("gone=drain") => {
-                let link = self.link.as_ref().expect("it came from there");
-                return Err(link.lost(io::ErrorKind::ConnectionAborted.into()));
-            }
+            // A broker that goes down: what is held can be settled until the connection ends, and the
+            // subscription is said again over the next one.
+            (Reply::Gone(line), Some(_)) if line.ends_with("gone=drain") => {}
             (Reply::Gone(line), Some(at)) => {
                 self.subscriptions.remove(at);
                 self.ended.push_back(Error::Ended(line));
             }
+            (Reply::Other(line), _) => self.missed += dropped(&line),
             _ => {}
         }
         self.outage = None;
@@ -639,6 +644,14 @@ impl Session {
     pub fn is_subscribed(&self) -> bool {
         !self.subscriptions.is_empty()
     }
+}
+
+/// How many copies a `LAG` line says were missed; 0 of another line.
+fn dropped(line: &str) -> u64 {
+    let mut words = line.split(' ');
+    let count = words.next() == Some("LAG");
+    let mut counts = words.filter_map(|word| word.strip_prefix("dropped=")?.parse().ok());
+    counts.next().filter(|_| count).unwrap_or(0)
 }
 
 /// How long to wait after so many failures: doubling, and somewhere in its upper half so that clients

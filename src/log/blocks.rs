@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use crate::broker::id::QueueUid;
 
+use super::again::{ReadError, ReadErrorKind};
 use super::disk::Disk;
 use super::manifest::SHARD;
 use super::place::BlockSlot;
@@ -64,15 +65,16 @@ pub(crate) fn load<D: Disk>(
     seed: u32,
     slot: BlockSlot,
     crc: u32,
-) -> Result<Vec<u32>, String> {
+) -> Result<Vec<u32>, ReadError> {
     let path = path();
     let offset = start_of(slot);
-    let failed = |error: io::Error| format!("reading {path} at offset {offset} failed: {error}");
+    let failed = |error: io::Error| ReadError::io(&path, offset, &error);
     let file = disk.open(&path).map_err(failed)?;
     let mut bytes = vec![0; SLOT_BYTES];
     let filled = read_up_to(disk, &file, offset, &mut bytes).map_err(failed)?;
-    decode(&bytes[..filled], seed, slot, crc).ok_or_else(|| {
-        format!("{path} is damaged at offset {offset}: the index block there is not the one that was written")
+    decode(&bytes[..filled], seed, slot, crc).ok_or_else(|| ReadError {
+        what: format!("{path} is damaged at offset {offset}: the index block there is not the one that was written"),
+        kind: ReadErrorKind::Damaged,
     })
 }
 
@@ -207,6 +209,11 @@ impl Blocks {
             panic!("index block slot {} is not in use", slot.0);
         };
         self.loading.insert(slot.0).then_some(crc)
+    }
+
+    /// The block is still waited for.
+    pub fn is_loading(&self, slot: BlockSlot, crc: u32) -> bool {
+        self.loading.contains(&slot.0) && self.slots[slot.0 as usize] == Slot::Used(crc)
     }
 
     /// A read has ended; false when nobody wants it any more.

@@ -426,7 +426,7 @@ impl<'a, D: Disk> Checker<'a, D> {
             .map_or(Vec::new(), |newest| newest.meta.slots.clone());
         for (slot, crc) in slots {
             if let Err(what) = blocks::load(self.disk, self.manifest.seed(), slot, crc) {
-                self.problem(format_args!("{what}"));
+                self.problem(format_args!("{}", what.what));
             }
         }
     }

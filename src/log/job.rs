@@ -5,6 +5,7 @@
 
 use std::fmt;
 
+use super::again::ReadError;
 use super::blocks::{self, PendingBlock};
 use super::checkpoint;
 use super::compaction::{self, Compacted, Compaction};
@@ -91,12 +92,13 @@ pub(crate) enum Outcome<F> {
     },
     Read {
         start: Position,
-        result: Result<Vec<u8>, String>,
+        bytes: usize,
+        result: Result<Vec<u8>, ReadError>,
     },
     BlockLoaded {
         slot: BlockSlot,
         crc: u32,
-        result: Result<Vec<u32>, String>,
+        result: Result<Vec<u32>, ReadError>,
     },
     Watched {
         result: Result<(), LogError>,
@@ -201,6 +203,7 @@ pub fn perform<D: Disk>(disk: &D, job: Job<D::File>) -> Done<D::File> {
             bytes,
         } => Outcome::Read {
             start,
+            bytes,
             result: read(disk, &file, offset, bytes),
         },
         Work::LoadBlock { slot, crc, seed } => Outcome::BlockLoaded {
@@ -259,9 +262,8 @@ fn sync<D: Disk>(disk: &D, files: &[(String, D::File)]) -> Result<(), LogError> 
     Ok(())
 }
 
-fn read<D: Disk>(disk: &D, file: &str, offset: u64, count: usize) -> Result<Vec<u8>, String> {
-    let failed =
-        |error: std::io::Error| format!("reading {file} at offset {offset} failed: {error}");
+fn read<D: Disk>(disk: &D, file: &str, offset: u64, count: usize) -> Result<Vec<u8>, ReadError> {
+    let failed = |error: std::io::Error| ReadError::io(file, offset, &error);
     let handle = disk.open(file).map_err(failed)?;
     let mut bytes = vec![0; count];
     let filled = read_up_to(disk, &handle, offset, &mut bytes).map_err(failed)?;

@@ -7,6 +7,7 @@
 //! (`supply`), and read back from memory or from disk (`read`). `upkeep` makes checkpoints and
 //! compactions, `scrub` verifies what is old; `recovery` opens a directory. The format is in docs/log-format.md.
 
+mod again;
 mod api;
 mod append;
 mod blocks;
@@ -105,6 +106,7 @@ pub struct Log<S: Storage> {
     table: segment::SegmentTable,
     blocks: blocks::Blocks,
     blocks_retry_at: Option<u64>,
+    again: again::Again,
     tail: write::Tail<<S::Disk as Disk>::File>,
     supply: supply::Supply<<S::Disk as Disk>::File>,
     checkpoints: upkeep::Checkpoints,
@@ -184,6 +186,7 @@ impl<S: Storage> Log<S> {
             table: scan.table,
             blocks: opened.blocks,
             blocks_retry_at: None,
+            again: again::Again::default(),
             tail: write::Tail::new(scan.end, scan.index),
             supply: supply::Supply::new(opened.next_segment, opened.free),
             checkpoints: opened.checkpoints,

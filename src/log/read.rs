@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use crate::broker::id::QueueUid;
 
+use super::again::{ReadError, Wanted};
 use super::disk::Storage;
 use super::entry::message_head;
 use super::job::{Job, Work};
@@ -113,18 +114,35 @@ impl<S: Storage> Log<S> {
         end.saturating_sub(position.0) as usize
     }
 
-    pub(crate) fn handle_read(&mut self, start: Position, result: Result<Vec<u8>, String>) {
+    pub(crate) fn handle_read(
+        &mut self,
+        start: Position,
+        asked: usize,
+        result: Result<Vec<u8>, ReadError>,
+    ) {
+        let wanted = Wanted::Window(start, asked);
         let Some(segment) = self.table.get(self.table.name_of(start)) else {
             // Everything in it was freed, and the segment given up, while this was under way.
+            self.again.succeeded(wanted);
             self.windows.end(start, Vec::new(), 0, 0);
             return;
         };
         let base_ms = segment.base_ms;
         let left = self.segment_bytes_left(start);
-        let bytes = result.unwrap_or_else(|error| {
-            ::log::error!("{error}; the message there cannot be delivered");
-            Vec::new()
-        });
+        let bytes = match result {
+            Ok(bytes) => {
+                self.again.succeeded(wanted);
+                bytes
+            }
+            Err(error) if self.again.failed(wanted, &error, self.now_us) => {
+                ::log::warn!("{}; it is tried again", error.what);
+                return;
+            }
+            Err(error) => {
+                ::log::error!("{}; the message there cannot be delivered", error.what);
+                Vec::new()
+            }
+        };
         match self.windows.end(start, bytes, base_ms, left) {
             Some(more) => self.submit_read(start, more),
             None => self.events.push_back(Event::Fetched(start)),
@@ -210,14 +228,18 @@ impl<S: Storage> Log<S> {
                 result: Ok(offsets),
             });
         } else if let Some(crc) = self.blocks.begin_load(slot) {
-            self.storage.submit(Job {
-                work: Work::LoadBlock {
-                    slot,
-                    crc,
-                    seed: self.seed,
-                },
-            });
+            self.submit_load(slot, crc);
         }
+    }
+
+    fn submit_load(&mut self, slot: BlockSlot, crc: u32) {
+        self.storage.submit(Job {
+            work: Work::LoadBlock {
+                slot,
+                crc,
+                seed: self.seed,
+            },
+        });
     }
 
     /// The block is not needed any more. Its slot is used again when no kept checkpoint can refer
@@ -233,11 +255,42 @@ impl<S: Storage> Log<S> {
         &mut self,
         slot: BlockSlot,
         crc: u32,
-        result: Result<Vec<u32>, String>,
+        result: Result<Vec<u32>, ReadError>,
     ) {
+        let wanted = Wanted::Block(slot, crc);
+        match &result {
+            Err(error)
+                if self.blocks.is_loading(slot, crc)
+                    && self.again.failed(wanted, error, self.now_us) =>
+            {
+                ::log::warn!("{}; it is tried again", error.what);
+                return;
+            }
+            _ => self.again.succeeded(wanted),
+        }
         if self.blocks.end_load(slot, crc) {
-            let result = result.map(Arc::from);
+            let result = result.map(Arc::from).map_err(|error| error.what);
             self.events.push_back(Event::BlockLoaded { slot, result });
+        }
+    }
+
+    /// Has what could not be read a while ago read again.
+    pub(crate) fn read_again_if_due(&mut self) {
+        while let Some(wanted) = self.again.pop(self.now_us) {
+            match wanted {
+                Wanted::Window(start, bytes) => {
+                    if self.table.get(self.table.name_of(start)).is_some() {
+                        self.submit_read(start, bytes);
+                    } else {
+                        self.again.succeeded(wanted);
+                        self.windows.end(start, Vec::new(), 0, 0);
+                    }
+                }
+                Wanted::Block(slot, crc) if self.blocks.is_loading(slot, crc) => {
+                    self.submit_load(slot, crc);
+                }
+                Wanted::Block(..) => self.again.succeeded(wanted),
+            }
         }
     }
 

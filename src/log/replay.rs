@@ -198,7 +198,8 @@ impl<'a, D: Disk, R: Replay> Scanner<'a, D, R> {
             let crc = slots
                 .get(&slot)
                 .ok_or("the checkpoint lists no such index block")?;
-            Ok(blocks::load(disk, seed, slot, *crc)?.into_boxed_slice())
+            let offsets = blocks::load(disk, seed, slot, *crc).map_err(|error| error.what)?;
+            Ok(offsets.into_boxed_slice())
         };
         let mut messages = 0;
         loop {

@@ -342,7 +342,11 @@ impl<S: Storage> Log<S> {
         }
         match outcome {
             Outcome::Synced { upto, result } => self.handle_synced(upto, result),
-            Outcome::Read { start, result } => self.handle_read(start, result),
+            Outcome::Read {
+                start,
+                bytes,
+                result,
+            } => self.handle_read(start, bytes, result),
             Outcome::BlockLoaded { slot, crc, result } => {
                 self.handle_block_loaded(slot, crc, result)
             }
@@ -393,13 +397,15 @@ impl<S: Storage> Log<S> {
             self.blocks_retry_at,
             self.watch_at,
             self.scrub.next_at,
+            self.again.next_at(),
         ]
         .into_iter()
         .flatten()
         .min()
     }
 
-    /// Does what is due: flush, mark, another try after missing space, the directory watch.
+    /// Does what is due: flush, mark, another try after missing space or a
+    /// failed read, the directory watch.
     pub fn handle_deadline(&mut self, now_us: u64) {
         self.now_us = self.now_us.max(now_us);
         if self.failure.is_some() {
@@ -436,6 +442,7 @@ impl<S: Storage> Log<S> {
             });
         }
         self.scrub_if_due();
+        self.read_again_if_due();
         if is_due(self.blocks_retry_at) {
             self.blocks_retry_at = None;
         }

@@ -1,5 +1,6 @@
 //! CAST, BIND and UNBIND: a message for everybody who wants its topic.
 
+use super::conn::Need;
 use super::engine::{Receiver, Refused};
 use super::session::{Asker, Flow};
 use super::{Now, Shard};
@@ -8,6 +9,7 @@ use crate::broker::id::Level;
 use crate::broker::pattern::Pattern;
 use crate::broker::queue::QueueKey;
 use crate::broker::reply::{Error, ErrorCode, Reply};
+use crate::fault::{Fault, planted};
 use crate::log::disk::Storage;
 use crate::protocol::text::value;
 
@@ -81,7 +83,11 @@ impl<S: Storage> Shard<S> {
             },
             refused: receipt.refused,
         };
-        self.answer_when(asker, receipt.need, &reply);
+        let need = match planted(Fault::CastConfirmedEarly) {
+            true => Need::NOW,
+            false => receipt.need,
+        };
+        self.answer_when(asker, need, &reply);
         Flow::Done
     }
 
@@ -98,7 +104,11 @@ impl<S: Storage> Shard<S> {
         }
         let key = self.find_or_create(queue);
         self.engine.bind(key, pattern);
-        let need = self.engine.need(Level::Disk);
+        let mut need = self.engine.need(Level::Disk);
+        if planted(Fault::DefinitionNotSynced) {
+            need = Need::NOW;
+            self.engine.sync_wanted = false;
+        }
         self.answer_when(asker, need, &Reply::Ok);
         Ok(())
     }

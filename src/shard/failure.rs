@@ -17,6 +17,8 @@ pub(super) fn answer_failed(out: &mut Vec<u8>, gated: &[u8]) {
     let error = Error::new(ErrorCode::UnknownResult, DISK_FAILED);
     for item in Items(gated) {
         match item.kind {
+            // A subscription that has ended has ended.
+            b"END" if item.is_gone() => out.extend_from_slice(item.whole),
             b"OK" | b"END" | b"DATA" => encode::error(out, item.tag, &error),
             b"MSG" | b"EXPIRED" | b"LAG" => {}
             _ => out.extend_from_slice(item.whole),
@@ -39,7 +41,7 @@ pub(super) fn answer_stalled(out: &mut Vec<u8>, gated: &[u8]) {
                     None => left_out.push((item.tag, 1)),
                 }
             }
-            b"END" => {
+            b"END" if !item.is_gone() => {
                 let found = left_out.iter().position(|(tag, _)| *tag == item.tag);
                 let less = found.map_or(0, |found| left_out.swap_remove(found).1);
                 let count = item.words().next().and_then(number).unwrap_or(0);
@@ -67,6 +69,11 @@ impl<'a> Item<'a> {
     fn is_settled_by_sending(&self) -> bool {
         let mut words = self.words().skip(1);
         words.next() == Some(b"-") && words.next().is_some_and(|word| word.starts_with(b"id="))
+    }
+
+    /// It says that a subscription has ended by itself, and answers nothing.
+    fn is_gone(&self) -> bool {
+        self.words().any(|word| word.starts_with(b"gone="))
     }
 
     /// The words behind kind and tag.
@@ -116,7 +123,7 @@ mod tests {
 
     #[test]
     fn every_command_still_gets_one_answer() {
-        let gated = b"OK 1 disk\nOK @7 2 disk\nMSG q 1.1.1 $3\nOK\n\nEND 1\nERR SYNTAX :x\nPONG\nDATA $2\nhi\n";
+        let gated = b"OK 1 disk\nOK @7 2 disk\nMSG q 1.1.1 $3\nOK\n\nEND 1\nERR SYNTAX :x\nEND @8 q gone=drain\nPONG\nDATA $2\nhi\n";
         let mut out = Vec::new();
         answer_failed(&mut out, gated);
         let text = String::from_utf8(out).expect("it is text");
@@ -132,6 +139,7 @@ mod tests {
                 "ERR @7 UNKNOWNRESULT",
                 unknown,
                 "ERR SYNTAX",
+                "END @8 q gone=drain",
                 "PONG",
                 unknown
             ]
@@ -139,7 +147,7 @@ mod tests {
     }
     #[test]
     fn without_space_messages_leave_and_only_what_was_to_be_safe_is_unknown() {
-        let gated = b"OK 1 disk\nMSG @7 q 1.1.1 $3\nOK\n\nMSG @7 q - id=2 $1\n-\nMSG @8 q - id=3 $0\n\nEND @7 2\nEND @8 1\nEND 5\nDATA $2\nhi\nPONG\n";
+        let gated = b"OK 1 disk\nMSG @7 q 1.1.1 $3\nOK\n\nMSG @7 q - id=2 $1\n-\nMSG @8 q - id=3 $0\n\nEND @7 2\nEND @8 1\nEND q gone=drain\nEND 5\nDATA $2\nhi\nPONG\n";
         let mut out = Vec::new();
         answer_stalled(&mut out, gated);
         let text = String::from_utf8(out).expect("it is text");
@@ -147,7 +155,7 @@ mod tests {
         assert!(first.starts_with("ERR UNKNOWNRESULT :"), "{first}");
         assert_eq!(
             rest,
-            "MSG @7 q 1.1.1 $3\nOK\n\nEND @7 1\nEND @8 0\nEND 5\nDATA $2\nhi\nPONG\n"
+            "MSG @7 q 1.1.1 $3\nOK\n\nEND @7 1\nEND @8 0\nEND q gone=drain\nEND 5\nDATA $2\nhi\nPONG\n"
         );
     }
 }

@@ -81,6 +81,7 @@ impl<S: Storage> Shard<S> {
         self.dispatch_all(now);
         self.commit(now);
         self.now_and_then(now);
+        self.go_on_draining(now);
         self.go_on_ending(now);
     }
 
@@ -554,6 +555,7 @@ impl<S: Storage> Shard<S> {
             self.engine.next_timer_us(),
             self.waiters.next_deadline_us(),
             self.requests.next_deadline_us(),
+            self.drained_at_us(),
         ]
         .into_iter()
         .flatten()
@@ -580,15 +582,12 @@ impl<S: Storage> Shard<S> {
         self.engine.schedules.stop();
         let slots: Vec<usize> = self.conns.iter().map(|(slot, _)| slot).collect();
         for slot in slots {
-            if !self.conns.contains(slot) {
-                continue;
-            }
             if self.conns[slot].life == Life::Open {
                 self.conns[slot].life = Life::HalfClosed;
             }
             self.drain_requests(slot);
-            self.end_interests(slot, now);
         }
+        self.end_all_interests(now);
     }
 
     /// Moves a shutdown on: first everybody gets what is due, then leases go back and the log is closed.

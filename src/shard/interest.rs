@@ -1,6 +1,7 @@
 //! PULL, SUB, CREDIT, UNSUB and CANCEL: what a connection wants to receive, and under which tag.
 
 use super::conn::{Life, Need};
+use super::drain::draining;
 use super::groups::Reader;
 use super::session::{Asker, Flow};
 use super::waiters::Terms;
@@ -24,6 +25,9 @@ impl<S: Storage> Shard<S> {
         let slot = asker.slot;
         if self.wait_for_publishes(slot) {
             return Flow::Again;
+        }
+        if self.is_draining() {
+            return self.conclude(asker, Err(draining()));
         }
         if let Err(error) = self.may_wait(asker) {
             return self.conclude(asker, Err(error));

@@ -17,9 +17,11 @@ use super::{ConnKey, Now, Shard};
 use crate::broker::command::{Body, PublishOptions};
 use crate::broker::pattern::Pattern;
 use crate::broker::reply::{Delivery, Error, ErrorCode, Payload, Reply};
+use crate::fault::{Fault, planted};
 use crate::log::disk::Storage;
 use crate::log::{SectionKind, Sections};
-use crate::protocol::text::{IN_PLACE_BYTES_MAX, encode, value};
+use crate::protocol::text::encode::{self, Gone};
+use crate::protocol::text::{IN_PLACE_BYTES_MAX, value};
 
 /// Memory of one subscription beside its pattern in the trie, estimated, bytes.
 const LIVE_BYTES: usize = 400;
@@ -169,6 +171,18 @@ impl<S: Storage> Shard<S> {
         }
     }
 
+    /// The broker goes down: it is told, behind what the subscriptions have missed.
+    pub(super) fn tell_live_drain(&mut self, slot: usize) {
+        let keys: Vec<u32> = self.conns[slot].live.values().copied().collect();
+        for key in keys {
+            self.tell_lag(slot, key);
+            let subscription = &self.live.subscriptions[key as usize];
+            let tag = (!subscription.tag.is_empty()).then_some(&*subscription.tag);
+            let out = self.conns[slot].out.writer(&mut self.pool);
+            encode::gone(out, tag, &subscription.pattern.printed(), Gone::Drain);
+        }
+    }
+
     /// The connection is gone: nobody is told anything.
     pub(super) fn forget_live(&mut self, slot: usize) {
         while let Some(key) = self.conns[slot].live.values().next().copied() {
@@ -204,7 +218,9 @@ impl<S: Storage> Shard<S> {
         }
         // One copy for each connection, by the oldest of its subscriptions.
         found.sort_unstable();
-        found.dedup_by_key(|(slot, ..)| *slot);
+        if !planted(Fault::LiveCopyTwice) {
+            found.dedup_by_key(|(slot, ..)| *slot);
+        }
         let given = match found.is_empty() {
             true => 0,
             false => {
@@ -248,7 +264,7 @@ impl<S: Storage> Shard<S> {
                     self.live.starved.push(subscription.conn);
                 }
                 conn.is_lagging = true;
-                subscription.dropped += 1;
+                subscription.dropped += u64::from(!planted(Fault::LagNotCounted));
                 self.live.dropped_total += 1;
                 continue;
             }

@@ -7,6 +7,7 @@ mod admin;
 mod cast;
 mod conn;
 mod consume;
+mod drain;
 mod engine;
 mod failure;
 mod groups;
@@ -127,6 +128,8 @@ pub struct Shard<S: Storage> {
     /// Scratch for the sources of a pull.
     keys: Vec<QueueKey>,
     ending: Ending,
+    /// When a drain ends at the latest, microseconds; [`drain::NEVER`] = none was asked for.
+    drained_at_us: u64,
     failed: Option<String>,
     stop: Option<Stop>,
     housekeeping: housekeeping::Housekeeping,
@@ -198,6 +201,7 @@ impl<S: Storage> Shard<S> {
             receivers: Vec::new(),
             keys: Vec::new(),
             ending: Ending::No,
+            drained_at_us: drain::NEVER,
             failed: None,
             stop: None,
             housekeeping: housekeeping::Housekeeping::new(now),

@@ -13,6 +13,7 @@ use foldhash::fast::FixedState;
 use siphasher::sip128::{Hasher128, SipHasher24};
 
 use super::conn::{Blocked, Need};
+use super::drain::draining;
 use super::engine::Refused;
 use super::session::{Asker, Flow};
 use super::{ConnKey, Ending, Now, Shard};
@@ -20,6 +21,7 @@ use crate::broker::command::{Body, PublishOptions, Typed};
 use crate::broker::id::QueueUid;
 use crate::broker::queue::QueueKey;
 use crate::broker::reply::{Delivery, Error, ErrorCode, Payload, Reply};
+use crate::fault::{Fault, planted};
 use crate::log::disk::Storage;
 use crate::protocol::text::{encode, value};
 
@@ -28,7 +30,7 @@ const TOKEN_CHARS: usize = 32;
 /// Answers may fill a requester's output up to so many times its limit: it takes no more requests when it
 /// is at the limit, but those it has sent are to be answered.
 const ANSWERS_FACTOR: usize = 8;
-/// What is said with `ERR FULL` and `ERR DRAINING`, milliseconds.
+/// What is said with `ERR FULL`, milliseconds.
 const RETRY_MS: u32 = 100;
 /// Memory of one request beside its message, estimated, bytes.
 const PENDING_BYTES: usize = 320;
@@ -162,7 +164,7 @@ impl<S: Storage> Shard<S> {
         now: Now,
     ) -> Result<(), Refused> {
         self.may_wait(asker)?;
-        if self.ending != Ending::No {
+        if self.is_draining() || self.ending != Ending::No {
             return Err(draining().into());
         }
         let key = self.existing(queue)?;
@@ -207,7 +209,10 @@ impl<S: Storage> Shard<S> {
     ) -> Result<(), Error> {
         let mut scratch = Vec::new();
         let token = parse_token(token.decoded(&mut scratch));
-        let found = token.and_then(|token| self.requests.by_token.get(&token).copied());
+        let mut found = token.and_then(|token| self.requests.by_token.get(&token).copied());
+        if planted(Fault::AnswerMisdirected) && found.is_some() {
+            found = self.requests.pending.keys().min().copied();
+        }
         let Some(serial) = found else {
             return Err(Error::new(
                 ErrorCode::Stale,
@@ -284,6 +289,10 @@ impl<S: Storage> Shard<S> {
         while let Some((deadline_us, serial)) = self.requests.deadlines.first().copied()
             && deadline_us <= now.us
         {
+            if planted(Fault::RequestTimeoutLost) && serial.is_multiple_of(3) {
+                self.requests.deadlines.pop_first();
+                continue;
+            }
             self.fail_request(serial, &timed_out());
         }
     }
@@ -291,7 +300,8 @@ impl<S: Storage> Shard<S> {
     /// A consumer of the queue has gone: if it was the last one, nobody answers what was asked there.
     pub(super) fn consumer_gone(&mut self, key: QueueKey) {
         let store = self.engine.store_of(key);
-        if !self.engine.has_consumers(store) {
+        // While the broker drains, those whose subscriptions it has ended may still answer.
+        if !self.engine.has_consumers(store) && !self.is_draining() {
             let uid = self.engine.queue(store).uid;
             self.fail_requests_of(uid);
         }
@@ -390,15 +400,6 @@ fn timed_out() -> Error {
         ErrorCode::Timeout,
         "no answer came in time; the request may have been worked on",
     )
-}
-
-#[cold]
-fn draining() -> Error {
-    Error::new(
-        ErrorCode::Draining,
-        "the broker is going down; ask again when it is back",
-    )
-    .retry(RETRY_MS)
 }
 
 #[cold]

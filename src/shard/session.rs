@@ -7,6 +7,7 @@
 use bytes::Bytes;
 
 use super::conn::{Blocked, Life, Need};
+use super::drain::draining;
 use super::engine::{Receipt, Refused};
 use super::transaction::Kept;
 use super::waiters::Terms;
@@ -195,6 +196,9 @@ impl<S: Storage> Shard<S> {
             return self.conclude(asker, Err(super::interest::tag_in_use(tag)));
         }
         let done = match request.command {
+            Command::Publish { .. } | Command::PublishBatch { .. } if self.is_draining() => {
+                return self.refuse_publish(asker, &draining());
+            }
             Command::Publish {
                 queue,
                 options,
@@ -241,6 +245,12 @@ impl<S: Storage> Shard<S> {
             return Flow::Again;
         }
         let done = match command {
+            Command::Cast { .. } if self.is_draining() => {
+                return self.refuse_publish(asker, &draining());
+            }
+            Command::Subscribe { .. } | Command::SubscribeLive { .. } if self.is_draining() => {
+                Err(draining())
+            }
             Command::Hello {
                 version,
                 name,
@@ -321,6 +331,10 @@ impl<S: Storage> Shard<S> {
             }
             Command::Stats(scope) => self.stats(asker, scope, now),
             Command::Why { source } => self.why(asker, source, now),
+            Command::Drain { most_us } => {
+                self.drain(asker, most_us, now);
+                Ok(())
+            }
             Command::Kill { conn } => self.kill(asker, conn, now),
             Command::Cancel { tag } => {
                 self.cancel(asker, tag);
@@ -481,14 +495,16 @@ impl<S: Storage> Shard<S> {
                 self.block_cold(asker.slot);
                 Flow::Again
             }
-            Err(Refused::Error(error)) => {
-                if asker.quiet {
-                    self.conns[asker.slot].quiet.rejected += 1;
-                }
-                self.refuse(asker.slot, asker.tag, &error);
-                Flow::Done
-            }
+            Err(Refused::Error(error)) => self.refuse_publish(asker, &error),
         }
+    }
+
+    fn refuse_publish(&mut self, asker: Asker<'_>, error: &Error) -> Flow {
+        if asker.quiet {
+            self.conns[asker.slot].quiet.rejected += 1;
+        }
+        self.refuse(asker.slot, asker.tag, error);
+        Flow::Done
     }
 
     #[inline]

@@ -113,6 +113,7 @@ impl<S: Storage> Shard<S> {
         let level = self.engine.defaults.durable;
         let lines = [
             ("uptime_ms", (now.us - totals.started_us) / 1000),
+            ("draining", u64::from(self.is_draining())),
             ("connections", self.conns.len() as u64),
             ("connections_total", totals.connections),
             ("connections_refused_total", totals.connections_refused),

@@ -7,6 +7,7 @@
 use bytes::Bytes;
 
 use super::conn::Need;
+use super::drain::draining;
 use super::engine::{Bodies, Plan, Receipt, Refused};
 use super::session::{Asker, owned};
 use super::settling::{parse_handle, push_stale};
@@ -273,10 +274,15 @@ impl<S: Storage> Shard<S> {
         let mut plan = Plan::default();
         let (mut stale, mut all_live) = (Vec::new(), true);
         let mut refused = None;
+        let is_draining = self.is_draining();
         let mut scratch = Vec::new();
         let mut commands = Commands::new(&open.frames);
         while let Some(command) = commands.next(&self.limits) {
             let (handles, nack) = match command {
+                Command::Publish { .. } | Command::PublishBatch { .. } if is_draining => {
+                    refused = refused.or(Some(draining()));
+                    continue;
+                }
                 Command::Ack { handles } => (handles, None),
                 Command::Nack {
                     handles, dead, why, ..

@@ -14,6 +14,7 @@
 //! -- 200ms                a pause
 //! -- mark                 the instant that `-- at least 1s` and `-- at most 2s` count from
 //! -- kill, -- restart     kill -9 or SIGTERM, then a start on the same data; connections are gone
+//! -- ends                 the broker ends by itself, with exit code 0; then it is started again
 //! # …                     a remark
 //! ```
 //!
@@ -135,6 +136,15 @@ impl Player<'_> {
                 match order {
                     "kill" => self.broker.process.kill_running(),
                     _ => self.broker.terminate(),
+                }
+                self.peers.clear();
+                self.broker = self.launch.start();
+            }
+            "ends" => {
+                let status = self.broker.process.wait(ANSWER_MAX);
+                let code = status.ok_or("it still runs")?.code();
+                if code != Some(0) {
+                    return Err(format!("the exit code is {code:?}"));
                 }
                 self.peers.clear();
                 self.broker = self.launch.start();

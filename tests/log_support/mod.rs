@@ -44,10 +44,17 @@ pub struct State {
     pub short: Option<usize>,
     pub interrupted: bool,
     pub fail_syncs: bool,
+    /// Opening and reading fail with this code.
+    pub fail_reads: Option<i32>,
     pub log: Vec<String>,
 }
 
 impl State {
+    fn check_reads(&self) -> io::Result<()> {
+        self.fail_reads
+            .map_or(Ok(()), |code| Err(io::Error::from_raw_os_error(code)))
+    }
+
     fn used(&self) -> u64 {
         self.names
             .values()
@@ -256,6 +263,7 @@ impl Disk for MemDisk {
 
     fn open(&self, path: &str) -> io::Result<u64> {
         let state = self.enter(|| format!("open {path}"))?;
+        state.check_reads()?;
         state.names.get(path).copied().ok_or_else(not_found)
     }
 
@@ -266,6 +274,7 @@ impl Disk for MemDisk {
 
     fn read_at(&self, file: &u64, offset: u64, into: &mut [u8]) -> io::Result<usize> {
         let state = self.enter(|| format!("read {offset} {}", into.len()))?;
+        state.check_reads()?;
         let mut count = into.len();
         if let Some(short) = state.short {
             count = count.min(short);
@@ -770,6 +779,10 @@ impl Bench {
                     }
                     self.log.fetch(position);
                     self.poll();
+                    if !self.log.is_resident(position) {
+                        // It failed and is tried again.
+                        self.wait(200_000);
+                    }
                 }
             }
         }

@@ -435,6 +435,10 @@ fn show_rest(command: Command<'_>) -> (&'static str, String) {
         Command::Begin => ("BEGIN", String::new()),
         Command::Commit => ("COMMIT", String::new()),
         Command::Abort => ("ABORT", String::new()),
+        Command::Drain { most_us: None } => ("DRAIN", String::new()),
+        Command::Drain {
+            most_us: Some(most_us),
+        } => ("DRAIN", format!("{most_us}us")),
         Command::Cancel { tag } => ("CANCEL", format!("@{}", text(tag))),
         _ => unreachable!("shown above"),
     }

@@ -1,6 +1,8 @@
 //! Clients that do what chance and their theme say: they know what they were sent, and nothing
 //! of the broker.
 
+mod topics;
+
 use crate::command::{Command, Form, Kind, Level, Publish, Pull, Setting, State};
 use crate::oracle::Oracle;
 use crate::rng::Rng;
@@ -43,6 +45,10 @@ pub struct Theme {
     pub rough: bool,
     /// Few tries, so that messages are dead-lettered.
     pub dead_letters: bool,
+    /// `CAST`, `BIND` and live subscriptions.
+    pub topics: bool,
+    /// `REQ` and `REP`
+    pub requests: bool,
     /// Messages of a batch at most.
     pub batch_max: u64,
     /// Longest lease and delay, microseconds.
@@ -80,8 +86,12 @@ pub struct Client {
     untagged_sub: bool,
     /// Subscriptions: source, tagged, settled before sent.
     subs: Vec<(String, bool, bool)>,
-    /// Tags of waiting `PULL`s.
+    /// Tags of waiting `PULL`s and `REQ`s.
     waiting_tags: Vec<String>,
+    /// Patterns of live subscriptions.
+    live: Vec<String>,
+    /// Tokens of requests that it was given.
+    asked: Vec<String>,
     /// Shares of the kinds of work: publish, consume, administer.
     shares: [u64; 3],
 }
@@ -110,6 +120,8 @@ impl Client {
             untagged_sub: false,
             subs: Vec::new(),
             waiting_tags: Vec::new(),
+            live: Vec::new(),
+            asked: Vec::new(),
             shares,
         }
     }
@@ -121,11 +133,13 @@ impl Client {
         self.untagged_sub = false;
         self.subs.clear();
         self.waiting_tags.clear();
+        self.live.clear();
     }
 
     /// A line that this client was sent, and what it belongs to.
     pub fn line(&mut self, command: Option<&Command>, line: &Line) {
         if line.kind == "MSG" {
+            self.asked.extend(line.option("reply").map(str::to_string));
             if let Some(handle) = line.words.get(1).filter(|handle| handle.contains('.')) {
                 self.held.push(Held {
                     handle: handle.clone(),
@@ -155,13 +169,19 @@ impl Client {
         let mut acts = Vec::new();
         for _ in 0..self.rng.spread(1, 8) {
             let shares = self.shares;
-            match self
-                .rng
-                .weighted(&[shares[0], shares[1], shares[2], u64::from(theme.garbage)])
-            {
+            match self.rng.weighted(&[
+                shares[0],
+                shares[1],
+                shares[2],
+                u64::from(theme.garbage),
+                4 * u64::from(theme.topics),
+                4 * u64::from(theme.requests),
+            ]) {
                 0 => self.publish(theme, oracle, wall_us, &mut acts),
                 1 => self.consume(theme, oracle, &mut acts),
                 2 => self.administer(theme, oracle, &mut acts),
+                4 => self.topics(oracle, &mut acts),
+                5 => self.ask(oracle, &mut acts),
                 _ => self.garbage(theme, &mut acts),
             }
             if self.finished {
@@ -322,9 +342,9 @@ impl Client {
             return;
         }
         let several = self.rng.chance(150);
-        let mut sources = vec![self.queue(theme)];
+        let mut sources = vec![self.source(theme)];
         if several {
-            let more = self.queue(theme);
+            let more = self.source(theme);
             if !sources.contains(&more) {
                 sources.push(more);
             }
@@ -350,7 +370,7 @@ impl Client {
     }
 
     fn push(&mut self, theme: &Theme, acts: &mut Vec<Act>) {
-        let source = self.queue(theme);
+        let source = self.source(theme);
         match self.rng.below(6) {
             0 => {
                 let credit = self.rng.below(20);

@@ -243,6 +243,35 @@ pub enum Kind {
     Sync(Option<Level>),
     Stats,
     Cancel(String),
+    Cast {
+        topic: String,
+        body: Vec<u8>,
+    },
+    Bind {
+        pattern: String,
+        queue: String,
+    },
+    Unbind {
+        pattern: String,
+        queue: String,
+    },
+    /// `SUB pattern mode=live`, always tagged.
+    SubLive(String),
+    /// `UNSUB` of such a pattern.
+    UnsubLive(String),
+    /// `REQ`, always tagged.
+    Request {
+        queue: String,
+        timeout_us: u64,
+        /// Number of the message in the oracle.
+        message: usize,
+        body: Vec<u8>,
+    },
+    /// `REP`
+    Answer {
+        token: String,
+        body: Vec<u8>,
+    },
     /// An empty line: cancels a waiting untagged `PULL`, answers nothing itself.
     Empty,
     /// Anything that must be refused with one of the codes. With `closes` the connection ends.
@@ -300,10 +329,15 @@ impl Command {
             out.push(b' ');
             out.extend_from_slice(argument.as_bytes());
         }
-        if let Kind::Publish(publish) = &self.kind {
-            publish.body(&mut out, end);
-        } else {
-            out.extend_from_slice(end);
+        match &self.kind {
+            Kind::Publish(publish) => publish.body(&mut out, end),
+            Kind::Cast { body, .. } | Kind::Request { body, .. } | Kind::Answer { body, .. } => {
+                out.extend_from_slice(format!(" ${}", body.len()).as_bytes());
+                out.extend_from_slice(end);
+                out.extend_from_slice(body);
+                out.extend_from_slice(end);
+            }
+            _ => out.extend_from_slice(end),
         }
         out
     }
@@ -391,6 +425,18 @@ impl Command {
             ),
             Kind::Stats => ("STATS", Vec::new()),
             Kind::Cancel(tag) => ("CANCEL", vec![format!("@{tag}")]),
+            Kind::Cast { topic, .. } => ("CAST", vec![topic.clone()]),
+            Kind::Bind { pattern, queue } => ("BIND", vec![pattern.clone(), queue.clone()]),
+            Kind::Unbind { pattern, queue } => ("UNBIND", vec![pattern.clone(), queue.clone()]),
+            Kind::SubLive(pattern) => ("SUB", vec![pattern.clone(), "mode=live".to_string()]),
+            Kind::UnsubLive(pattern) => ("UNSUB", vec![pattern.clone()]),
+            Kind::Request {
+                queue, timeout_us, ..
+            } => {
+                let timeout = format!("timeout={}", duration(*timeout_us, rng));
+                ("REQ", vec![queue.clone(), timeout])
+            }
+            Kind::Answer { token, .. } => ("REP", vec![token.clone()]),
             Kind::Empty => ("", Vec::new()),
             Kind::Bad { .. } => unreachable!("typed as it is"),
         }

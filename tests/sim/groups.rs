@@ -173,7 +173,9 @@ impl Model {
         let before = group.clone();
         if is_ack {
             // Without an answer, nobody knows.
-            group.must.retain(|number| held.iter().all(|(acked, _)| acked != number));
+            group
+                .must
+                .retain(|number| held.iter().all(|(acked, _)| acked != number));
         }
         let told = self.say(&format!("{verb} {}", handles.join(" ")))?;
         let group = self.groups.get_mut(name).expect("it was just picked");
@@ -270,7 +272,12 @@ impl Model {
     }
 
     fn delete(&mut self) -> Result<(), String> {
-        let names: Vec<&'static str> = self.groups.keys().copied().filter(|name| *name != "a").collect();
+        let names: Vec<&'static str> = self
+            .groups
+            .keys()
+            .copied()
+            .filter(|name| *name != "a")
+            .collect();
         if names.is_empty() {
             return Ok(());
         }
@@ -313,7 +320,9 @@ impl Model {
                 for line in lines.iter().filter(|line| line.kind == "MSG") {
                     let number = number_of(line)?;
                     if group.never.contains(&number) || !seen.insert(number) {
-                        return Err(format!("{number} came to {name} at the end, once too often"));
+                        return Err(format!(
+                            "{number} came to {name} at the end, once too often"
+                        ));
                     }
                 }
                 if seen.len() == before {
@@ -340,7 +349,8 @@ impl Model {
 fn number_of(line: &Line) -> Result<u64, String> {
     let body = line.body.as_deref().unwrap_or_default();
     let text = std::str::from_utf8(body).map_err(|_| format!("a strange body: {line:?}"))?;
-    text.parse().map_err(|_| format!("a strange body: {line:?}"))
+    text.parse()
+        .map_err(|_| format!("a strange body: {line:?}"))
 }
 
 #[test]

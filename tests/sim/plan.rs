@@ -123,6 +123,14 @@ impl Plan {
             plan.harms.push((rng.below(length_us), Harm::Shutdown));
         }
         later_additions(&mut Rng::new(seed ^ 0x6d6f_7265), &mut plan);
+        let rng = &mut Rng::new(seed ^ 0x746f_7069);
+        plan.theme.topics = rng.chance(250);
+        plan.theme.requests = rng.chance(150);
+        if plan.theme.topics && rng.chance(400) {
+            // Readers that are too slow for what is cast.
+            plan.theme.rough = true;
+            plan.send_bytes_max = 8 << 10;
+        }
         plan
     }
 }
@@ -172,6 +180,8 @@ fn theme(rng: &mut Rng) -> Theme {
         quiet: some(400),
         rough: some(500),
         dead_letters: some(400),
+        topics: false,
+        requests: false,
         batch_max: 12,
         span_us: *rng.pick(&[50_000, 500_000, 3_000_000]),
     }

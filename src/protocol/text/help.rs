@@ -24,7 +24,7 @@ QGET q   WHY q   QLS [a.#]  counts, settings / why nothing moves / all queues
 SUB q/group  SEEK q/group   every group gets every message / replay it
 PEEK q   MOVE q.dead q      look at messages / put dead letters back to work
 DEL q id  PURGE q  QDEL q   delete a message / all of them / the queue itself
-STATS [q jobs] [conns]      counters of broker, queue, clients; KILL conn
+STATS [q jobs] [conns]      counters of broker, queue, clients; KILL conn; DRAIN
 HELLO PING QUIT CANCEL @7   limits / still there? / leave / end a tagged wait
 Times: 500ms 30s 5m 2h 7d. @7 in front of a command tags its answers. A message
 not acked within its lease (30 s) is back; after 5 tries in q.dead. HELP PUB
@@ -256,6 +256,16 @@ KILL conn
   -> OK   or   ERR STALE (there is no such connection any more)
 "
         }
+        Verb::Drain => {
+            "\
+DRAIN [30s]
+  Goes down, but lets those who hold messages settle them first: nothing is
+  taken or handed out any more (ERR DRAINING), subscriptions end, and when
+  nothing is leased, or after that time, the broker ends as after SIGTERM.
+  A second one can only shorten it; DRAIN 0 ends at once.
+  -> OK
+"
+        }
         Verb::Cast => {
             "\
 CAST topic [options] :text           (or $5)
@@ -349,7 +359,7 @@ mod tests {
             "HELLO", "PING", "QUIT", "HELP", "PUB", "MPUB", "PULL", "POP", "ACK", "NACK", "TOUCH",
             "SUB", "CREDIT", "UNSUB", "QSET", "QGET", "QLS", "QDEL", "DEL", "PURGE", "PEEK",
             "MOVE", "SYNC", "STATS", "CANCEL", "WHY", "KILL", "REQ", "REP", "CAST", "BIND",
-            "UNBIND", "BEGIN", "COMMIT", "ABORT", "SEEK",
+            "UNBIND", "BEGIN", "COMMIT", "ABORT", "SEEK", "DRAIN",
         ];
         for verb in verbs {
             let text = text(Some(verb.as_bytes())).expect("the verb is built");

@@ -30,6 +30,7 @@ pub enum Verb {
     Cancel,
     Why,
     Kill,
+    Drain,
     Req,
     Rep,
     Cast,
@@ -56,7 +57,7 @@ pub enum Lookup {
 pub const VERB_BYTES_MAX: usize = 12;
 
 /// Verbs of the protocol that are still to come.
-const PLANNED: [&str; 3] = ["AUTH", "DRAIN", "ROUTE"];
+const PLANNED: [&str; 2] = ["AUTH", "ROUTE"];
 
 impl Verb {
     /// Finds a verb, in capitals or not.
@@ -91,6 +92,7 @@ impl Verb {
             b"CANCEL" => Verb::Cancel,
             b"WHY" => Verb::Why,
             b"KILL" => Verb::Kill,
+            b"DRAIN" => Verb::Drain,
             b"REQ" => Verb::Req,
             b"REP" => Verb::Rep,
             b"CAST" => Verb::Cast,
@@ -142,6 +144,7 @@ impl Verb {
             | Verb::Sync
             | Verb::Cancel
             | Verb::Kill
+            | Verb::Drain
             | Verb::Rep
             | Verb::Cast
             | Verb::Bind
@@ -197,6 +200,7 @@ impl Verb {
             Verb::Cancel => "CANCEL @tag",
             Verb::Why => "WHY queue",
             Verb::Kill => "KILL conn",
+            Verb::Drain => "DRAIN [30s]",
             Verb::Req => "REQ queue [options] :text",
             Verb::Rep => "REP token :text",
             Verb::Cast => "CAST topic [options] :text",

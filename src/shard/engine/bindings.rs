@@ -3,6 +3,7 @@
 use super::Engine;
 use crate::broker::pattern::Pattern;
 use crate::broker::queue::QueueKey;
+use crate::fault::{Fault, planted};
 use crate::log::Entry;
 use crate::log::disk::Storage;
 
@@ -20,6 +21,7 @@ impl<S: Storage> Engine<S> {
     pub fn bind(&mut self, key: QueueKey, pattern: Pattern) {
         let printed = pattern.printed();
         if self.install_binding(key, pattern)
+            && !planted(Fault::BindingNotLogged)
             && let Some(log) = &mut self.log
         {
             log.append(&Entry::Bind {

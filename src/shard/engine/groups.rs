@@ -117,7 +117,11 @@ impl<S: Storage> Engine<S> {
             None => queue.uid,
             Some(group) => self.queues[group.queue.0 as usize].uid,
         };
-        let Some(log) = self.log.as_mut().filter(|_| !planted(Fault::GroupNotLogged)) else {
+        let Some(log) = self
+            .log
+            .as_mut()
+            .filter(|_| !planted(Fault::GroupNotLogged))
+        else {
             return 0;
         };
         log.append(&Entry::Group {

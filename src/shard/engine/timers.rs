@@ -79,6 +79,10 @@ impl<S: Storage> Engine<S> {
                 if !self.queue(key).expiry.has_own(found) {
                     self.expire(key, found, now);
                 }
+                if budget == 0 && found < to {
+                    self.queue_mut(key).expiry.put_back(found, to);
+                    break;
+                }
             }
         }
     }

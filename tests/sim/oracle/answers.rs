@@ -17,6 +17,7 @@ impl Oracle {
                 self.expired_line(link, line);
                 return None;
             }
+            "LAG" if self.live_line(link, line) => return None,
             "LAG" => {
                 self.fail(
                     "F",
@@ -25,6 +26,9 @@ impl Oracle {
                 return None;
             }
             "END" if line.option("gone").is_some() => {
+                if self.live_line(link, line) {
+                    return None;
+                }
                 let source = line.words.first().cloned().unwrap_or_default();
                 self.links[link].subs.retain(|sub| sub.source != source);
                 return None;
@@ -90,6 +94,19 @@ impl Oracle {
     }
 
     fn message_line(&mut self, link: usize, line: &Line) -> Option<usize> {
+        if self.live_line(link, line) {
+            return None;
+        }
+        let asked = line
+            .tag
+            .as_ref()
+            .and_then(|tag| self.links[link].tagged.get(tag));
+        if let Some(command) = asked.copied()
+            && matches!(self.commands[command].command.kind, Kind::Request { .. })
+        {
+            self.answer_given(command, line);
+            return Some(command);
+        }
         let source = line.words.first().cloned().unwrap_or_default();
         let record = &self.links[link];
         let command = match &line.tag {
@@ -257,7 +274,7 @@ impl Oracle {
         let wanted = match kind {
             Kind::Ping(_) => "PONG",
             Kind::Help | Kind::QGet(_) | Kind::QLs | Kind::Stats => "DATA",
-            Kind::Pull(_) | Kind::Peek { .. } => "END",
+            Kind::Pull(_) | Kind::Peek { .. } | Kind::Request { .. } => "END",
             Kind::Bad { .. } => "ERR",
             _ => "OK",
         };
@@ -292,6 +309,13 @@ impl Oracle {
             }
             Kind::Hello { expired } => self.links[link].expired |= *expired,
             Kind::Publish(publish) => self.published(link, command, publish, line),
+            Kind::Cast { body, .. } => self.cast_done(command, body, line),
+            Kind::Bind { .. } => self.bind_done(command, true),
+            Kind::Unbind { pattern, queue } => self.unbind_done(command, pattern, queue),
+            Kind::SubLive(_) => self.live_begun(command, link, true),
+            Kind::UnsubLive(pattern) => self.live_ends(command, link, pattern, true),
+            Kind::Request { message, .. } => self.request_ended(command, *message, line),
+            Kind::Answer { token, .. } => self.answer_taken(command, token, line),
             Kind::Pull(pull) => {
                 let given = self.commands[command].messages;
                 if number != given {
@@ -426,16 +450,39 @@ impl Oracle {
             return;
         }
         let credit = credit.unwrap_or(100);
-        subs.push(Sub {
+        let mut credit = (credit, credit);
+        let mut leases = vec![lease_us];
+        let mut changing = 0;
+        // Changes of it that have arrived already may have been run before this was read.
+        let record = &self.links[link];
+        for open in record.waiting.iter().chain(record.tagged.values()) {
+            let asked = match &self.commands[*open].command.kind {
+                Kind::Sub {
+                    source: of,
+                    credit,
+                    lease_us,
+                    ..
+                } if of == source => {
+                    leases.push(*lease_us);
+                    *credit
+                }
+                Kind::Credit { source: of, credit } if of == source => Some(*credit),
+                Kind::Unsub(of) if of == source => None,
+                _ => continue,
+            };
+            changing += 1;
+            credit = asked.map_or(credit, |asked| (credit.0.min(asked), credit.1.max(asked)));
+        }
+        self.links[link].subs.push(Sub {
             command,
             tag,
             source: source.to_string(),
-            credit: (credit, credit),
-            leases: vec![lease_us],
+            credit,
+            leases,
             auto,
             since: now,
             begun: self.commands[command].arrived.unwrap_or(now),
-            changing: 0,
+            changing,
             deliveries: Vec::new(),
         });
     }
@@ -550,6 +597,11 @@ impl Oracle {
                     self.links[link].refused += 1;
                 }
             }
+            Kind::Cast { body, .. } => self.cast_refused(body, &code),
+            Kind::Bind { .. } => self.bind_done(command, false),
+            Kind::SubLive(_) => self.live_begun(command, link, false),
+            Kind::Request { message, .. } => self.request_ended(command, *message, line),
+            Kind::Answer { token, .. } => self.answer_taken(command, token, line),
             Kind::QSet { queue, .. } => self.queue(queue).track.end(command, now, false),
             Kind::QDel(queue) => {
                 let queue = self.queue(queue);
@@ -596,6 +648,24 @@ impl Oracle {
                     .is_some_and(|sync| sync > least || self.terms.memory)
             }
             (Kind::Publish(_) | Kind::Move { .. }, "MEM") => self.terms.scarce,
+            (Kind::Cast { .. } | Kind::Bind { .. } | Kind::SubLive(_), "MEM") => self.terms.scarce,
+            (Kind::Request { .. }, "MEM") => self.terms.scarce,
+            (Kind::Request { .. }, code) => self.is_true_of_request(command, code),
+            (Kind::Answer { .. }, "STALE" | "FULL") => true,
+            (Kind::Unbind { pattern, queue }, "CONFLICT" | "NOQUEUE") => {
+                !self.surely_bound(command, pattern, queue)
+            }
+            (Kind::SubLive(_), "CONFLICT") => {
+                self.links[self.commands[command].link].may_close.is_some()
+            }
+            (Kind::UnsubLive(pattern), "CONFLICT") => {
+                let link = &self.links[self.commands[command].link];
+                let there = |sub: &super::record::LiveSub| {
+                    let is_older = sub.command < command && sub.from.1 < arrived;
+                    is_older && sub.pattern == *pattern && sub.until.0 >= arrived
+                };
+                link.may_close.is_some() || !link.live.iter().any(there)
+            }
             (Kind::Publish(publish), "LIMIT") => self.terms.scarce && publish.once.is_some(),
             (Kind::Pull(_) | Kind::Peek { .. } | Kind::Sub { .. }, "CONFLICT") => true,
             (Kind::QSet { .. } | Kind::Move { .. } | Kind::Sync(_), "CONFLICT") => true,
@@ -643,6 +713,7 @@ fn waits_for_log(kind: &Kind) -> bool {
     match kind {
         Kind::Pull(pull) => pull.auto,
         Kind::Peek { .. } | Kind::Cancel(_) | Kind::Ping(_) | Kind::Empty => false,
+        Kind::SubLive(_) | Kind::UnsubLive(_) | Kind::Request { .. } | Kind::Answer { .. } => false,
         _ => true,
     }
 }

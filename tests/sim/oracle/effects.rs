@@ -30,6 +30,15 @@ impl Oracle {
         }
         match kind {
             Kind::Publish(publish) => self.publish_arrived(command, &publish),
+            Kind::Cast { body, .. } => self.cast_arrived(command, &body),
+            Kind::Bind { pattern, queue } => self.bind_arrived(command, &pattern, &queue),
+            Kind::Unbind { pattern, queue } => self.unbind_arrived(&pattern, &queue),
+            Kind::SubLive(pattern) => {
+                let tag = self.commands[command].command.tag.clone();
+                self.live_arrived(command, link, &pattern, &tag.unwrap_or_default());
+            }
+            Kind::UnsubLive(pattern) => self.live_ends(command, link, &pattern, false),
+            Kind::Request { message, .. } => self.request_arrived(command, message),
             Kind::Pull(pull) => self.reads(link, &pull.sources),
             Kind::Sub {
                 source,
@@ -91,6 +100,7 @@ impl Oracle {
             | Kind::Sync(_)
             | Kind::Stats
             | Kind::Cancel(_)
+            | Kind::Answer { .. }
             | Kind::Bad { .. }
             | Kind::Empty => {}
         }
@@ -381,6 +391,10 @@ impl Oracle {
                     }
                 }
             }
+            Kind::Cast { body, .. } => self.cast_orphaned(&body),
+            Kind::Request { message, .. } => {
+                self.messages[message].fate = Fate::Failed("nobody waits for it".to_string());
+            }
             Kind::QSet { queue, .. } => self.queue(&queue).track.lose(command, now),
             Kind::QDel(queue) => {
                 self.queue(&queue).track.lose(command, now);
@@ -424,6 +438,7 @@ impl Oracle {
     /// A connection is over: its commands stay unanswered, its leases return.
     pub(super) fn end_of_link(&mut self, link: usize, by_server: bool) {
         let now = self.now;
+        self.links[link].ended = Some(now);
         let waiting: Vec<usize> = self.links[link].waiting.drain(..).collect();
         let tagged = std::mem::take(&mut self.links[link].tagged);
         let subs = std::mem::take(&mut self.links[link].subs);
@@ -489,9 +504,16 @@ impl Oracle {
                 self.learn_bounds(index, now);
                 self.messages[index].fate = Fate::Unknown;
             }
+            // A dead letter is stored by the dead-letter queue's level.
+            let escaped =
+                self.messages[index].home.is_some() || !self.dead_places(index, now).is_empty();
             let message = &mut self.messages[index];
             let volatile = message.stored.1 == Level::None;
             match message.fate {
+                Fate::Confirmed { .. } | Fate::Unknown if volatile && escaped => {
+                    message.fate = Fate::Unknown;
+                    message.visible = None;
+                }
                 Fate::Confirmed { .. } | Fate::Unknown if volatile => message.fate = Fate::Lost,
                 Fate::Confirmed {
                     level: Level::None, ..
@@ -518,6 +540,7 @@ impl Oracle {
             });
         }
         if self.terms.memory {
+            self.forget_bindings();
             // Definitions live no longer than the process.
             for (name, queue) in &mut self.queues {
                 let dead_target = queue.track.dead_target;

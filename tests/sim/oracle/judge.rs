@@ -10,6 +10,9 @@ impl Oracle {
     /// `high`.
     pub(super) fn learn_bounds(&mut self, index: usize, high: u64) {
         let command = self.messages[index].command;
+        if let Some(queue) = self.messages[index].home.clone() {
+            return self.learn_bounds_of_copy(index, &queue, high);
+        }
         let Some(publish) = self.publish_of(command).cloned() else {
             return;
         };
@@ -24,6 +27,18 @@ impl Oracle {
             .map_or(high + publish.delay_us, |ms| self.due_at(ms, sent, high).1);
         let message = &mut self.messages[index];
         message.due.1 = Some(due);
+        if !message.moved {
+            message.stored = stored;
+            message.pri = pri;
+        }
+    }
+
+    fn learn_bounds_of_copy(&mut self, index: usize, queue: &str, high: u64) {
+        let sent = self.messages[index].sent;
+        let track = &self.queue(queue).track;
+        let (stored, pri) = (track.durable(sent, high), track.pri(sent, high));
+        let message = &mut self.messages[index];
+        message.due.1 = Some(high);
         if !message.moved {
             message.stored = stored;
             message.pri = pri;
@@ -216,6 +231,7 @@ impl Oracle {
             match check {
                 Deferred::Empty { command, sources } => self.check_empty(command, &sources),
                 Deferred::Order { index, source, low } => self.check_order(index, &source, low),
+                Deferred::NoConsumer { command } => self.check_no_consumer(command),
             }
         }
         self.now = now;
@@ -227,6 +243,7 @@ impl Oracle {
                 continue;
             }
             self.late_answers(link);
+            self.late_requests(link);
             let held_back = self.held_back_since(link) < now;
             for (since, source) in self.willing(link).into_iter().filter(|_| !held_back) {
                 self.overdue(link, since, &source);
@@ -343,15 +360,17 @@ impl Oracle {
 
     /// Publishes of the connection that its receipts, if there were any, don't show to be visible:
     /// a later command of its own waits until they are.
-    fn unseen_publishes(&self, link: usize) -> bool {
+    pub(super) fn unseen_publishes(&self, link: usize) -> bool {
         self.commands.iter().any(|sent| {
-            let Kind::Publish(publish) = &sent.command.kind else {
-                return false;
+            let own: Vec<usize> = match &sent.command.kind {
+                Kind::Publish(publish) => publish.bodies.iter().map(|body| body.0).collect(),
+                Kind::Cast { body, .. } => self.copies(body).to_vec(),
+                _ => return false,
             };
             sent.link == link
                 && sent.arrived.is_some()
-                && publish.bodies.iter().any(|(index, _)| {
-                    let message = &self.messages[*index];
+                && own.into_iter().any(|index| {
+                    let message = &self.messages[index];
                     let stored = matches!(message.fate, Fate::InFlight | Fate::Confirmed { .. });
                     stored && message.visible.is_none()
                 })
@@ -474,6 +493,10 @@ impl Oracle {
             if !record.open || record.blocked.is_some() {
                 continue;
             }
+            if record.may_close.is_none() {
+                self.check_live(link);
+            }
+            let record = &self.links[link];
             let mut open = record.waiting.iter().chain(record.tagged.values());
             let stuck = open.find(|command| {
                 let sent = &self.commands[**command];

@@ -12,9 +12,11 @@ mod judge;
 mod keys;
 mod publishing;
 mod record;
+mod requests;
 mod settings;
 mod settling;
 mod sighting;
+mod topics;
 
 use std::collections::BTreeMap;
 
@@ -85,6 +87,8 @@ enum Deferred {
         source: String,
         low: u64,
     },
+    /// A request that nobody can answer: consumers may have gone in the same turn.
+    NoConsumer { command: usize },
 }
 
 /// The judge of one run.
@@ -104,6 +108,9 @@ pub struct Oracle {
     commands: Vec<Sent>,
     messages: Vec<Message>,
     by_body: BTreeMap<Vec<u8>, usize>,
+    topics: topics::Topics,
+    requests: requests::Requests,
+    serial: u64,
     deliveries: Vec<Delivery>,
     by_handle: BTreeMap<String, usize>,
     queues: BTreeMap<String, Queue>,
@@ -133,6 +140,9 @@ impl Oracle {
             commands: Vec::new(),
             messages: Vec::new(),
             by_body: BTreeMap::new(),
+            topics: topics::Topics::default(),
+            requests: requests::Requests::default(),
+            serial: 0,
             deliveries: Vec::new(),
             by_handle: BTreeMap::new(),
             queues: BTreeMap::new(),
@@ -167,15 +177,34 @@ impl Oracle {
 
     /// A body that some command will carry. Bodies must differ.
     pub fn add_body(&mut self, body: Vec<u8>) -> usize {
-        let index = self.messages.len();
-        let before = self.by_body.insert(body.clone(), index);
+        let index = self.new_message(body.clone());
+        let before = self.by_body.insert(body, index);
         assert_eq!(before, None, "the workload made two equal bodies");
+        index
+    }
+
+    /// The body of a request: a message that nothing is promised about.
+    pub fn add_request(&mut self, body: Vec<u8>) -> usize {
+        let index = self.add_body(body);
+        self.messages[index].murky = true;
+        index
+    }
+
+    /// A number that was not given before.
+    pub fn serial(&mut self) -> u64 {
+        self.serial += 1;
+        self.serial
+    }
+
+    fn new_message(&mut self, body: Vec<u8>) -> usize {
+        let index = self.messages.len();
         self.messages.push(Message {
             body,
             command: usize::MAX,
             fate: Fate::Unsent,
             murky: false,
             place: String::new(),
+            home: None,
             moved: false,
             trail: Vec::new(),
             first_id: None,
@@ -209,12 +238,21 @@ impl Oracle {
     /// A client typed a command; it is on its way. Gives its number.
     pub fn typed(&mut self, link: usize, command: Command) -> usize {
         let index = self.commands.len();
-        if let Kind::Publish(publish) = &command.kind {
-            for (message, _) in &publish.bodies {
-                self.messages[*message].command = index;
-                self.messages[*message].place = publish.queue.clone();
-                self.messages[*message].key = publish.key.clone();
+        match &command.kind {
+            Kind::Publish(publish) => {
+                for (message, _) in &publish.bodies {
+                    self.messages[*message].command = index;
+                    self.messages[*message].place = publish.queue.clone();
+                    self.messages[*message].key = publish.key.clone();
+                }
             }
+            Kind::Cast { topic, body } => self.cast_typed(index, topic, body),
+            Kind::Request { queue, message, .. } => {
+                self.messages[*message].command = index;
+                self.messages[*message].place = queue.clone();
+            }
+            Kind::Answer { token, body } => self.answer_typed(index, token, body),
+            _ => {}
         }
         self.commands.push(Sent {
             command,
@@ -359,6 +397,9 @@ impl Oracle {
             return;
         }
         self.links[link].may_close = Some(now);
+        for sub in &mut self.links[link].live {
+            sub.until.0 = sub.until.0.min(now);
+        }
         for delivery in &mut self.deliveries {
             if delivery.link == link && delivery.held != Some(true) {
                 delivery.leaving = Some(now);

@@ -104,6 +104,8 @@ pub struct Message {
     pub murky: bool,
     /// Where it is now, unless a claim took it elsewhere.
     pub place: String,
+    /// The queue that a copy was cast to.
+    pub home: Option<String>,
     /// It has been moved since it was published: what depended on its first queue is off.
     pub moved: bool,
     /// Where it was before, oldest first.
@@ -305,6 +307,28 @@ pub struct Sub {
     pub deliveries: Vec<usize>,
 }
 
+/// A live subscription.
+#[derive(Clone, Debug)]
+pub struct LiveSub {
+    /// The command that made it.
+    pub command: usize,
+    /// What it is for.
+    pub pattern: String,
+    /// The tag its copies carry.
+    pub tag: String,
+    /// It began not before, not after.
+    pub from: (u64, u64),
+    /// It ended not before, not after.
+    pub until: (u64, u64),
+}
+
+impl LiveSub {
+    /// It may have been there at some moment of a span.
+    pub fn may_get(&self, begin: u64, end: u64) -> bool {
+        self.from.0 <= end && self.until.1 >= begin
+    }
+}
+
 /// One connection as its client sees it.
 #[derive(Debug, Default)]
 pub struct Link {
@@ -316,6 +340,14 @@ pub struct Link {
     pub tagged: BTreeMap<String, usize>,
     /// Subscriptions now.
     pub subs: Vec<Sub>,
+    /// Live subscriptions, oldest first, and those that were.
+    pub live: Vec<LiveSub>,
+    /// Live copies received, and those that it was told to have missed.
+    pub live_count: u64,
+    /// The last cast of each connection that a copy came of.
+    pub last_casts: BTreeMap<usize, usize>,
+    /// When it was over.
+    pub ended: Option<u64>,
     /// Open on the client's side.
     pub open: bool,
     /// The client has ended its side.

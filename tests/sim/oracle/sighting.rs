@@ -27,6 +27,10 @@ impl Oracle {
     fn identify(&mut self, line: &Line) -> Option<usize> {
         let body = line.body.as_ref()?;
         self.checked("P");
+        let place = line.words.first().map_or("", String::as_str);
+        if let Some(copy) = self.copy_of(&body.clone(), place) {
+            return Some(copy);
+        }
         match self.by_body.get(body) {
             Some(index) => Some(*index),
             None => {
@@ -429,6 +433,7 @@ impl Oracle {
         let Some(index) = self.identify(line) else {
             return;
         };
+        self.request_seen(index, line);
         let [source, handle, ..] = &line.words[..] else {
             self.fail(
                 "F",

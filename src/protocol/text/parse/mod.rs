@@ -254,7 +254,8 @@ fn command<'a>(
         | Verb::Kill
         | Verb::Begin
         | Verb::Commit
-        | Verb::Abort => words_only(verb, args),
+        | Verb::Abort
+        | Verb::Drain => words_only(verb, args),
         Verb::Bind | Verb::Unbind => bind(verb, args),
         Verb::Seek => consume::seek(args),
     }
@@ -410,6 +411,11 @@ fn words_only(verb: Verb, mut args: Args<'_>) -> Result<Command<'_>, Error> {
         }),
         (Verb::Kill, [Some(conn), None, _]) => Ok(Command::Kill {
             conn: connection(conn)?,
+        }),
+        (Verb::Drain, [most, None, _]) => Ok(Command::Drain {
+            most_us: most
+                .map(|most| value::duration("the time of DRAIN", most))
+                .transpose()?,
         }),
         (Verb::Kill, [None, ..]) => Err(missing(verb, "a connection", "KILL 3.17")),
         (Verb::Unsub | Verb::Qget | Verb::Qdel | Verb::Why, [None, ..]) => {
