@@ -26,6 +26,12 @@ const MEMORY_RETRY_MS: u32 = 100;
 /// Stale handles named by one `COMMIT`, bytes at most.
 const STALE_BYTES_MAX: usize = 16 << 10;
 
+/// Commands from this size get as much buffer as they need, smaller ones one that grows
+/// by half, bytes.
+const EXACT_BYTES_MIN: usize = 64 << 10;
+/// What most lines take beside a body that came into memory of its own, bytes.
+const LINE_BYTES: usize = 512;
+
 /// What a connection has queued since its `BEGIN`.
 #[derive(Debug, Default)]
 pub struct Transaction {
@@ -217,13 +223,19 @@ impl<S: Storage> Shard<S> {
         if open.items + items > count_max || open.frames.len() + bytes > bytes_max {
             return Err(too_big(count_max, bytes_max));
         }
-        // The buffer doubles when it is full.
-        let more = match open.frames.capacity() - open.frames.len() < bytes {
-            true => open.frames.capacity().max(bytes),
-            false => 0,
+        let (capacity, length) = (open.frames.capacity(), open.frames.len());
+        let wanted = length + bytes + LINE_BYTES;
+        // Small commands fill a buffer that grows by half; large ones get what they need.
+        let wanted = match bytes < EXACT_BYTES_MIN {
+            true => wanted.max(capacity + capacity / 2),
+            false => wanted,
         };
-        if self.engine.over_budget || (more > 0 && !self.has_memory(more, now)) {
+        let grows = capacity < length + bytes + LINE_BYTES;
+        if self.engine.over_budget || (grows && !self.has_memory(wanted - capacity, now)) {
             return Err(no_memory());
+        }
+        if grows && let Some(open) = &mut self.conns[slot].transaction {
+            open.frames.reserve_exact(wanted - length);
         }
         Ok(())
     }

@@ -56,7 +56,7 @@ pub fn run(seed: u64) -> Result<u64, String> {
         deliveries: 0,
     };
     let retain = if retains { " retain=1000d" } else { "" };
-    model.say(&format!("QSET q lease=1d backoff=0{retain}"))?;
+    model.say(&format!("QSET q lease=1d backoff=0 maxdeliver=0{retain}"))?;
     model.begin("a")?;
     model.world.plan_crash();
     for _ in 0..ACTS {
@@ -84,6 +84,13 @@ impl Model {
     /// Types a command; its lines, or `None` if the broker went down before the last of them.
     fn say(&mut self, command: &str) -> Result<Option<Vec<Line>>, String> {
         let lines = self.world.ask(self.client, &format!("{command}\n"));
+        if std::env::var("RINGMQ_TRACE").is_ok() {
+            let shown: Vec<String> = lines
+                .iter()
+                .map(|line| format!("{} {:?}", line.kind, line.words))
+                .collect();
+            println!("{} -> {shown:?}", command.replace('\n', ","));
+        }
         if lines.last().is_some_and(|line| line.kind != "MSG") {
             return Ok(Some(lines));
         }

@@ -24,7 +24,7 @@ QGET q   WHY q   QLS [a.#]  counts, settings / why nothing moves / all queues
 SUB q/group  SEEK q/group   every group gets every message / replay it
 PEEK q   MOVE q.dead q      look at messages / put dead letters back to work
 DEL q id  PURGE q  QDEL q   delete a message / all of them / the queue itself
-STATS [q jobs] [conns]      counters of broker, queue, clients; KILL conn; DRAIN
+STATS [q jobs] [conns]      counts of broker, queue, clients; KILL conn; DRAIN
 HELLO PING QUIT CANCEL @7   limits / still there? / leave / end a tagged wait
 Times: 500ms 30s 5m 2h 7d. @7 in front of a command tags its answers. A message
 not acked within its lease (30 s) is back; after 5 tries in q.dead. HELP PUB
