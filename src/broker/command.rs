@@ -369,7 +369,7 @@ pub enum Command<'a> {
         /// Which queue.
         queue: Typed<'a>,
         /// What changes.
-        settings: SettingsPatch,
+        settings: Box<SettingsPatch>,
     },
     /// `QGET`
     QueueGet {

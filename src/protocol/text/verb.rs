@@ -53,67 +53,93 @@ pub enum Lookup {
     Unknown,
 }
 
-/// Longest verb, letters.
-pub const VERB_BYTES_MAX: usize = 12;
-
 /// Verbs of the protocol that are still to come.
 const PLANNED: [&str; 2] = ["AUTH", "ROUTE"];
+
+/// Every verb that runs, the commonest first.
+const WORDS: [(&str, Verb); 37] = [
+    ("PUB", Verb::Pub),
+    ("PULL", Verb::Pull),
+    ("POP", Verb::Pull),
+    ("ACK", Verb::Ack),
+    ("NACK", Verb::Nack),
+    ("MPUB", Verb::Mpub),
+    ("TOUCH", Verb::Touch),
+    ("SUB", Verb::Sub),
+    ("CREDIT", Verb::Credit),
+    ("UNSUB", Verb::Unsub),
+    ("QSET", Verb::Qset),
+    ("QGET", Verb::Qget),
+    ("QLS", Verb::Qls),
+    ("QDEL", Verb::Qdel),
+    ("DEL", Verb::Del),
+    ("PURGE", Verb::Purge),
+    ("PEEK", Verb::Peek),
+    ("MOVE", Verb::Move),
+    ("SYNC", Verb::Sync),
+    ("STATS", Verb::Stats),
+    ("CANCEL", Verb::Cancel),
+    ("WHY", Verb::Why),
+    ("KILL", Verb::Kill),
+    ("DRAIN", Verb::Drain),
+    ("REQ", Verb::Req),
+    ("REP", Verb::Rep),
+    ("CAST", Verb::Cast),
+    ("BIND", Verb::Bind),
+    ("UNBIND", Verb::Unbind),
+    ("BEGIN", Verb::Begin),
+    ("COMMIT", Verb::Commit),
+    ("ABORT", Verb::Abort),
+    ("SEEK", Verb::Seek),
+    ("HELLO", Verb::Hello),
+    ("PING", Verb::Ping),
+    ("QUIT", Verb::Quit),
+    ("HELP", Verb::Help),
+];
+
+/// The same words, each as a number: its length, then its letters.
+const PACKED: [u64; WORDS.len()] = {
+    let mut out = [0; WORDS.len()];
+    let mut nth = 0;
+    while nth < WORDS.len() {
+        out[nth] = match packed(WORDS[nth].0.as_bytes()) {
+            Some(packed) => packed,
+            None => panic!("a verb is too long to be packed"),
+        };
+        nth += 1;
+    }
+    out
+};
+
+/// A word in capitals as a number; `None` if it is longer than any verb.
+#[inline]
+const fn packed(word: &[u8]) -> Option<u64> {
+    if word.len() > 7 {
+        return None;
+    }
+    let mut out = word.len() as u64;
+    let mut at = 0;
+    while at < word.len() {
+        out = out << 8 | word[at].to_ascii_uppercase() as u64;
+        at += 1;
+    }
+    Some(out)
+}
 
 impl Verb {
     /// Finds a verb, in capitals or not.
     pub fn lookup(word: &[u8]) -> Lookup {
-        if word.len() > VERB_BYTES_MAX {
+        let Some(packed) = packed(word) else {
             return Lookup::Unknown;
-        }
-        let mut upper = [0; VERB_BYTES_MAX];
-        for (upper, letter) in upper.iter_mut().zip(word) {
-            *upper = letter.to_ascii_uppercase();
-        }
-        let verb = match &upper[..word.len()] {
-            b"PUB" => Verb::Pub,
-            b"PULL" | b"POP" => Verb::Pull,
-            b"ACK" => Verb::Ack,
-            b"NACK" => Verb::Nack,
-            b"MPUB" => Verb::Mpub,
-            b"TOUCH" => Verb::Touch,
-            b"SUB" => Verb::Sub,
-            b"CREDIT" => Verb::Credit,
-            b"UNSUB" => Verb::Unsub,
-            b"QSET" => Verb::Qset,
-            b"QGET" => Verb::Qget,
-            b"QLS" => Verb::Qls,
-            b"QDEL" => Verb::Qdel,
-            b"DEL" => Verb::Del,
-            b"PURGE" => Verb::Purge,
-            b"PEEK" => Verb::Peek,
-            b"MOVE" => Verb::Move,
-            b"SYNC" => Verb::Sync,
-            b"STATS" => Verb::Stats,
-            b"CANCEL" => Verb::Cancel,
-            b"WHY" => Verb::Why,
-            b"KILL" => Verb::Kill,
-            b"DRAIN" => Verb::Drain,
-            b"REQ" => Verb::Req,
-            b"REP" => Verb::Rep,
-            b"CAST" => Verb::Cast,
-            b"BIND" => Verb::Bind,
-            b"UNBIND" => Verb::Unbind,
-            b"BEGIN" => Verb::Begin,
-            b"COMMIT" => Verb::Commit,
-            b"ABORT" => Verb::Abort,
-            b"SEEK" => Verb::Seek,
-            b"HELLO" => Verb::Hello,
-            b"PING" => Verb::Ping,
-            b"QUIT" => Verb::Quit,
-            b"HELP" => Verb::Help,
-            other => {
-                return PLANNED
-                    .iter()
-                    .find(|planned| planned.as_bytes() == other)
-                    .map_or(Lookup::Unknown, |planned| Lookup::Planned(planned));
-            }
         };
-        Lookup::Built(verb)
+        if let Some(nth) = PACKED.iter().position(|known| *known == packed) {
+            return Lookup::Built(WORDS[nth].1);
+        }
+        let planned = |known: &&str| known.as_bytes().eq_ignore_ascii_case(word);
+        PLANNED
+            .iter()
+            .find(|known| planned(known))
+            .map_or(Lookup::Unknown, |known| Lookup::Planned(known))
     }
 
     /// The verb in capitals.

@@ -267,7 +267,7 @@ fn credit_of(what: &str, value: &[u8]) -> Result<u32, Error> {
 
 fn queue_set(mut args: Args<'_>) -> Result<Command<'_>, Error> {
     let mut queue = None;
-    let mut settings = SettingsPatch::default();
+    let mut settings = Box::<SettingsPatch>::default();
     while let Some(arg) = args.next()? {
         match arg {
             Arg::Word(word) if queue.is_none() => queue = Some(value::name(word)?),
