@@ -602,3 +602,34 @@ fn live_copies_come_and_what_a_slow_reader_misses_is_counted() {
     assert_eq!(more.expect("it is there"), None);
     assert_eq!(seen + reader.missed(), count);
 }
+
+/// A group reads what another has read, and again what it has settled.
+#[test]
+fn groups_and_what_is_sought_again() {
+    let mut broker = Launch::memory().start();
+    let mut client = client(&broker);
+    client.ask("QSET orders retain=1h").expect("it is made");
+    for body in ["a", "b"] {
+        client
+            .publish(&Publish::new("orders", body))
+            .expect("it is taken");
+    }
+    let bodies = |client: &mut Client, pull: &Pull| -> Vec<String> {
+        let messages = client.pull(pull).expect("it answers");
+        for message in &messages {
+            assert_eq!(client.ack(message).expect("it answers"), Settled::Confirmed);
+        }
+        messages
+            .iter()
+            .map(|message| message.text().to_string())
+            .collect()
+    };
+    let billing = Pull::new("orders/billing").count(9);
+    assert_eq!(bodies(&mut client, &billing), ["a", "b"]);
+    let late = Pull::new("orders/late").count(9).from("2");
+    assert_eq!(bodies(&mut client, &late), ["b"]);
+    client.forget_settled();
+    client.ask("SEEK orders/billing to=first").expect("it goes");
+    assert_eq!(bodies(&mut client, &billing), ["a", "b"]);
+    broker.assert_well();
+}

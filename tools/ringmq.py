@@ -136,11 +136,11 @@ class Client:
         except OSError:
             self._broke()
 
-    def pull(self, source, count=1, wait=0.0, lease=None, ack=None):
+    def pull(self, source, count=1, wait=0.0, lease=None, ack=None, start=None):
         """Takes up to `count` messages of a queue (or several, `"urgent,jobs"`); `ack="auto"`: nothing to
         settle. Takes longer than `wait` while the broker is away. Raises Refused, Unreachable."""
         end = time.monotonic() + wait
-        command = f"PULL {_sources(source)} {count} ts=1" + _options(lease=lease, ack=ack)
+        command = f"PULL {_sources(source)} {count} ts=1" + _options(lease=lease, ack=ack, **{"from": start})
         while True:
             left = max(0.0, end - time.monotonic())
             step = min(left, IDLE)
@@ -154,12 +154,12 @@ class Client:
             if messages or (reply.words == ["0"] and step == left):
                 return messages
 
-    def subscribe(self, source, credit=None, lease=None, ack=None):
+    def subscribe(self, source, credit=None, lease=None, ack=None, start=None):
         """Has messages sent as they come, at most `credit` unacked ones; `receive` gives them. Renewed on
         every new connection. Raises Refused, Unreachable."""
         number = next(self._numbers)
-        command = f"@s{number} SUB {_sources(source)} ts=1" + _options(credit=credit, lease=lease, ack=ack)
-        self._subscriptions[f"s{number}"] = command.encode() + b"\n"
+        options = _options(credit=credit, lease=lease, ack=ack, **{"from": start})
+        self._subscriptions[f"s{number}"] = f"@s{number} SUB {_sources(source)} ts=1{options}\n".encode()
         self._output += self._subscriptions[f"s{number}"]  # Without a connection it is said by the next.
         try:
             reply = self._wait_for(number)

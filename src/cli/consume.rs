@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use crate::client::{Connection, Error, Message, Reply, typed_sources};
+use crate::client::{Connection, Error, Message, Reply, typed_sources, typed_value};
 
 use super::args::{self, Args, Word};
 use super::error::CliError;
@@ -31,6 +31,8 @@ struct Options {
     count: Option<u64>,
     wait_us: u64,
     lease_us: Option<u64>,
+    /// Where a group begins.
+    from: Option<String>,
     credit: Option<u64>,
     ack: bool,
     print: Print,
@@ -59,6 +61,9 @@ pub fn pull(parser: lexopt::Parser) -> Result<(), CliError> {
         }
         if let Some(lease_us) = options.lease_us {
             write!(client.output(), " lease={lease_us}us").expect("a Vec takes all");
+        }
+        if let Some(from) = &options.from {
+            write!(client.output(), " from={from}").expect("a Vec takes all");
         }
         let hold: &[u8] = if options.ack { b"\n" } else { b" hold=1\n" };
         client.output().extend_from_slice(hold);
@@ -126,6 +131,9 @@ pub fn subscribe(parser: lexopt::Parser) -> Result<(), CliError> {
     }
     if let Some(lease_us) = options.lease_us {
         write!(client.output(), " lease={lease_us}us").expect("a Vec takes all");
+    }
+    if let Some(from) = &options.from {
+        write!(client.output(), " from={from}").expect("a Vec takes all");
     }
     client.output().push(b'\n');
     client.expect_ok()?;
@@ -325,6 +333,7 @@ fn parse(command: &'static str, parser: lexopt::Parser) -> Result<Options, CliEr
         count: is_pull.then_some(1),
         wait_us: 0,
         lease_us: None,
+        from: None,
         credit: None,
         ack: !is_pull,
         print: Print::Body,
@@ -346,6 +355,7 @@ fn parse(command: &'static str, parser: lexopt::Parser) -> Result<Options, CliEr
             "--no-ack" if !is_pull => options.ack = false,
             "--credit" if !is_pull => options.credit = Some(args.count(1)?),
             "--lease" => options.lease_us = Some(args.duration_us()?),
+            "--from" => options.from = Some(typed_value(&args.value()?)),
             "--handles" => options.print = Print::HandleAndBody,
             "--json" => options.print = Print::Json,
             _ => return Err(args.unknown(&word)),

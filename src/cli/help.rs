@@ -141,12 +141,13 @@ each line of stdin is a message, and one line at the end counts them.
   seq 1 1000000 | ringmq pub jobs";
 
 const PULL: &str = "\
-ringmq pull QUEUE                 take messages; each body is one line of stdout
+ringmq pull QUEUE[/GROUP]         take messages; each body is one line of stdout
 
   -n, --count N                   at most so many [1]
   -w, --wait DUR                  wait so long for the first one [0]
       --ack                       settle them once they are printed
       --lease DUR                 time to work on them before somebody else gets them [the queue's]
+      --from WHERE                where a group begins: first, new, an id, or a time such as -5m
       --handles                   print the handle and a tab before each body
       --json                      one JSON object for each message
   -a, --addr HOST:PORT            the broker [RINGMQ_ADDR or 127.0.0.1:7766]
@@ -156,12 +157,13 @@ Without --ack a message is only leased: its handle is told on stderr (or stdout 
 With --ack a message is settled after it was printed, so a crash in between prints it again later.";
 
 const SUB: &str = "\
-ringmq sub QUEUE                  print messages as they come; each body is one line of stdout
+ringmq sub QUEUE[/GROUP]          print messages as they come; each body is one line of stdout
 
   -n, --count N                   stop after so many
       --credit N                  at most so many on the way at once [100]
       --lease DUR                 time to print one before it comes back [the queue's]
       --no-ack                    leave them in the queue: they come back when this ends
+      --from WHERE                where a group begins: first, new, an id, or a time such as -5m
       --handles                   print the handle and a tab before each body
       --json                      one JSON object for each message
   -a, --addr HOST:PORT            the broker [RINGMQ_ADDR or 127.0.0.1:7766]

@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use crate::client::{Connection, typed_name};
+use crate::client::{Connection, typed_sources};
 
 use super::args::{self, Args, Word};
 use super::error::CliError;
@@ -15,7 +15,7 @@ pub fn run(parser: lexopt::Parser) -> Result<(), CliError> {
     let (mut queue, mut json) = (None, false);
     while let Some(word) = args.next()? {
         match &word {
-            Word::Value(value) if queue.is_none() => queue = Some(typed_name(value)),
+            Word::Value(value) if queue.is_none() => queue = Some(typed_sources(value)),
             Word::Option(name) if name == "--json" => json = true,
             Word::Option(name) if name == "-a" || name == "--addr" => addr = args.value()?,
             _ => return Err(args.unknown(&word)),

@@ -51,6 +51,13 @@ impl Pull {
         self
     }
 
+    /// Where a group begins that begins with this: `first`, `new`, an id such as `17`, an age such as `-5m`, or a
+    /// time such as `2026-01-31T09:00:00Z` or `@1769850000000` (unix milliseconds).
+    pub fn from(mut self, position: &str) -> Pull {
+        self.options += &format!(" from={}", typed_value(position));
+        self
+    }
+
     /// Settled by the broker before they are sent: nothing to ack, and lost when the connection breaks.
     pub fn auto_ack(mut self) -> Pull {
         self.options += " ack=auto";
@@ -121,6 +128,13 @@ impl Subscribe {
     /// The lease, instead of the queue's.
     pub fn lease(mut self, lease: Duration) -> Subscribe {
         self.options += &format!(" lease={}", duration(lease));
+        self
+    }
+
+    /// Where a group begins that begins with this: `first`, `new`, an id such as `17`, an age such as `-5m`, or a
+    /// time such as `2026-01-31T09:00:00Z` or `@1769850000000` (unix milliseconds).
+    pub fn from(mut self, position: &str) -> Subscribe {
+        self.options += &format!(" from={}", typed_value(position));
         self
     }
 

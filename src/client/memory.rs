@@ -52,6 +52,12 @@ impl Memory {
         }
     }
 
+    /// Nothing is settled.
+    pub fn clear(&mut self) {
+        self.keys.clear();
+        self.order.clear();
+    }
+
     /// It was settled, and comes again.
     pub fn contains(&self, message: &Message) -> bool {
         self.key(message)

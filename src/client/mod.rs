@@ -223,6 +223,12 @@ impl Client {
         self.session.missed
     }
 
+    /// Forgets what was settled, so that messages which come again are shown: to be said before a `SEEK` that
+    /// goes back.
+    pub fn forget_settled(&mut self) {
+        self.session.memory.clear();
+    }
+
     /// Whether a message is to be shown. One that is not is acked: its first ack was lost.
     fn is_new(&mut self, message: &Message) -> bool {
         let is_new = !self.session.memory.contains(message);
