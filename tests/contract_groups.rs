@@ -358,6 +358,34 @@ fn consumers_wait_for_a_deleted_group_to_come_again() {
 }
 
 #[test]
+fn who_waits_for_a_deleted_queue_by_its_bare_name_reads_it_first() {
+    both(
+        r"
+        C: SUB q
+        S: OK
+        C2: PUB q :one
+        S2: OK 1 LEVEL
+        S: MSG q <a> $3
+        S: one
+        C2: QDEL q
+        S2: OK
+        C2: QSET q lease=1m
+        S2: OK created
+        C2: PULL q/late
+        S2: END 0
+        C2: PUB q :two
+        S2: OK 1 LEVEL
+        S: MSG q <b> $3
+        S: two
+        C2: PULL q/late 9
+        S2: MSG q/late <c> $3
+        S2: two
+        S2: END 1
+        ",
+    );
+}
+
+#[test]
 fn each_group_has_its_own_tries_and_dead_letters() {
     both(
         r"

@@ -187,6 +187,58 @@ fn subscribers_get_what_was_sought() {
 }
 
 #[test]
+fn only_what_was_acked_is_retained() {
+    both(
+        r"
+        C: QSET q retain=1h full=dropold maxlen=3 maxdeliver=1
+        S: OK created
+        C: MPUB q *4
+        C: a
+        C: b
+        C: c
+        C: d
+        S: ERR FULL …
+        C: MPUB q *3
+        C: a
+        C: b
+        C: c
+        S: OK 1 3 LEVEL
+        C: PUB q :d
+        S: OK 4 LEVEL
+        C: DEL q 2
+        S: OK 1
+        C: PULL q
+        S: MSG q <a> $1
+        S: c
+        S: END 1
+        C: NACK <a> dead=1
+        S: OK 1
+        C: PUB q ttl=50ms :e
+        S: OK 5 LEVEL
+        C: PULL q 1 ack=auto
+        S: …
+        S: END 1
+        -- 200ms
+        C: PUB q :f
+        S: OK 6 LEVEL
+        C: PURGE q
+        S: OK 1
+        C: QGET q
+        S: …
+        S: stored=1
+        S: retained=1
+        S: …
+        C: SEEK q to=first
+        S: OK
+        C: PULL q 9
+        S: MSG q <b> $1
+        S: d
+        S: END 1
+        ",
+    );
+}
+
+#[test]
 fn size_and_age_bound_what_is_retained() {
     both(
         r"

@@ -8,7 +8,7 @@ use crate::runs::run;
 use crate::schedules;
 
 /// Seeds that each bug is given.
-const SEEDS: u64 = 600;
+const SEEDS: u64 = 1000;
 
 /// What a seed breaks; transactions have workers of their own.
 fn broken(fault: Fault, seed: u64) -> Option<String> {

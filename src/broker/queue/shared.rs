@@ -154,8 +154,8 @@ impl Sharing {
 pub enum Retained {
     /// The queue retains nothing.
     Never,
-    /// It is older than what is retained.
-    TooOld,
+    /// The queue retains others, but not this one: it is too old, or was not acked.
+    Not,
     /// It stays.
     Kept,
 }
@@ -407,8 +407,8 @@ impl Queue {
         }
     }
 
-    /// Every reader has settled a message: does `retain=` keep it?
-    pub fn retain(&mut self, id: MessageId, size: Option<u32>) -> Retained {
+    /// Every reader has settled a message, the last by an ack or otherwise: does `retain=` keep it?
+    pub fn retain(&mut self, id: MessageId, size: Option<u32>, is_acked: bool) -> Retained {
         let retain = self.settings.retain;
         let Some(sharing) = &mut self.sharing else {
             return Retained::Never;
@@ -416,8 +416,8 @@ impl Queue {
         if !retain.is_set() {
             return Retained::Never;
         }
-        if retain.age_us.is_some() && id <= sharing.times.done() {
-            return Retained::TooOld;
+        if !is_acked || (retain.age_us.is_some() && id <= sharing.times.done()) {
+            return Retained::Not;
         }
         let average = self.index.bytes() / self.index.live().max(1);
         sharing.retained.insert(id);

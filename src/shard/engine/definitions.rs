@@ -32,6 +32,9 @@ impl<S: Storage> Engine<S> {
     pub fn create(&mut self, name: &[u8], settings: Settings) -> QueueKey {
         let uid = QueueUid(self.next_uid);
         let key = self.install(uid, name, settings);
+        let queue = self.queue_mut(key);
+        // Who waits for the name is its first reader.
+        queue.begun = !queue.waiters.is_empty() || queue.consumers > 0;
         self.log_definition(key);
         if self.queue(key).sharing.is_some() {
             self.revive_groups(key);

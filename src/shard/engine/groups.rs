@@ -458,20 +458,30 @@ impl<S: Storage> Engine<S> {
         if queue.settings.durable != Level::None
             && !is_request(place)
             && let Some(reason) = reason
-            && !(planted(Fault::AckNotLogged) && id.is_multiple_of(4))
+            && !(planted(Fault::AckNotLogged)
+                && reason == SettleReason::Acked
+                && id.is_multiple_of(4))
         {
             let log = self.log.as_mut().expect("a logged queue has a log");
             log.settle(queue.uid, 0, reason, id);
             self.sync_wanted |= queue.settings.durable >= Level::Disk;
         }
-        self.free_if_done(store, id, place, size);
+        let is_acked = reason == Some(SettleReason::Acked);
+        self.free_if_done(store, id, place, size, is_acked);
         if wakes {
             self.schedule(key);
         }
     }
 
-    /// Frees a message, or retains it, if every reader has settled it.
-    fn free_if_done(&mut self, store: QueueKey, id: MessageId, place: u64, size: Option<u32>) {
+    /// Frees a message if every reader has settled it, or retains it if the last of them did so by an ack.
+    fn free_if_done(
+        &mut self,
+        store: QueueKey,
+        id: MessageId,
+        place: u64,
+        size: Option<u32>,
+        is_acked: bool,
+    ) {
         if self.is_wanted(store, id) {
             if planted(Fault::FreedByOne) && id.is_multiple_of(8) {
                 for reader in self.readers(store) {
@@ -482,11 +492,11 @@ impl<S: Storage> Engine<S> {
         }
         let retained = match is_request(place) {
             true => Retained::Never,
-            false => self.queue_mut(store).retain(id, size),
+            false => self.queue_mut(store).retain(id, size, is_acked),
         };
         match retained {
             Retained::Never => self.free(store, id, place, size),
-            Retained::TooOld => {
+            Retained::Not => {
                 self.log_released(store, id);
                 self.free(store, id, place, size);
             }
@@ -576,8 +586,8 @@ impl<S: Storage> Engine<S> {
         if self.is_wanted(store, id) || !self.queue(store).index.is_live(id) {
             return false;
         }
-        // What was too old to be retained is named by an entry of its own.
-        if self.queue_mut(store).retain(id, size) != Retained::Never {
+        // What was not retained although the queue retains is named by an entry of its own.
+        if self.queue_mut(store).retain(id, size, true) != Retained::Never {
             return false;
         }
         self.queue_mut(store).free(id, size);
