@@ -427,3 +427,28 @@ fn a_checkpoint_is_due_by_bytes() {
     bench.checkpoint();
     assert!(!bench.log.checkpoint_due());
 }
+
+#[test]
+fn a_read_whose_segment_is_given_up_meanwhile_ends_too() {
+    let disk = MemDisk::default();
+    let mut bench = Bench::open(&disk).expect("an empty directory");
+    let position = bench.publish(1, b"x");
+    pass_by(&mut bench);
+    drop(bench);
+    let mut bench = Bench::open(&disk).expect("whole");
+    let before = disk.paths();
+    let first = before.iter().find(|path| path.ends_with(".seg"));
+    let first = first.expect("there is a segment").clone();
+    *bench.held.lock().expect("unpoisoned") = vec![Lane::Read];
+    bench.log.fetch(position);
+    bench.settle(1, 1);
+    bench.turn(true);
+    pass_by(&mut bench);
+    assert!(!disk.paths().contains(&first));
+    let fetched = format!("{:?}", Event::Fetched(position));
+    assert!(!bench.events.contains(&fetched));
+    // Who waits for it looks again, wherever the message is now.
+    bench.held.lock().expect("unpoisoned").clear();
+    bench.poll();
+    assert!(bench.events.contains(&fetched));
+}

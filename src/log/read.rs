@@ -122,9 +122,11 @@ impl<S: Storage> Log<S> {
     ) {
         let wanted = Wanted::Window(start, asked);
         let Some(segment) = self.table.get(self.table.name_of(start)) else {
-            // Everything in it was freed, and the segment given up, while this was under way.
+            // Everything in it was freed, and the segment given up, while this was under way. Who waits for
+            // it looks where a compaction has put it.
             self.again.succeeded(wanted);
             self.windows.end(start, Vec::new(), 0, 0);
+            self.events.push_back(Event::Fetched(start));
             return;
         };
         let base_ms = segment.base_ms;

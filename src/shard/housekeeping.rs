@@ -239,6 +239,7 @@ impl<S: Storage> Shard<S> {
     }
 
     fn relocate(&mut self, moves: Vec<(crate::broker::id::QueueUid, u64, Position, Position)>) {
+        self.engine.relocate_moving(&moves);
         for (uid, id, old, new) in moves {
             let live = self
                 .engine

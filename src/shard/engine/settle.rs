@@ -1,5 +1,7 @@
 //! Settling: acks, leases that end otherwise, and the move to another queue.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 
 use super::super::Now;
@@ -7,7 +9,7 @@ use super::super::trace;
 use super::{Damaged, Engine, Moving, key_hash};
 use crate::broker::arena::{REQUEST, is_request};
 use crate::broker::command::Body;
-use crate::broker::id::{Handle, Level, MessageId};
+use crate::broker::id::{Handle, Level, MessageId, QueueUid};
 use crate::broker::lease::Lease;
 use crate::broker::queue::{Published, QueueKey};
 use crate::fault::{Fault, planted};
@@ -59,6 +61,26 @@ impl<S: Storage> Engine<S> {
             .iter()
             .filter(same)
             .map(|moving| (moving.queue, &moving.death))
+    }
+
+    /// A compaction has copied messages (queue, id, old and new place): those on their way to another
+    /// queue, which wait to be read from the disk, are given back at their new places.
+    pub fn relocate_moving(&mut self, moves: &[(QueueUid, MessageId, Position, Position)]) {
+        if self.moving.is_empty() {
+            return;
+        }
+        let new = moves.iter().map(|(uid, id, _, new)| ((*uid, *id), new.0));
+        let new: BTreeMap<_, _> = new.collect();
+        let mut moving = std::mem::take(&mut self.moving);
+        for Moving { queue, uid, death } in &mut moving {
+            if self.is_same(*queue, *uid) {
+                let store = self.queue(self.store_of(*queue)).uid;
+                if let Some(place) = new.get(&(store, death.id)) {
+                    death.place = *place;
+                }
+            }
+        }
+        self.moving = moving;
     }
 
     /// The lease that a handle names, if it is still on.

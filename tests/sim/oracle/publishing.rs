@@ -219,29 +219,24 @@ impl Oracle {
                 .expect("a publish")
         };
         if duplicate {
-            let known = others.iter().any(|other| {
-                let message = &self.messages[first_of(self, *other)];
-                let same = message.first_id.is_none_or(|first| first == id);
-                same && !matches!(message.fate, Fate::Failed(_) | Fate::Unsent)
+            // Whatever may be there with this id may be the original. One that was confirmed by
+            // being seen may not have an id yet either, if it was another of its batch.
+            let mut originals = others.iter().filter(|other| {
+                let message = &self.messages[first_of(self, **other)];
+                !matches!(message.fate, Fate::Failed(_) | Fate::Unsent)
+                    && message.first_id.is_none_or(|first| first == id)
             });
-            if !known {
+            let first = originals.next().copied();
+            let alone = originals.next().is_none();
+            let Some(original) = first else {
                 let text =
                     format!("command {command} is a duplicate of id {id}, which has no original");
                 self.fail("D", text);
-            }
-            let mut original = others.iter().filter(|other| {
-                let message = &self.messages[first_of(self, **other)];
-                matches!(message.fate, Fate::Unknown | Fate::InFlight)
-                    && message.first_id.is_none_or(|known| known == id)
-            });
-            if let (Some(other), None) = (original.next().copied(), original.next()) {
-                let confirmed_elsewhere = others.iter().any(|other| {
-                    let message = &self.messages[first_of(self, *other)];
-                    message.first_id == Some(id)
-                });
-                if !confirmed_elsewhere {
-                    self.proved_by_duplicate(other, id, level);
-                }
+                return;
+            };
+            let fate = &self.messages[first_of(self, original)].fate;
+            if alone && matches!(fate, Fate::Unknown | Fate::InFlight) {
+                self.proved_by_duplicate(original, id, level);
             }
             return;
         }

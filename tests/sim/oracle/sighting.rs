@@ -240,20 +240,9 @@ impl Oracle {
     fn relocated(&mut self, index: usize, place: &str, id: u64) -> bool {
         let now = self.now;
         let claims = &self.messages[index].claims;
-        // Moved to a queue and dead-lettered from there, before anybody saw it.
-        let through = |to: &String| {
-            let queue = self.queues.get(to);
-            to == place
-                || queue
-                    .is_some_and(|queue| queue.track.dead(0, now).iter().any(|dead| dead == place))
-        };
-        let named = claims.iter().any(|claim| claim.to.iter().any(through));
-        if !named
-            && !self
-                .dead_places(index, now)
-                .iter()
-                .any(|dead| dead == place)
-        {
+        let mut named = claims.iter().filter(|claim| self.leads_to(claim, place));
+        let dead = self.dead_places(index, now).contains(&place.to_string());
+        if !dead && named.next().is_none() {
             let text = format!(
                 "{} was seen in {place}, where nothing moved it",
                 self.name_of(index)
@@ -276,7 +265,9 @@ impl Oracle {
             return false;
         }
         self.checked("R");
-        self.check_undone(index, place, id);
+        if !dead {
+            self.check_undone(index, place, id);
+        }
         for delivery in self.messages[index].deliveries.clone() {
             self.deliveries[delivery].settled = true;
             self.deliveries[delivery].moved = Some(now);
@@ -331,19 +322,30 @@ impl Oracle {
         true
     }
 
+    /// What made the claim may have taken the message to a queue: at once, or it was dead-lettered
+    /// from where it was taken, before anybody saw it there.
+    fn leads_to(&self, claim: &Claim, place: &str) -> bool {
+        claim.to.iter().any(|to| {
+            let queue = self.queues.get(to);
+            let dead = queue.map(|queue| queue.track.dead(0, self.now));
+            to == place || dead.is_some_and(|dead| dead.iter().any(|dead| dead == place))
+        })
+    }
+
     /// If nothing but a power loss can have brought it back, that loss took the move away, with all
-    /// that came after it.
+    /// that came after it. Not to be asked when it may have been dead-lettered from where it was.
     fn check_undone(&mut self, index: usize, place: &str, id: u64) {
         let claims = self.messages[index].claims.iter();
-        let back = claims.filter(|claim| claim.to.iter().any(|to| to == place));
         let mut undone = None;
-        for claim in back {
+        for claim in claims.filter(|claim| self.leads_to(claim, place)) {
             let (Reason::Undone { loss }, Certainty::Maybe { finished }) =
                 (claim.reason, claim.certainty)
             else {
                 return;
             };
-            undone = undone.max(Some((finished, loss)));
+            if claim.to.iter().any(|to| to == place) {
+                undone = undone.max(Some((finished, loss)));
+            }
         }
         let Some((finished, loss)) = undone else {
             return;
