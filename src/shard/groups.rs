@@ -1,10 +1,10 @@
 //! Groups as commands see them: which reader a source means, how one begins, and SEEK.
 
 use super::conn::Need;
-use super::engine::Cold;
 use super::session::{Asker, Flow};
 use super::{Now, Shard};
 use crate::broker::command::{From, Source};
+use crate::broker::id::Level;
 use crate::broker::queue::QueueKey;
 use crate::broker::reply::{Error, ErrorCode, Reply};
 use crate::log::disk::Storage;
@@ -137,11 +137,10 @@ impl<S: Storage> Shard<S> {
     /// The bare name means nothing where only groups read: they are named.
     fn only_groups(&self, store: QueueKey, source: Source<'_>) -> Error {
         const SHOWN: usize = 3;
-        let sharing = self.engine.queue(store).sharing.iter();
-        let groups = sharing.flat_map(|sharing| sharing.groups.values());
+        let groups = self.engine.queue(store).groups();
         let names: Vec<String> = groups
             .take(SHOWN)
-            .map(|key| value::shown(&self.engine.queue(*key).printed).to_string())
+            .map(|key| value::shown(&self.engine.queue(key).printed).to_string())
             .collect();
         let text = format!(
             "{} is read by groups ({}): name one, or begin to read by the bare name with PULL {0} \
@@ -165,14 +164,14 @@ impl<S: Storage> Shard<S> {
             Err(error) => return self.conclude(asker, Err(error)),
         };
         let store = self.engine.store_of(key);
-        let Ok(first): Result<_, Cold> = self.engine.find_start(store, to, now) else {
+        let Ok(first) = self.engine.find_start(store, to, now) else {
             self.block_cold(asker.slot);
             return Flow::Again;
         };
         for holder in self.engine.seek(key, first, now.us) {
             self.credit_returned(holder);
         }
-        let need: Need = self.engine.need(crate::broker::id::Level::Disk);
+        let need: Need = self.engine.need(Level::Disk);
         self.answer_when(asker, need, &Reply::Ok);
         Flow::Done
     }

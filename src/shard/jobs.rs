@@ -49,7 +49,6 @@ impl<S: Storage> Shard<S> {
             Ok(key) => key,
             Err(error) => return self.fail_command(asker, &error),
         };
-        let is_shared = self.engine.queue(key).is_shared();
         // Every place must be known before the first is deleted.
         for token in ids.iter() {
             if let Some(id) = value::id(token)
@@ -70,12 +69,8 @@ impl<S: Storage> Shard<S> {
                     .locate(key, id)
                     .expect("every place was looked up before");
                 let reason = SettleReason::Deleted;
-                match is_shared {
-                    true => self
-                        .engine
-                        .settle_for_all(key, id, place, size, reason, false, now),
-                    false => self.engine.settle_waiting(key, id, place, size, reason),
-                }
+                self.engine
+                    .settle_for_all(key, id, place, size, reason, false, now)
             });
             if settled {
                 count += 1;

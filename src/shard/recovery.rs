@@ -555,12 +555,9 @@ impl<S: Storage> Shard<S> {
             if !is_kept(queue) {
                 continue;
             }
-            let groups = queue
-                .sharing
-                .iter()
-                .flat_map(|sharing| sharing.groups.values());
-            let groups: Vec<_> = groups
-                .map(|key| (engine.queue(*key), &leased[key.0 as usize][..]))
+            let groups: Vec<_> = queue
+                .groups()
+                .map(|key| (engine.queue(key), &leased[key.0 as usize][..]))
                 .collect();
             writer.queue(queue, &leased[key], &groups);
         }

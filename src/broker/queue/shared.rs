@@ -197,6 +197,12 @@ impl Queue {
         }
     }
 
+    /// Its groups, in the order of their names.
+    pub fn groups(&self) -> impl Iterator<Item = QueueKey> {
+        let sharing = self.sharing.iter();
+        sharing.flat_map(|sharing| sharing.groups.values().copied())
+    }
+
     /// What its reader has not settled; `None` where the index says it.
     pub fn view(&self) -> Option<&View> {
         self.view.as_deref()
@@ -432,9 +438,7 @@ impl Queue {
         if let Some(id) = sharing.unclaimed.first() {
             return Some(id);
         }
-        while let Some((_, last)) = sharing.times.pop(retain.age_us, now_us) {
-            let _ = last;
-        }
+        while sharing.times.pop(retain.age_us, now_us).is_some() {}
         let oldest = sharing.retained.first()?;
         let is_old = retain.age_us.is_some() && oldest <= sharing.times.done();
         let too_many = retain

@@ -17,7 +17,6 @@ use crate::log::{BlockSlot, Entry, LogIndex, Position, SettleReason, TransferRea
 use crate::protocol::text::encode;
 
 use super::super::conn::Need;
-use super::Death;
 
 /// What was asked for must be read from the disk first; ask again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,11 +36,7 @@ impl<S: Storage> Engine<S> {
     pub fn readers(&self, store: QueueKey) -> Vec<QueueKey> {
         let queue = self.queue(store);
         let bare = (!queue.is_absent()).then_some(store);
-        let groups = queue
-            .sharing
-            .iter()
-            .flat_map(|sharing| sharing.groups.values());
-        bare.into_iter().chain(groups.copied()).collect()
+        bare.into_iter().chain(queue.groups()).collect()
     }
 
     /// A queue's group of that name (octets).
@@ -61,12 +56,9 @@ impl<S: Storage> Engine<S> {
 
     /// Could anybody answer a request?
     pub fn has_consumers(&self, store: QueueKey) -> bool {
-        let groups = self.queue(store).sharing.iter();
-        let groups = groups.flat_map(|sharing| sharing.groups.values());
-        self.queue(store).has_consumers()
-            || groups
-                .into_iter()
-                .any(|key| self.queue(*key).has_consumers())
+        let queue = self.queue(store);
+        let mut groups = queue.groups();
+        queue.has_consumers() || groups.any(|key| self.queue(key).has_consumers())
     }
 
     /// Somebody reads a queue by its bare name, the first time.
@@ -94,8 +86,7 @@ impl<S: Storage> Engine<S> {
 
     /// The bare name begins to read at `first`, and that is logged. Returns what a first delivery waits for.
     pub fn begin_bare_at(&mut self, store: QueueKey, first: MessageId, now_us: u64) -> Need {
-        self.install_bare(store, first, now_us);
-        self.log_reader(store, first);
+        self.seek(store, first, now_us);
         self.need(Level::Disk)
     }
 
@@ -199,18 +190,6 @@ impl<S: Storage> Engine<S> {
         sharing.as_mut().expect("the queue was made to share")
     }
 
-    /// The bare name begins to read, or goes on, at `first`; without logging.
-    pub fn install_bare(&mut self, store: QueueKey, first: MessageId, now_us: u64) {
-        self.share(store);
-        let adoption = self.adoption(store, first);
-        let queue = self.queue_mut(store);
-        queue.begun = true;
-        queue.adopt(&adoption, now_us);
-        self.recount(store);
-        self.arm(store);
-        self.schedule(store);
-    }
-
     /// A reader goes to another place: its leases end. Returns who had them.
     pub fn seek(&mut self, key: QueueKey, first: MessageId, now_us: u64) -> Vec<HolderKey> {
         let holders = self.seek_unlogged(key, first, now_us);
@@ -267,10 +246,7 @@ impl<S: Storage> Engine<S> {
     pub fn settings_changed(&mut self, store: QueueKey, before: &Settings, now_us: u64) {
         let settings = self.queue(store).settings.clone();
         self.queue_mut(store).retain_changed(now_us);
-        let groups = self.queue(store).sharing.iter();
-        let groups: Vec<QueueKey> = groups
-            .flat_map(|sharing| sharing.groups.values().copied())
-            .collect();
+        let groups: Vec<QueueKey> = self.queue(store).groups().collect();
         for key in groups.iter().chain([&store]) {
             let queue = self.queue_mut(*key);
             queue.settings = settings.clone();
@@ -295,15 +271,13 @@ impl<S: Storage> Engine<S> {
         self.moving.retain(|moving| moving.queue != key);
         let uid = self.queue(key).uid;
         let alone = self.readers(store) == [key];
+        self.sharing_mut(store).groups.remove(&group.name);
         if alone {
             // The messages stay for the next one who reads.
             let mut adoption = self.queue(store).adoption(0, Some(self.queue(key)));
             adoption.expire_like(self.queue(key));
-            self.sharing_mut(store).groups.remove(&group.name);
             self.queue_mut(store).adopt(&adoption, 0);
             self.arm(store);
-        } else {
-            self.sharing_mut(store).groups.remove(&group.name);
         }
         self.sharing_mut(store).ghosts.insert(group.name, key);
         self.queue_mut(key).become_ghost();
@@ -402,10 +376,7 @@ impl<S: Storage> Engine<S> {
         messages: &[Published],
         key: Option<KeyHash>,
     ) {
-        let sharing = self.queue(store).sharing.iter();
-        let groups: Vec<QueueKey> = sharing
-            .flat_map(|sharing| sharing.groups.values().copied())
-            .collect();
+        let groups: Vec<QueueKey> = self.queue(store).groups().collect();
         for group in groups {
             for (id, message) in (first..).zip(messages) {
                 self.queue_mut(group).follow(id, message, key);
@@ -418,10 +389,7 @@ impl<S: Storage> Engine<S> {
     #[cold]
     pub fn reveal_groups(&mut self, store: QueueKey) {
         let upto = self.queue(store).visible();
-        let sharing = self.queue(store).sharing.iter();
-        let groups: Vec<QueueKey> = sharing
-            .flat_map(|sharing| sharing.groups.values().copied())
-            .collect();
+        let groups: Vec<QueueKey> = self.queue(store).groups().collect();
         for group in groups {
             self.queue_mut(group).reveal(upto);
             self.schedule(group);
@@ -432,14 +400,8 @@ impl<S: Storage> Engine<S> {
     /// Has any reader still to settle it?
     fn is_wanted(&self, store: QueueKey, id: MessageId) -> bool {
         let queue = self.queue(store);
-        let groups = queue
-            .sharing
-            .iter()
-            .flat_map(|sharing| sharing.groups.values());
-        queue.is_unsettled(id)
-            || groups
-                .into_iter()
-                .any(|key| self.queue(*key).is_unsettled(id))
+        let mut groups = queue.groups();
+        queue.is_unsettled(id) || groups.any(|key| self.queue(key).is_unsettled(id))
     }
 
     /// One of several readers has settled a message: what `settled` does otherwise there.
@@ -631,19 +593,8 @@ impl<S: Storage> Engine<S> {
         for key in others {
             self.settle_waiting(*key, id, place, size, reason);
         }
-        if bury && let Some(pri) = self.queue_mut(*last).take_waiting(id) {
-            let tries = self.queue(*last).next_try(id) - 1;
-            let death = Death {
-                id,
-                place,
-                size,
-                pri,
-                reason: TransferReason::DroppedOld,
-                tries,
-                why: Vec::new(),
-            };
-            self.bury(*last, death, now);
-        } else {
+        let full = TransferReason::DroppedOld;
+        if !(bury && self.bury_waiting(*last, id, place, size, full, now)) {
             self.settle_waiting(*last, id, place, size, reason);
         }
         true

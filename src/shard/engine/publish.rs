@@ -2,7 +2,7 @@
 
 use super::super::Now;
 use super::super::conn::Need;
-use super::{Death, Engine};
+use super::Engine;
 use crate::broker::arena::ChunkPool;
 use crate::broker::command::{Body, PublishOptions};
 use crate::broker::dedup::{OnceHash, Original};
@@ -403,23 +403,9 @@ impl<S: Storage> Engine<S> {
             if self.queue(key).is_shared() {
                 let dead = dead && self.queue(key).dead_name().is_some();
                 self.settle_for_all(key, id, place, size, SettleReason::DroppedOld, dead, now);
-            } else if dead && let Some(pri) = self.queue_mut(key).take_waiting(id) {
-                let tries = self.queue(key).next_try(id) - 1;
-                let why = Vec::new();
-                self.bury(
-                    key,
-                    Death {
-                        id,
-                        place,
-                        size,
-                        pri,
-                        reason: TransferReason::DroppedOld,
-                        tries,
-                        why,
-                    },
-                    now,
-                );
-            } else {
+            } else if !(dead
+                && self.bury_waiting(key, id, place, size, TransferReason::DroppedOld, now))
+            {
                 self.settle_waiting(key, id, place, size, SettleReason::DroppedOld);
             }
         }
@@ -486,7 +472,7 @@ impl<S: Storage> Engine<S> {
 
 /// Stores a body where its queue's messages are; its place.
 #[inline(always)]
-fn store<S: Storage>(
+pub(super) fn store<S: Storage>(
     queue: &mut Queue,
     log: &mut Option<Log<S>>,
     pool: &mut ChunkPool,

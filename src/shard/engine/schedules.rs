@@ -2,7 +2,7 @@
 //! no restart publishes it twice.
 
 use super::super::Now;
-use super::publish::begin_many;
+use super::publish::{begin_many, store};
 use super::{Engine, Refused, key_hash};
 use crate::broker::command::Body;
 use crate::broker::id::{Level, QueueUid};
@@ -12,8 +12,7 @@ use crate::broker::schedule::{SCHEDULES_MAX, Schedule};
 use crate::fault::{Fault, planted};
 use crate::log::disk::Storage;
 use crate::log::{
-    Entry, Message, PUBLISH_HEAD_BYTES_MAX, SCHEDULE_HEAD_BYTES_MAX, SectionKind, Sections,
-    SectionsBuilder,
+    Entry, PUBLISH_HEAD_BYTES_MAX, SCHEDULE_HEAD_BYTES_MAX, SectionKind, Sections, SectionsBuilder,
 };
 
 /// A message that its queue refuses is tried again after so long, microseconds.
@@ -145,22 +144,9 @@ impl<S: Storage> Engine<S> {
         if queue.settings.rate.is_some() {
             queue.count_for_rate(now.us, 1);
         }
-        let (time_ms, id) = (now.us / 1000, queue.next_id());
-        let sections = &self.sections;
-        message.place = match (&mut self.log, level) {
-            (Some(log), Level::Os | Level::Disk | Level::Quorum) => {
-                let stored = Message {
-                    time_ms,
-                    sections,
-                    body: Body::Owned(body),
-                };
-                log.publish(uid, id, &stored).0
-            }
-            _ => {
-                let body = Body::Owned(body);
-                queue.arena.push(time_ms, sections, &body, &mut self.pool)
-            }
-        };
+        let (log, pool) = (&mut self.log, &mut self.pool);
+        let body = Body::Owned(body);
+        message.place = store(queue, log, pool, &self.sections, body, now);
         self.enter(key, &message, order);
         self.published(key, level, level);
         if !self.queue(key).expiry.is_empty() {

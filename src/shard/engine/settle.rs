@@ -293,6 +293,32 @@ impl<S: Storage> Engine<S> {
         self.bury(lease.queue, death, now);
     }
 
+    /// Moves a ready, locked or delayed message to the dead-letter queue; false if it is in another state.
+    pub(super) fn bury_waiting(
+        &mut self,
+        key: QueueKey,
+        id: MessageId,
+        place: u64,
+        size: Option<u32>,
+        reason: TransferReason,
+        now: Now,
+    ) -> bool {
+        let Some(pri) = self.queue_mut(key).take_waiting(id) else {
+            return false;
+        };
+        let death = Death {
+            id,
+            place,
+            size,
+            pri,
+            reason,
+            tries: self.queue(key).next_try(id) - 1,
+            why: Vec::new(),
+        };
+        self.bury(key, death, now);
+        true
+    }
+
     /// Moves a taken message to the dead-letter queue, in one log entry. A request is nothing to keep: it is
     /// settled.
     pub fn bury(&mut self, key: QueueKey, death: Death, now: Now) {

@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 
 use super::super::Now;
-use super::{Death, Engine, TURN_DEADLINES};
+use super::{Engine, TURN_DEADLINES};
 use crate::broker::id::MessageId;
 use crate::broker::queue::QueueKey;
 use crate::log::disk::Storage;
@@ -119,22 +119,9 @@ impl<S: Storage> Engine<S> {
                 let queue = self.queue_mut(key);
                 queue.counters.expired += 1;
                 if queue.settings.deadon.ttl && queue.dead_name().is_some() {
-                    let tries = queue.next_try(id) - 1;
-                    let pri = queue.take_waiting(id).expect("it is ready or delayed");
-                    let why = Vec::new();
-                    self.bury(
-                        key,
-                        Death {
-                            id,
-                            place,
-                            size,
-                            pri,
-                            reason: TransferReason::Expired,
-                            tries,
-                            why,
-                        },
-                        now,
-                    );
+                    let why = TransferReason::Expired;
+                    let is_buried = self.bury_waiting(key, id, place, size, why, now);
+                    assert!(is_buried, "it is ready or delayed");
                 } else {
                     self.settle_waiting(key, id, place, size, SettleReason::Expired);
                 }
