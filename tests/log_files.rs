@@ -167,6 +167,11 @@ fn a_directory_that_must_exist_is_not_made() {
     let error = FileStorage::open_existing(&dir.0, Arc::new(|| {})).expect_err("it is missing");
     assert!(matches!(error, OpenError::Missing));
     assert!(!dir.0.exists());
+    std::fs::create_dir(&dir.0).expect("a temporary directory");
+    let error = FileStorage::open_existing(&dir.0, Arc::new(|| {})).expect_err("it is empty");
+    assert!(matches!(error, OpenError::Missing));
+    let found = std::fs::read_dir(&dir.0).expect("it is there").count();
+    assert_eq!(found, 0, "a refused directory is left as it was");
 }
 
 #[test]

@@ -10,20 +10,21 @@ use super::memory::{MemoryDisk, MemoryStorage};
 use super::shard::{Driver, config, publishes};
 use super::{Body, Work};
 
-const MILLION: usize = 1_000_000;
+/// Nearly as many as are logged before the first checkpoint.
+const MANY: usize = 2_200_000;
 const FEW: usize = 30_000;
 
 /// From the temporary directory, whose files are in the system's cache.
 pub const FILES: &[Body] = &[
     Body {
         name: "recovery_of_the_log",
-        operations: MILLION,
-        make: || files(MILLION, open_log),
+        operations: MANY,
+        make: || files(MANY, open_log),
     },
     Body {
         name: "recovery_of_the_shard",
-        operations: MILLION,
-        make: || files(MILLION, open_shard),
+        operations: MANY,
+        make: || files(MANY, open_shard),
     },
 ];
 

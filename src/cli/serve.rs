@@ -284,13 +284,12 @@ fn build_on_disk(
             path.display()
         ))
     };
-    if config.data_must_exist && !path.is_dir() {
-        return Err(refused(OpenError::Missing));
-    }
-    std::fs::create_dir_all(path).map_err(|error| {
-        StartError::Directory(format!("{} cannot be made: {error}", path.display()))
-    })?;
-    let storage = FileStorage::open(path, start.wake).map_err(refused)?;
+    let storage = if config.data_must_exist {
+        FileStorage::open_existing(path, start.wake)
+    } else {
+        FileStorage::open(path, start.wake)
+    };
+    let storage = storage.map_err(refused)?;
     let (shard, recovered) =
         Shard::open(config, Some(storage), start.now, start.seed).map_err(refused)?;
     let found = Found {

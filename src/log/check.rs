@@ -15,10 +15,11 @@ use super::manifest::{self, Manifest};
 use super::patient::Patient;
 use super::place::{LogIndex, Position};
 use super::record::{self, HEADER_BYTES, Header, NoRecord};
-use super::recovery::{FoundCheckpoints, Listing, SegmentReader, load_checkpoints};
+use super::recovery::{FoundCheckpoints, Listing, load_checkpoints};
 use super::rw::read_up_to;
 use super::sections::Sections;
 use super::segment::{SEGMENT_HEADER_BYTES, SegmentHeader, SegmentName, SegmentTable};
+use super::segment_reader::SegmentReader;
 
 /// Verifies a data directory, every body included, and prints what it holds. Changes nothing.
 /// What is wrong is printed in lines that begin with `PROBLEM` and counted.
@@ -175,17 +176,17 @@ impl<'a, D: Disk> Checker<'a, D> {
     }
 
     fn segment(&mut self, name: SegmentName) -> Result<(), OpenError> {
-        let mut reader = SegmentReader {
-            disk: self.disk,
-            buffer: Vec::new(),
+        let mut reader = SegmentReader::new(self.disk);
+        let bytes = match reader.load(name, self.listing.segments[&name]) {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                self.problem(format_args!("{error}"));
+                return Ok(());
+            }
         };
-        if let Err(error) = reader.load(name, self.listing.segments[&name]) {
-            self.problem(format_args!("{error}"));
-            return Ok(());
-        }
         self.summary.segments += 1;
         let seed = self.manifest.seed();
-        let header = SegmentHeader::parse(&reader.buffer, &name, self.manifest.directory_id, seed);
+        let header = SegmentHeader::parse(bytes, &name, self.manifest.directory_id, seed);
         let header = match header {
             Ok(header) => header,
             Err(error @ OpenError::Version { .. }) => return Err(error),
@@ -194,7 +195,7 @@ impl<'a, D: Disk> Checker<'a, D> {
                 return Ok(());
             }
         };
-        self.records(name, &header, &reader.buffer)
+        self.records(name, &header, bytes)
     }
 
     /// Reads the records of one segment one after another.
@@ -455,17 +456,13 @@ pub fn dump<D: Disk>(disk: &D, out: &mut dyn io::Write) -> Result<(), OpenError>
     let printed = |error| OpenError::io("the output", "writing to", error);
     write!(out, "{}", manifest.encode()).map_err(printed)?;
     let mut headers = BTreeMap::new();
+    let mut reader = SegmentReader::new(disk);
     for (name, size) in &listing.segments {
-        let mut reader = SegmentReader {
-            disk,
-            buffer: Vec::new(),
-        };
-        reader.load(*name, *size)?;
-        let header =
-            SegmentHeader::parse(&reader.buffer, name, manifest.directory_id, manifest.seed());
+        let bytes = reader.load(*name, *size)?;
+        let header = SegmentHeader::parse(bytes, name, manifest.directory_id, manifest.seed());
         match header {
             Ok(header) => {
-                dump_segment(*name, &header, &manifest, &reader.buffer, out).map_err(printed)?;
+                dump_segment(*name, &header, &manifest, bytes, out).map_err(printed)?;
                 headers.insert(*name, header);
             }
             Err(error) => writeln!(out, "{}: {error}", name.path()).map_err(printed)?,

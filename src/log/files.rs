@@ -178,7 +178,8 @@ impl FileStorage {
         })
     }
 
-    /// The same for a directory that must exist.
+    /// The same for a directory that must have been in use. A refused one is left as it was, without
+    /// even a lock.
     ///
     /// # Errors
     /// As [`FileStorage::open`], and [`OpenError::Missing`].
@@ -187,6 +188,12 @@ impl FileStorage {
         wake: Arc<dyn Fn() + Send + Sync>,
     ) -> Result<FileStorage, OpenError> {
         if !dir.is_dir() {
+            return Err(OpenError::Missing);
+        }
+        let root = FileDisk::unlocked(dir).list("");
+        let root = root.map_err(|error| OpenError::io("", "listing", error))?;
+        if !root.iter().any(|(name, _)| name == manifest::FILE) {
+            manifest::expect_empty(&root)?;
             return Err(OpenError::Missing);
         }
         Self::open(dir, wake)

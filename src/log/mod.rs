@@ -35,6 +35,7 @@ mod rw;
 mod scrub;
 mod sections;
 mod segment;
+mod segment_reader;
 mod supply;
 mod upkeep;
 mod varint;

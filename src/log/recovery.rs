@@ -15,6 +15,7 @@ use super::repair::repair;
 use super::replay::Scanner;
 use super::rw::read_up_to;
 use super::segment::{SEGMENT_HEADER_BYTES, SegmentHeader, SegmentName, SegmentTable};
+use super::segment_reader::SegmentReader;
 use super::upkeep::{Checkpoints, Kept};
 use super::{OpenOptions, Recovered, Replay};
 
@@ -71,28 +72,6 @@ pub(crate) struct Scan {
     /// The segments read, with the offset where their records end.
     pub read: Vec<(SegmentName, u64)>,
     pub recovered: Recovered,
-}
-
-/// Reads segments whole into one buffer.
-pub(crate) struct SegmentReader<'d, D: Disk> {
-    pub disk: &'d D,
-    pub buffer: Vec<u8>,
-}
-
-impl<D: Disk> SegmentReader<'_, D> {
-    /// Reads a segment's file.
-    pub fn load(&mut self, name: SegmentName, bytes: u64) -> Result<(), OpenError> {
-        let path = name.path();
-        let failed = |error| OpenError::io(&path, "reading", error);
-        let file = self.disk.open(&path).map_err(failed)?;
-        let bytes = usize::try_from(bytes).expect("a segment fits memory");
-        if self.buffer.len() < bytes {
-            self.buffer.resize(bytes, 0);
-        }
-        let filled = read_up_to(self.disk, &file, 0, &mut self.buffer[..bytes]).map_err(failed)?;
-        self.buffer.truncate(filled);
-        Ok(())
-    }
 }
 
 /// Reads and verifies the headers of all segments.
@@ -273,8 +252,9 @@ pub(crate) fn open<D: Disk, R: Replay>(
     }
     let newest = whole.first();
     let slots = newest.map_or(&[][..], |newest| &newest.meta.slots);
+    let mut reader = SegmentReader::new(disk);
     let mut scanner = Scanner::new(disk, &listing, &manifest, slots, replay, scan);
-    scanner.run()?;
+    scanner.run(&mut reader)?;
     let mut scan = scanner.scan;
     expect_live_segments(&scan.table)?;
 
@@ -295,7 +275,7 @@ pub(crate) fn open<D: Disk, R: Replay>(
     let next_segment = listing.last(false).max(listed) + 1;
     let next_kept = listing.last(true) + 1;
 
-    let free = repair(disk, &mut manifest, &mut scan, &listing, &whole)?;
+    let free = repair(disk, reader, &mut manifest, &mut scan, &listing, &whole)?;
     scan.table.set_emptied(scan.index);
     scan.recovered.incarnation = manifest.incarnation;
     scan.recovered.last_wall_ms = scan.wall_ms;

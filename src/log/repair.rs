@@ -7,14 +7,16 @@ use super::error::{OpenError, is_no_space};
 use super::manifest::{Manifest, SHARD, runs};
 use super::place::Position;
 use super::record;
-use super::recovery::{Listing, Scan, SegmentReader};
+use super::recovery::{Listing, Scan};
 use super::rw::{StoreError, write_all_at, write_new_file};
 use super::segment::{SEGMENT_HEADER_BYTES, SegmentHeader, SegmentName};
+use super::segment_reader::SegmentReader;
 use crate::fault::{Fault, planted};
 
 /// Puts on stable storage what was believed, and removes what was not. Returns what is free.
 pub(crate) fn repair<D: Disk>(
     disk: &D,
+    mut reader: SegmentReader<'_, D>,
     manifest: &mut Manifest,
     scan: &mut Scan,
     listing: &Listing,
@@ -34,7 +36,7 @@ pub(crate) fn repair<D: Disk>(
         let position = scan.table.range(name).start.0 + end;
         let is_settled = number < last && position <= scan.durable;
         if header.sealed_end == 0 && !is_settled && !planted(Fault::TailNotRewritten) {
-            let bytes = rewrite(disk, manifest, name, &header, end)?;
+            let bytes = rewrite(disk, &mut reader, manifest, name, &header, end)?;
             if let Some(segment) = scan.table.get_mut(name) {
                 segment.file_bytes = bytes;
             }
@@ -59,7 +61,7 @@ pub(crate) fn repair<D: Disk>(
             continue;
         }
         let is_clean = !name.kept
-            && (name.number < ended || !has_records(disk, scan, manifest, *name, *bytes)?);
+            && (name.number < ended || !has_records(&mut reader, scan, manifest, *name, *bytes)?);
         if is_clean && *bytes == manifest.segment_bytes && free.len() < 2 {
             free.push(*name);
         } else {
@@ -93,22 +95,18 @@ pub(crate) fn repair<D: Disk>(
 
 /// A segment behind the end of the log holds whole records, which were cut.
 fn has_records<D: Disk>(
-    disk: &D,
+    reader: &mut SegmentReader<'_, D>,
     scan: &Scan,
     manifest: &Manifest,
     name: SegmentName,
     bytes: u64,
 ) -> Result<bool, OpenError> {
-    let mut reader = SegmentReader {
-        disk,
-        buffer: Vec::new(),
-    };
-    reader.load(name, bytes)?;
+    let bytes = reader.load(name, bytes)?;
     let mut found = false;
     let start = scan.table.range(name).start.0;
     let epoch = scan.headers[&name].epoch;
     record::search(
-        &reader.buffer,
+        bytes,
         SEGMENT_HEADER_BYTES,
         manifest.seed(),
         start,
@@ -122,30 +120,24 @@ fn has_records<D: Disk>(
 /// have been in the system's cache only. Returns the size of the file.
 fn rewrite<D: Disk>(
     disk: &D,
+    reader: &mut SegmentReader<'_, D>,
     manifest: &Manifest,
     name: SegmentName,
     header: &SegmentHeader,
     end: u64,
 ) -> Result<u64, OpenError> {
     let path = name.path();
-    let mut reader = SegmentReader {
-        disk,
-        buffer: Vec::new(),
-    };
-    reader.load(name, end)?;
-    if (reader.buffer.len() as u64) < end {
-        return Err(OpenError::corrupt(
-            &path,
-            reader.buffer.len() as u64,
-            "the file has become shorter",
-        ));
+    let bytes = reader.load(name, end)?;
+    if (bytes.len() as u64) < end {
+        let what = "the file has become shorter";
+        return Err(OpenError::corrupt(&path, bytes.len() as u64, what));
     }
     let sealed = SegmentHeader {
         sealed_end: end,
         ..*header
     };
     let sealed = sealed.encode(manifest.directory_id, manifest.seed());
-    let records = &reader.buffer[SEGMENT_HEADER_BYTES..];
+    let records = &bytes[SEGMENT_HEADER_BYTES..];
     match write_new_file(disk, &name.tmp_path(), &[&sealed, records]) {
         Ok(_) => {
             disk.rename(&name.tmp_path(), &path)

@@ -11,8 +11,9 @@ use super::error::OpenError;
 use super::manifest::Manifest;
 use super::place::{BlockSlot, LogIndex, Place, Position};
 use super::record::{self, Header, NoRecord};
-use super::recovery::{Listing, Scan, SegmentReader};
+use super::recovery::{Listing, Scan};
 use super::segment::{SEGMENT_HEADER_BYTES, Segment, SegmentHeader, SegmentName};
+use super::segment_reader::SegmentReader;
 use crate::fault::{Fault, planted};
 
 /// What is found behind the place where the log stops.
@@ -78,11 +79,7 @@ impl<'a, D: Disk, R: Replay> Scanner<'a, D, R> {
     }
 
     /// Replays from the end of the checkpoint (or the first segment) to the end of the log.
-    pub fn run(&mut self) -> Result<(), OpenError> {
-        let mut reader = SegmentReader {
-            disk: self.disk,
-            buffer: Vec::new(),
-        };
+    pub fn run(&mut self, reader: &mut SegmentReader<'_, D>) -> Result<(), OpenError> {
         let from = Position(self.scan.end);
         let mut at = self.scan.table.name_of(from);
         let mut end = End {
@@ -91,8 +88,7 @@ impl<'a, D: Disk, R: Replay> Scanner<'a, D, R> {
         };
         let is_there = self.listing.segments.get(&at).copied();
         if let Some(bytes) = is_there {
-            reader.load(at, bytes)?;
-            end = self.replay_segment(at, end.offset, &reader.buffer)?;
+            end = self.replay_segment(at, end.offset, reader.load(at, bytes)?)?;
         }
         loop {
             self.scan.read.push((at, end.offset));
@@ -100,13 +96,14 @@ impl<'a, D: Disk, R: Replay> Scanner<'a, D, R> {
             if header.is_some_and(|header| end.offset < header.sealed_end) {
                 return Err(self.corrupt(at, end.offset, "a record is damaged", None));
             }
-            let Some(next) = self.successor(at, &mut reader)? else {
+            let Some(next) = self.successor(at, reader)? else {
                 break;
             };
             at = next;
-            end = self.replay_segment(at, SEGMENT_HEADER_BYTES as u64, &reader.buffer)?;
+            let bytes = reader.load(at, self.listing.segments[&at])?;
+            end = self.replay_segment(at, SEGMENT_HEADER_BYTES as u64, bytes)?;
         }
-        self.judge_end(at, end, &mut reader)?;
+        self.judge_end(at, end, reader)?;
         if is_there.is_none() && at.number > 0 && self.scan.read.len() == 1 {
             let what = "the file is missing; the log goes on in it behind the checkpoint";
             return Err(OpenError::corrupt(&at.path(), end.offset, what));
@@ -249,7 +246,7 @@ impl<'a, D: Disk, R: Replay> Scanner<'a, D, R> {
         Ok(())
     }
 
-    /// The segment in which the log goes on, loaded: the one that begins with the next record.
+    /// The segment in which the log goes on: the one that begins with the next record.
     fn successor(
         &self,
         after: SegmentName,
@@ -259,11 +256,11 @@ impl<'a, D: Disk, R: Replay> Scanner<'a, D, R> {
             if name.kept || name.number <= after.number {
                 continue;
             }
-            reader.load(*name, *bytes)?;
+            let bytes = reader.load(*name, *bytes)?;
             let at = SEGMENT_HEADER_BYTES;
             let position = self.start_of(*name) + at as u64;
             let epoch = self.scan.headers[name].epoch;
-            let first = reader.buffer.get(at..).unwrap_or_default();
+            let first = bytes.get(at..).unwrap_or_default();
             if let Ok(record) = Header::parse(first, self.seed, position, epoch)
                 && record.index == self.scan.index.next()
                 && record.chain == self.scan.chain
@@ -292,9 +289,9 @@ impl<'a, D: Disk, R: Replay> Scanner<'a, D, R> {
         };
         for (later, bytes) in &self.listing.segments {
             if !later.kept && later.number >= name.number {
-                reader.load(*later, *bytes)?;
+                let bytes = reader.load(*later, *bytes)?;
                 let end = (*later == name).then_some(end);
-                self.gather(*later, end, &reader.buffer, stopped, &mut evidence);
+                self.gather(*later, end, bytes, stopped, &mut evidence);
             }
         }
         let believed = |_: &Header| !planted(Fault::TruncatedAtFirstBadRecord);

@@ -60,6 +60,8 @@ impl Sizes {
 pub(super) struct Recovery<'a, S: Storage> {
     engine: &'a mut Engine<S>,
     sizes: Sizes,
+    /// The queue found last.
+    found: QueueKey,
 }
 
 impl<'a, S: Storage> Recovery<'a, S> {
@@ -67,6 +69,7 @@ impl<'a, S: Storage> Recovery<'a, S> {
         Recovery {
             engine,
             sizes: Sizes::default(),
+            found: QueueKey(u32::MAX),
         }
     }
 
@@ -166,10 +169,16 @@ impl<'a, S: Storage> Recovery<'a, S> {
         Ok(())
     }
 
-    fn find(&self, uid: QueueUid) -> Result<QueueKey, String> {
-        self.engine
-            .find_uid(uid)
-            .ok_or_else(|| format!("the log speaks of queue {}, which was never defined", uid.0))
+    /// Mostly the queue that was asked for before.
+    #[inline]
+    fn find(&mut self, uid: QueueUid) -> Result<QueueKey, String> {
+        if !self.engine.is_same(self.found, uid) {
+            let key = self.engine.find_uid(uid);
+            self.found = key.ok_or_else(|| {
+                format!("the log speaks of queue {}, which was never defined", uid.0)
+            })?;
+        }
+        Ok(self.found)
     }
 
     fn publish(
