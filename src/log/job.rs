@@ -4,6 +4,7 @@
 //! in production and in the simulator's own order there. It knows nothing of the log's state.
 
 use std::fmt;
+use std::sync::Arc;
 
 use super::again::ReadError;
 use super::blocks::{self, PendingBlock};
@@ -17,6 +18,8 @@ use super::place::{BlockSlot, LogIndex, Position};
 use super::prepare::{self, Preparation, Prepared};
 use super::rw::{JobError, StoreError, read_file, read_up_to, write_all_at, write_new_file};
 use super::scrub::{self, Piece, Verified};
+use super::segment::SegmentName;
+use super::syncs::Ticket;
 
 /// Which background thread does a job; lanes never wait for each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -41,10 +44,10 @@ pub struct Done<F> {
 
 /// What is to be done.
 pub(crate) enum Work<F> {
-    /// Sync the files that hold records up to `upto`.
+    /// Sync the files of these segments of the log, which hold what the ticket says.
     Sync {
-        upto: LogIndex,
-        files: Vec<(String, F)>,
+        ticket: Arc<Ticket>,
+        files: Vec<(u64, F)>,
     },
     /// Read a window.
     Read {
@@ -192,10 +195,20 @@ pub fn perform<D: Disk>(disk: &D, job: Job<D::File>) -> Done<D::File> {
     let disk = &Patient(disk);
     let failed = |error: StoreError| error.into_job_error();
     let outcome = match job.work {
-        Work::Sync { upto, files } => Outcome::Synced {
-            upto,
-            result: sync(disk, &files),
-        },
+        Work::Sync { ticket, files } => {
+            let (upto, may_begin) = ticket.take();
+            let result = match may_begin {
+                true => sync(disk, &files),
+                false => Err(LogError::Sync {
+                    file: SHARD.to_owned(),
+                    cause: "the sync before has failed".to_owned(),
+                }),
+            };
+            if result.is_err() {
+                ticket.fail();
+            }
+            Outcome::Synced { upto, result }
+        }
         Work::Read {
             start,
             file,
@@ -249,13 +262,13 @@ pub fn perform<D: Disk>(disk: &D, job: Job<D::File>) -> Done<D::File> {
     Done { outcome }
 }
 
-fn sync<D: Disk>(disk: &D, files: &[(String, D::File)]) -> Result<(), LogError> {
+fn sync<D: Disk>(disk: &D, files: &[(u64, D::File)]) -> Result<(), LogError> {
     if crate::fault::planted(crate::fault::Fault::SyncSkipped) {
         return Ok(());
     }
-    for (name, file) in files {
+    for (number, file) in files {
         disk.sync(file).map_err(|error| LogError::Sync {
-            file: name.clone(),
+            file: SegmentName::log(*number).path(),
             cause: error.to_string(),
         })?;
     }

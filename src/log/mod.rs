@@ -37,6 +37,7 @@ mod sections;
 mod segment;
 mod segment_reader;
 mod supply;
+mod syncs;
 mod upkeep;
 mod varint;
 mod windows;

@@ -147,7 +147,6 @@ impl<S: Storage> Log<S> {
             first,
             end: first,
             closed: false,
-            dirty: false,
         });
         self.supply_segments();
     }

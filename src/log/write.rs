@@ -13,6 +13,7 @@ use super::place::LogIndex;
 use super::record::Kind;
 use super::rw::JobError;
 use super::segment::{SEGMENT_HEADER_BYTES, SegmentName};
+use super::syncs::{Syncs, Written};
 use super::{Event, Log, Room};
 
 /// How long a write that found no space waits for its next try, microseconds.
@@ -33,17 +34,6 @@ pub(crate) struct TailSegment<F> {
     pub end: u64,
     /// No record follows in it.
     pub closed: bool,
-    /// Something was written and no sync for it was submitted.
-    pub dirty: bool,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct SyncInFlight {
-    /// Position behind the last byte it covers.
-    end: u64,
-    /// The same, in bytes sealed.
-    bytes: u64,
-    since_us: u64,
 }
 
 /// What was sealed, written and synced.
@@ -54,17 +44,15 @@ pub(crate) struct Tail<F> {
     writing: usize,
     /// Everything sealed before this position is written.
     pub written: u64,
-    /// Records not wholly written: end, index, and bytes sealed up to there.
-    sealed: VecDeque<(u64, LogIndex, u64)>,
-    /// The last record wholly written, where it ends, and the bytes sealed up to it.
+    /// Records not wholly written.
+    sealed: VecDeque<Written>,
+    /// The last record wholly written.
     pub written_index: LogIndex,
-    written_end: u64,
-    written_bytes: u64,
     /// The last record on stable storage, where it ends, and the bytes sealed up to it.
     pub durable_index: LogIndex,
     pub durable: u64,
     pub durable_bytes: u64,
-    in_flight: Option<SyncInFlight>,
+    syncs: Syncs,
     /// Records up to this one are to be synced as soon as possible.
     sync_target: LogIndex,
     /// When what is written must be synced at the latest.
@@ -88,12 +76,10 @@ impl<F> Tail<F> {
             written: end,
             sealed: VecDeque::new(),
             written_index: index,
-            written_end: end,
-            written_bytes: 0,
             durable_index: index,
             durable: end,
             durable_bytes: 0,
-            in_flight: None,
+            syncs: Syncs::default(),
             sync_target: LogIndex(0),
             flush_at: None,
             mark_at: None,
@@ -159,9 +145,11 @@ impl<S: Storage> Log<S> {
             self.tail.mark_at = None;
         }
         self.stats.records += 1;
-        self.tail
-            .sealed
-            .push_back((self.last.end, self.last.index, self.last.bytes));
+        self.tail.sealed.push_back(Written {
+            index: self.last.index,
+            end: self.last.end,
+            bytes: self.last.bytes,
+        });
         let segment = self
             .tail
             .segments
@@ -185,6 +173,7 @@ impl<S: Storage> Log<S> {
             self.tail.stalled_since = None;
         }
         let written_before = self.tail.written;
+        let mut written_to = 0;
         while let Some(segment) = self.tail.segments.get_mut(self.tail.writing) {
             self.tail.written = self.tail.written.max(segment.first);
             if self.tail.written >= segment.end {
@@ -201,7 +190,7 @@ impl<S: Storage> Log<S> {
             let offset = self.tail.written - segment.first + SEGMENT_HEADER_BYTES as u64;
             match self.storage.disk().write_at(file, offset, bytes) {
                 Ok(count) if count > 0 => {
-                    segment.dirty = true;
+                    written_to = segment.number;
                     self.tail.written += count as u64;
                     self.stats.bytes_written += count as u64;
                 }
@@ -226,72 +215,62 @@ impl<S: Storage> Log<S> {
             return;
         }
         self.chunks.set_written(self.tail.written);
-        while let Some((end, index, bytes)) = self.tail.sealed.front().copied() {
-            if end > self.tail.written {
+        while let Some(record) = self.tail.sealed.front().copied() {
+            if record.end > self.tail.written {
                 break;
             }
             self.tail.sealed.pop_front();
-            self.tail.written_index = index;
-            self.tail.written_end = end;
-            self.tail.written_bytes = bytes;
+            self.tail.written_index = record.index;
+            self.tail.syncs.record_written(record);
         }
+        self.tail.syncs.raise(self.tail.written_index, written_to);
         if self.tail.flush_at.is_none() && self.tail.written_index > self.tail.durable_index {
             self.tail.flush_at = Some(self.now_us + self.config.flush_us);
         }
         self.sync_if_wanted();
     }
 
-    /// Submits a sync if one is wanted, something is written for it, and none is under way.
+    /// Submits a sync if one is wanted that covers more than those under way.
     fn sync_if_wanted(&mut self) {
         let tail = &mut self.tail;
-        let is_wanted = tail.sync_target > tail.durable_index;
-        if !is_wanted || tail.in_flight.is_some() || tail.written_index <= tail.durable_index {
+        let upto = tail.written_index;
+        let is_wanted = tail.sync_target > tail.durable_index && upto > tail.durable_index;
+        if !is_wanted || !tail.syncs.wants(upto) {
             return;
         }
-        let mut files = Vec::new();
-        for segment in tail.segments.iter_mut().filter(|segment| segment.dirty) {
-            segment.dirty = false;
-            let file = segment.file.clone().expect("a file that was written to");
-            files.push((SegmentName::log(segment.number).path(), file));
-        }
         // The bytes of a record that is not wholly written may be synced along; they do not count.
-        tail.in_flight = Some(SyncInFlight {
-            end: tail.written_end,
-            bytes: tail.written_bytes,
-            since_us: self.now_us,
+        let (written, durable) = (tail.written, tail.durable);
+        let touched = tail.segments.iter();
+        let touched = touched.filter(|segment| segment.first < written && segment.end > durable);
+        let files = touched.map(|segment| {
+            let file = segment.file.clone().expect("a file that was written to");
+            (segment.number, file)
         });
+        let files: Vec<_> = files.collect();
+        let (newest, _) = files.last().expect("what is not durable is in a segment");
+        let ticket = tail.syncs.begin(upto, *newest, self.now_us);
         tail.flush_at = None;
-        let upto = tail.written_index;
         self.storage.submit(Job {
-            work: Work::Sync { upto, files },
+            work: Work::Sync { ticket, files },
         });
     }
 
     fn handle_synced(&mut self, upto: LogIndex, result: Result<(), LogError>) {
-        let sync = self
-            .tail
-            .in_flight
-            .take()
-            .expect("one sync is under way at a time");
         if let Err(error) = result {
             return self.fail(error);
         }
-        let took_us = self.now_us.saturating_sub(sync.since_us);
+        let (record, took_us) = self.tail.syncs.end(upto, self.now_us);
         self.stats.syncs += 1;
         self.stats.sync_us_max = self.stats.sync_us_max.max(took_us);
         let bucket = (u64::BITS - took_us.leading_zeros()) as usize;
         self.stats.sync_us[bucket.min(31)] += 1;
         let tail = &mut self.tail;
-        assert!(
-            tail.durable_index < upto && upto <= tail.written_index,
-            "syncs only add"
-        );
         tail.durable_index = upto;
-        tail.durable = sync.end;
-        tail.durable_bytes = sync.bytes;
+        tail.durable = record.end;
+        tail.durable_bytes = record.bytes;
         while let Some(first) = tail.segments.front() {
             // A segment that was skipped has no record and ends at its first place.
-            let is_synced = !first.dirty && first.end <= tail.durable.max(first.first);
+            let is_synced = first.end <= tail.durable.max(first.first);
             if !first.closed || !is_synced || tail.writing == 0 {
                 break;
             }
@@ -388,7 +367,7 @@ impl<S: Storage> Log<S> {
         if self.failure.is_some() {
             return None;
         }
-        let flush_at = self.tail.flush_at.filter(|_| self.tail.in_flight.is_none());
+        let flush_at = self.tail.flush_at.filter(|_| !self.tail.syncs.is_any());
         [
             flush_at,
             self.tail.mark_at,

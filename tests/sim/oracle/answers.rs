@@ -577,12 +577,17 @@ impl Oracle {
         let code = line.words[0].clone();
         let kind = self.commands[command].command.kind.clone();
         self.check_refusal(command, &kind, &code, line);
+        let link = self.commands[command].link;
         if code == "UNKNOWNRESULT" {
             self.commands[command].answered = None;
             self.orphan(command);
+            if matches!(kind, Kind::Sync(_)) {
+                // It has counted, and what it counted is not told again.
+                self.links[link].unsynced.clear();
+                self.links[link].refused = 0;
+            }
             return;
         }
-        let link = self.commands[command].link;
         match &kind {
             Kind::Publish(publish) => {
                 for (index, _) in &publish.bodies {
