@@ -72,9 +72,18 @@ fn assert_consumers_go_on(broker: &mut Broker, confirmed: usize) -> usize {
     messages.len()
 }
 
+/// The files of a data directory with their sizes, and the space of the disk they are on.
+fn what_is_there(data: &Path) -> String {
+    let mut list = Command::new("sh");
+    list.args(["-c", "ls -lR \"$1\"; df \"$1\"", "sh"])
+        .arg(data);
+    let output = list.output().expect("there is a shell");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
 /// After space has come back: publishes are taken again; then nothing confirmed is missing after a
 /// kill, and nothing acked or refused is there.
-fn assert_heals(mut broker: Broker, launch: &Launch, confirmed: usize, acked: usize) {
+fn assert_heals(mut broker: Broker, launch: &Launch, data: &Path, confirmed: usize, acked: usize) {
     let mut client = broker.client();
     eventually("publishes are taken again", Duration::from_secs(10), || {
         let answer = client
@@ -87,6 +96,8 @@ fn assert_heals(mut broker: Broker, launch: &Launch, confirmed: usize, acked: us
         answer.starts_with("OK ")
     });
     broker.process.kill();
+    // Shown if the start fails.
+    println!("{}", what_is_there(data));
     let broker = launch.start();
     let mut client = broker.client();
     let mut bodies = Vec::new();
@@ -229,7 +240,7 @@ fn a_full_disk_refuses_publishes_and_nothing_else() {
     let confirmed = fill(&mut client, 1000);
     let acked = assert_consumers_go_on(&mut broker, confirmed);
     fs::remove_file(&path).expect("a file of ours");
-    assert_heals(broker, &launch, confirmed, acked);
+    assert_heals(broker, &launch, &data, confirmed, acked);
 }
 
 #[test]

@@ -522,3 +522,21 @@ proptest! {
         prop_assert_eq!(lines.len(), 1);
     }
 }
+
+#[test]
+fn counted_receipts_are_those_written_one_by_one() {
+    for level in [Level::None, Level::Os, Level::Disk, Level::Quorum] {
+        for first in [1, 8, 95, 999_990, u64::MAX - 20] {
+            let mut receipts = encode::Receipts::new(first, level);
+            let (mut counted, mut single) = (Vec::new(), Vec::new());
+            for id in first..first + 20 {
+                receipts.write(&mut counted);
+                encode::receipt(&mut single, id, level);
+            }
+            assert_eq!(
+                String::from_utf8_lossy(&counted),
+                String::from_utf8_lossy(&single)
+            );
+        }
+    }
+}

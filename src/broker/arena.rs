@@ -15,7 +15,7 @@ use super::reply::Payload;
 const CHUNK_BYTES_MIN: usize = 4 << 10;
 const CHUNK_BYTES_MAX: usize = 256 << 10;
 /// Bodies from this size keep their own memory.
-const OWN_BYTES_MIN: usize = 16 << 10;
+pub const OWN_BYTES_MIN: usize = 16 << 10;
 
 /// Bit of the place of a request: it lies here whatever the level of its queue is, so that the places of a
 /// logged queue tell which of its messages the log does not know.
@@ -192,18 +192,8 @@ impl Arena {
         } else {
             body.as_slice()
         };
-        let need = 32 + sections.len() + inline.len();
-        let fits = self.chunks.back().is_some_and(|chunk| {
-            chunk.data.capacity() - chunk.data.len() >= need
-                && time_ms - chunk.time_ms <= u64::from(u32::MAX)
-        });
-        if !fits {
-            self.add_chunk(time_ms, need, pool);
-        }
-        let chunk = self
-            .chunks
-            .back_mut()
-            .expect("a chunk was added if there was none");
+        self.chunk_for(time_ms, sections.len() + inline.len(), pool);
+        let chunk = self.chunks.back_mut().expect("it was just looked for");
         let place = chunk.base + chunk.data.len() as u64;
         let has_sections = if sections.is_empty() { 0 } else { HAS_SECTIONS };
         chunk
@@ -230,6 +220,50 @@ impl Arena {
         chunk.live += 1;
         self.end = chunk.base + chunk.data.len() as u64;
         place
+    }
+
+    /// Stores a message without sections whose body is below [`OWN_BYTES_MIN`], and says where.
+    #[inline]
+    pub fn push_small(&mut self, time_ms: u64, body: &[u8], pool: &mut ChunkPool) -> u64 {
+        debug_assert!(body.len() < OWN_BYTES_MIN);
+        let chunk = self.chunk_for(time_ms, body.len(), pool);
+        let place = chunk.base + chunk.data.len() as u64;
+        let mut head = [0; 16];
+        let mut at = 1;
+        for mut number in [time_ms.saturating_sub(chunk.time_ms), body.len() as u64] {
+            while number >= 0x80 {
+                head[at] = number as u8 | 0x80;
+                number >>= 7;
+                at += 1;
+            }
+            head[at] = number as u8;
+            at += 1;
+        }
+        let data = &mut chunk.data;
+        // All sixteen bytes, and back again: a copy of a known length takes one move.
+        let start = data.len();
+        data.extend_from_slice(&head);
+        data.truncate(start + at);
+        data.extend_from_slice(body);
+        chunk.live += 1;
+        self.end = chunk.base + chunk.data.len() as u64;
+        place
+    }
+
+    /// The chunk to append an entry to that has so many bytes beyond its head.
+    #[inline]
+    fn chunk_for(&mut self, time_ms: u64, bytes: usize, pool: &mut ChunkPool) -> &mut Chunk {
+        let need = 32 + bytes;
+        let fits = self.chunks.back().is_some_and(|chunk| {
+            chunk.data.capacity() - chunk.data.len() >= need
+                && time_ms - chunk.time_ms <= u64::from(u32::MAX)
+        });
+        if !fits {
+            self.add_chunk(time_ms, need, pool);
+        }
+        self.chunks
+            .back_mut()
+            .expect("a chunk was added if there was none")
     }
 
     #[cold]

@@ -326,6 +326,29 @@ impl Queue {
         id
     }
 
+    /// Is all that a publish without options needs that it is stored and located?
+    #[inline]
+    pub fn takes_plainly(&self) -> bool {
+        let settings = &self.settings;
+        !settings.pause.input
+            && settings.pri == 0
+            && settings.rate.is_none()
+            && settings.maxlen.is_none()
+            && settings.maxbytes.is_none()
+            && settings.ttl_us.is_none()
+            && self.sharing.is_none()
+            && self.view.is_none()
+            && self.expiry.is_empty()
+    }
+
+    /// [`Queue::publish`] of a message without options, where [`Queue::takes_plainly`].
+    #[inline]
+    pub fn publish_plain(&mut self, place: u64, size: u32) {
+        self.index.locate(self.next_id, place, size);
+        self.next_id += 1;
+        self.counters.published += 1;
+    }
+
     /// A message was published that is hidden until [`Queue::reveal`].
     #[inline]
     fn expect(&mut self, id: MessageId, message: &Published) {
@@ -362,6 +385,12 @@ impl Queue {
             return;
         }
         let pri = self.settings.pri;
+        if self.specials.is_empty() && self.keys.is_none() && self.overdue.is_empty() {
+            let first = self.visible;
+            self.visible = first.max(upto);
+            self.ready.insert_run(first, self.visible, pri);
+            return;
+        }
         while self.visible < upto {
             let id = self.visible;
             self.visible += 1;

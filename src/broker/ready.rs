@@ -103,6 +103,29 @@ impl IdSet {
         true
     }
 
+    /// Adds the ids from `first` on that are below `end`, none of which is a member.
+    #[inline]
+    pub fn insert_run(&mut self, first: MessageId, end: MessageId) {
+        let mut id = first;
+        while id < end {
+            let bit = id % 64;
+            let bits = (end - id).min(64 - bit);
+            let block = self.block_mut(id / BLOCK_IDS);
+            let word = &mut block.words[(id % BLOCK_IDS / 64) as usize];
+            let run = u64::MAX >> (64 - bits) << bit;
+            debug_assert_eq!(*word & run, 0, "none is a member");
+            *word |= run;
+            block.count += bits as u16;
+            if self.count == 0 {
+                (self.low, self.high) = (id, id);
+            }
+            self.low = self.low.min(id);
+            self.high = self.high.max(id + bits - 1);
+            self.count += bits;
+            id += bits;
+        }
+    }
+
     /// Is it a member?
     #[inline]
     pub fn contains(&self, id: MessageId) -> bool {
@@ -356,6 +379,15 @@ impl Ready {
         }
     }
 
+    /// Makes the messages from `first` on ready that come before `end`; none of them is.
+    #[inline]
+    pub fn insert_run(&mut self, first: MessageId, end: MessageId, pri: u8) {
+        if first < end {
+            self.lane(pri).insert_run(first, end);
+            self.count += end - first;
+        }
+    }
+
     /// Makes messages of one block of ids ready, a bit for each; none of them is.
     pub fn insert_words(&mut self, number: u64, words: &[u64; WORDS], pri: u8) {
         self.lane(pri).insert_words(number, words);
@@ -434,6 +466,31 @@ impl Ready {
 mod tests {
     use super::*;
     use std::collections::BTreeSet;
+
+    #[test]
+    fn a_run_is_what_its_ids_are_one_by_one() {
+        for first in [0, 1, 63, 64, 1000, 1023, 1024, 5000] {
+            for count in [0, 1, 2, 63, 64, 65, 1024, 3000] {
+                for before in [None, Some(3), Some(first + count + 70)] {
+                    let (mut run, mut single) = (IdSet::default(), IdSet::default());
+                    for set in [&mut run, &mut single] {
+                        if let Some(id) = before.filter(|id| *id < first || *id >= first + count) {
+                            set.insert(id);
+                        }
+                    }
+                    run.insert_run(first, first + count);
+                    for id in first..first + count {
+                        assert!(single.insert(id));
+                    }
+                    assert_eq!((run.len(), run.last()), (single.len(), single.last()));
+                    while let Some(id) = single.pop_first() {
+                        assert_eq!(run.pop_first(), Some(id), "{first} {count} {before:?}");
+                    }
+                    assert!(run.is_empty());
+                }
+            }
+        }
+    }
 
     #[test]
     fn agrees_with_a_tree_under_random_use() {

@@ -17,6 +17,7 @@ mod interest;
 mod jobs;
 mod live;
 mod placement;
+mod publish_run;
 mod recovery;
 mod request;
 mod schedule;

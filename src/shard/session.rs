@@ -68,6 +68,13 @@ impl<S: Storage> Shard<S> {
             if !self.may_run(slot, &input[used..]) {
                 return used;
             }
+            if decoder.is_between() {
+                let consumed = self.run_publishes(slot, &input[used..], now);
+                if consumed > 0 {
+                    used += consumed;
+                    continue;
+                }
+            }
             let decoded = decoder.decode(&input[used..], &self.limits);
             let consumed = decoded.0;
             match decoded.1 {

@@ -148,6 +148,18 @@ enum SkipRest {
 }
 
 impl Decoder {
+    /// The next byte begins a command, of which nothing is known yet.
+    #[inline]
+    pub fn is_between(&self) -> bool {
+        matches!(
+            self.state,
+            State::Front {
+                searched: 0,
+                needed: 0
+            }
+        )
+    }
+
     /// Decodes what is at the front of `input`; returns how many bytes were consumed. Bytes not
     /// consumed must be presented again with more behind them.
     #[inline]

@@ -131,6 +131,51 @@ pub fn receipt(out: &mut Vec<u8>, id: MessageId, level: Level) {
     });
 }
 
+/// The receipts of messages with consecutive ids: [`receipt`], with the number counted in its digits.
+#[derive(Debug)]
+pub struct Receipts {
+    line: [u8; Receipts::BYTES_MAX],
+    /// Where the line begins, and where its last digit stands.
+    start: usize,
+    last: usize,
+}
+
+impl Receipts {
+    /// A receipt is never longer.
+    pub const BYTES_MAX: usize = 32;
+
+    /// Begins with that id.
+    pub fn new(first: MessageId, level: Level) -> Receipts {
+        let mut text = Vec::with_capacity(Receipts::BYTES_MAX);
+        receipt(&mut text, first, level);
+        let mut line = [0; Receipts::BYTES_MAX];
+        let start = line.len() - text.len();
+        line[start..].copy_from_slice(&text);
+        let space = text.iter().rposition(|octet| *octet == b' ');
+        let last = start + space.expect("the level stands behind a space") - 1;
+        Receipts { line, start, last }
+    }
+
+    /// The next receipt.
+    #[inline]
+    pub fn write(&mut self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.line[self.start..]);
+        let mut at = self.last;
+        while self.line[at] == b'9' {
+            self.line[at] = b'0';
+            at -= 1;
+        }
+        if self.line[at] == b' ' {
+            // One digit more.
+            self.line[at] = b'1';
+            self.start -= 1;
+            self.line[self.start..self.start + 3].copy_from_slice(b"OK ");
+        } else {
+            self.line[at] += 1;
+        }
+    }
+}
+
 /// One message. A large body that is shared is referenced by the ring, any other is copied.
 #[inline]
 pub fn message(ring: &mut SendRing, pool: &mut Pool, tag: Option<&[u8]>, delivery: &Delivery<'_>) {

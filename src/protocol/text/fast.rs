@@ -131,6 +131,31 @@ fn publish<'a>(input: &'a [u8], start: usize, limits: &Limits) -> Option<(usize,
     Some((consumed, publish))
 }
 
+/// How a publish that is answered begins.
+pub const PUBLISH: &[u8] = b"PUB ";
+
+/// Does `input` begin with a publish that is answered, to the queue of this plain name, without options?
+#[inline]
+pub fn is_publish(input: &[u8], name: &[u8]) -> bool {
+    let at = PUBLISH.len() + name.len();
+    input.starts_with(PUBLISH)
+        && matches!(input.get(at..at + 2), Some(b" $" | b" :"))
+        && input[PUBLISH.len()..at] == *name
+}
+
+/// The body of a whole plain publish to that queue at the front of `input`, and the length of both.
+#[inline]
+pub fn publish_to<'a>(input: &'a [u8], name: &[u8], limits: &Limits) -> Option<(&'a [u8], usize)> {
+    if !is_publish(input, name) {
+        return None;
+    }
+    let start = PUBLISH.len() + name.len() + 2;
+    match input[start - 1] {
+        b'$' => counted(input, start, limits),
+        _ => inline(input, start, limits),
+    }
+}
+
 #[inline]
 fn counted<'a>(input: &'a [u8], digits: usize, limits: &Limits) -> Option<(&'a [u8], usize)> {
     let mut size = 0;

@@ -7,7 +7,7 @@
 pub mod batch;
 pub mod decode;
 pub mod encode;
-mod fast;
+pub mod fast;
 pub mod help;
 pub mod line;
 mod parse;

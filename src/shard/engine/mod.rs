@@ -11,6 +11,7 @@ mod definitions;
 mod deliver;
 mod groups;
 mod publish;
+mod publish_run;
 mod request;
 mod schedules;
 mod settle;

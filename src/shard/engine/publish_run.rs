@@ -1,0 +1,108 @@
+//! Plain publishes to one queue, one after another: what is the same for all of them is looked at once.
+
+use super::super::Now;
+use super::super::conn::Need;
+use super::Engine;
+use crate::broker::arena::{ChunkPool, OWN_BYTES_MIN};
+use crate::broker::command::Body;
+use crate::broker::id::{Level, MessageId, QueueUid};
+use crate::broker::queue::{Queue, QueueKey};
+use crate::log::disk::Storage;
+use crate::log::{Log, LogIndex, Message, PUBLISH_HEAD_BYTES_MAX, Room};
+
+/// Messages without options for a queue that asks nothing of them. They are in one record of the log;
+/// a run ends where a record does.
+pub struct Run<'e, S: Storage> {
+    queue: &'e mut Queue,
+    store: Store<'e, S>,
+    time_ms: u64,
+}
+
+enum Store<'e, S: Storage> {
+    Memory(&'e mut ChunkPool),
+    Log(&'e mut Log<S>, LogIndex),
+}
+
+impl<S: Storage> Engine<S> {
+    /// Begins a run, if the queue is still that one and publishes to it are plain: none is refused but for
+    /// want of space in the log.
+    #[inline]
+    pub fn begin_run(&mut self, key: QueueKey, uid: QueueUid, now: Now) -> Option<Run<'_, S>> {
+        if self.over_budget || !self.is_same(key, uid) {
+            return None;
+        }
+        let queue = &mut self.queues[key.0 as usize];
+        if !queue.takes_plainly() {
+            return None;
+        }
+        let store = match (queue.settings.durable, &mut self.log) {
+            (Level::None, _) => Store::Memory(&mut self.pool),
+            (_, Some(log)) => {
+                let index = log.index();
+                Store::Log(log, index)
+            }
+            (_, None) => return None,
+        };
+        Some(Run {
+            queue,
+            store,
+            time_ms: now.us / 1000,
+        })
+    }
+
+    /// Ends a run that has taken messages at this level: they are visible, or will be when the log has
+    /// got there.
+    #[inline]
+    pub fn end_run(&mut self, key: QueueKey, level: Level) {
+        self.published(key, level, level);
+    }
+}
+
+impl<S: Storage> Run<'_, S> {
+    /// The level of all receipts.
+    pub fn level(&self) -> Level {
+        self.queue.settings.durable
+    }
+
+    /// What the receipts wait for, if for anything.
+    pub fn need(&self) -> Option<Need> {
+        match &self.store {
+            Store::Memory(_) => None,
+            Store::Log(_, index) => Some(Need {
+                level: self.level(),
+                index: *index,
+            }),
+        }
+    }
+
+    /// The id of the next message.
+    pub fn next_id(&self) -> MessageId {
+        self.queue.next_id()
+    }
+
+    /// Takes a message; false if the run has to end before it.
+    #[inline]
+    pub fn push(&mut self, body: &[u8]) -> bool {
+        if body.len() >= OWN_BYTES_MIN {
+            return false;
+        }
+        let place = match &mut self.store {
+            Store::Memory(pool) => self.queue.arena.push_small(self.time_ms, body, pool),
+            Store::Log(log, index) => {
+                let room = log.begin(body.len() + PUBLISH_HEAD_BYTES_MAX);
+                if !matches!(room, Room::Plenty | Room::Waiting) || log.index() != *index {
+                    return false;
+                }
+                let message = Message {
+                    time_ms: self.time_ms,
+                    sections: &[],
+                    body: Body::Borrowed(body),
+                };
+                log.publish(self.queue.uid, self.queue.next_id(), &message)
+                    .0
+            }
+        };
+        self.queue.publish_plain(place, body.len() as u32);
+        true
+    }
+}

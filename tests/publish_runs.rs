@@ -1,0 +1,121 @@
+//! What a producer pipelines is run in runs. They change nothing: the same publishes, each with an option
+//! that says what holds anyway, are run one by one and have the same answers and the same effect.
+
+mod support;
+
+use support::Launch;
+use support::TempDir;
+use support::client::Client;
+
+const COUNT: usize = 1_200;
+
+/// Bodies of all kinds of sizes; some are typed on their line, some lines end with CR LF.
+fn publish(queue: &str, option: &str, n: usize) -> Vec<u8> {
+    let size = match n % 100 {
+        0 => 0,
+        50 => 16_383,
+        51 => 16_384,
+        52 => 20_000,
+        _ => n % 300,
+    };
+    let mut body = format!("{n}:").into_bytes();
+    body.resize(body.len() + size, b'a' + (n % 26) as u8);
+    let end = if n.is_multiple_of(7) { "\r\n" } else { "\n" };
+    let mut out = format!("PUB {queue}{option} ").into_bytes();
+    if n.is_multiple_of(3) && size < 1000 {
+        out.push(b':');
+        out.extend_from_slice(&body);
+    } else {
+        out.extend_from_slice(format!("${}{end}", body.len()).as_bytes());
+        out.extend_from_slice(&body);
+    }
+    out.extend_from_slice(end.as_bytes());
+    out
+}
+
+/// Everything is sent at once; the answers, and what is in the queue and in its dead-letter queue.
+fn outcome(client: &mut Client, queue: &str, option: &str, settings: &str) -> Vec<String> {
+    assert_eq!(
+        client.ask(&format!("QSET {queue} {settings}")),
+        "OK created"
+    );
+    if settings.contains("retain") {
+        // A group of its own beside the bare name.
+        assert_eq!(client.ask(&format!("PULL {queue}/other")), "END 0");
+    }
+    let mut stream = client.stream().try_clone().expect("a socket");
+    let queue_name = queue.to_owned();
+    let option = option.to_owned();
+    let sender = std::thread::spawn(move || {
+        let all: Vec<u8> = (0..COUNT)
+            .flat_map(|n| {
+                let mut one = publish(&queue_name, &option, n);
+                if n % 400 == 399 {
+                    // What is in between is answered in its place.
+                    one.extend_from_slice(b"PING\n");
+                }
+                one
+            })
+            .collect();
+        std::io::Write::write_all(&mut stream, &all).expect("the broker reads");
+    });
+    let mut outcome: Vec<String> = (0..COUNT + COUNT / 400)
+        .map(|_| client.line().expect("an answer"))
+        // When to try again depends on the moment.
+        .map(|line| line.split(" retry=").next().unwrap_or_default().to_owned())
+        .collect();
+    sender.join().expect("it has sent all");
+    for source in [
+        queue.to_owned(),
+        format!("{queue}.dead"),
+        format!("{queue}/other"),
+    ] {
+        let messages = client.pull(&format!("{source} 10000 wait=0"));
+        for message in messages.into_iter().flatten() {
+            let body = String::from_utf8_lossy(&message.body);
+            outcome.push(format!("{} {} {body}", source.len(), message.id()));
+        }
+    }
+    outcome
+}
+
+#[test]
+fn a_run_of_publishes_does_what_the_same_publishes_do_one_by_one() {
+    let dir = TempDir::new("runs");
+    let broker = Launch::data(&dir.data()).start();
+    let mut kinds = Vec::new();
+    for level in ["none", "os", "disk"] {
+        for rest in [
+            "",
+            "maxlen=500",
+            "maxlen=500 full=dropold deadon=full",
+            "maxbytes=100000",
+            "pri=3",
+            "ttl=1h",
+            "pause=in",
+            "fair=key",
+            "retain=1h",
+            "rate=1000000/s",
+        ] {
+            kinds.push(format!("durable={level} {rest}"));
+        }
+    }
+    for (number, settings) in kinds.iter().enumerate() {
+        let mut client = broker.client();
+        // Names of one length: the length of a line is of no matter then.
+        let runs = outcome(&mut client, &format!("a{number:03}"), "", settings);
+        let mut client = broker.client();
+        let single = outcome(&mut client, &format!("b{number:03}"), " delay=0", settings);
+        for (n, (run, single)) in runs.iter().zip(&single).enumerate() {
+            let cut = |line: &String| line.chars().take(80).collect::<String>();
+            assert!(
+                run == single,
+                "{settings}, line {n}: {} and one by one {}",
+                cut(run),
+                cut(single)
+            );
+        }
+        assert_eq!(runs.len(), single.len(), "{settings}");
+        assert!(runs.iter().any(|line| line.starts_with("PONG")));
+    }
+}
