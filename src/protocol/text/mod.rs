@@ -11,6 +11,7 @@ pub mod fast;
 pub mod help;
 pub mod line;
 mod parse;
+mod pieces;
 pub mod settings;
 pub mod value;
 pub mod verb;
