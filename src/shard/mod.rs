@@ -3,6 +3,7 @@
 //! Calling order of one turn: any number of `handle_*`, then [`Shard::handle_turn_end`], then the
 //! `poll_*` until each is empty. Never a socket, a file or a clock of its own.
 
+mod ack_run;
 mod admin;
 mod cast;
 mod conn;

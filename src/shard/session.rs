@@ -69,7 +69,12 @@ impl<S: Storage> Shard<S> {
                 return used;
             }
             if decoder.is_between() {
-                let consumed = self.run_publishes(slot, &input[used..], now);
+                let rest = &input[used..];
+                let consumed = match rest.first() {
+                    Some(b'P') => self.run_publishes(slot, rest, now),
+                    Some(b'A') => self.run_acks(slot, rest),
+                    _ => 0,
+                };
                 if consumed > 0 {
                     used += consumed;
                     continue;

@@ -11,6 +11,7 @@ use crate::broker::reply::Reply;
 use crate::log::TransferReason;
 use crate::log::disk::Storage;
 use crate::protocol::text::encode;
+use crate::protocol::text::fast;
 
 impl<S: Storage> Shard<S> {
     #[inline]
@@ -171,6 +172,15 @@ impl<S: Storage> Shard<S> {
 /// `<incarnation>.<id>.<serial>`; anything else names nothing.
 #[inline]
 pub(super) fn parse_handle(token: &[u8]) -> Option<Handle> {
+    match fast::handle(token) {
+        Some((handle, length)) if length == token.len() => Some(handle),
+        _ => parse_long_handle(token),
+    }
+}
+
+/// The same with numbers of any number of digits.
+#[cold]
+fn parse_long_handle(token: &[u8]) -> Option<Handle> {
     let mut numbers = [0u64; 3];
     let mut nth = 0;
     let mut digits = 0;

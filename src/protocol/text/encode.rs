@@ -131,6 +131,9 @@ pub fn receipt(out: &mut Vec<u8>, id: MessageId, level: Level) {
     });
 }
 
+/// The answer to an ack of one live delivery.
+pub const ACKED: &[u8] = b"OK 1\n";
+
 /// The receipts of messages with consecutive ids: [`receipt`], with the number counted in its digits.
 #[derive(Debug)]
 pub struct Receipts {

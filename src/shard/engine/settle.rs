@@ -92,7 +92,7 @@ impl<S: Storage> Engine<S> {
 
     /// Settles a leased message; the lease and the level at which that is safe, or `None` if the handle
     /// is stale.
-    #[inline]
+    #[inline(always)]
     pub fn ack(&mut self, handle: Handle) -> Option<(Lease, Level)> {
         let mut serial = handle.serial;
         if planted(Fault::StaleAckWins) && self.lease(handle).is_none() {

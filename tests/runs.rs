@@ -1,5 +1,6 @@
-//! What a producer pipelines is run in runs. They change nothing: the same publishes, each with an option
-//! that says what holds anyway, are run one by one and have the same answers and the same effect.
+//! What a producer or a consumer pipelines is run in runs. They change nothing: the same commands, each
+//! with an option or a tag that says nothing new, are run one by one and have the same answers and the
+//! same effect.
 
 mod support;
 
@@ -117,5 +118,87 @@ fn a_run_of_publishes_does_what_the_same_publishes_do_one_by_one() {
         }
         assert_eq!(runs.len(), single.len(), "{settings}");
         assert!(runs.iter().any(|line| line.starts_with("PONG")));
+    }
+}
+
+/// Pulls everything, acks it in one pipeline that also names stale and foolish handles, and tells the
+/// answers, without tags and numbers, and what is left.
+fn acked(client: &mut Client, queue: &str, tag: &str, settings: &str) -> Vec<String> {
+    const MESSAGES: usize = 1_000;
+    assert_eq!(
+        client.ask(&format!("QSET {queue} {settings}")),
+        "OK created"
+    );
+    client
+        .send(format!("MPUB {queue} *{MESSAGES}\n").as_bytes())
+        .expect("it reads");
+    for n in 0..MESSAGES {
+        client.send(format!("{n}\n").as_bytes()).expect("it reads");
+    }
+    assert!(client.line().expect("an answer").starts_with("OK "));
+    let messages = client
+        .pull(&format!("{queue} {MESSAGES} lease=60s"))
+        .expect("an answer");
+    assert_eq!(messages.len(), MESSAGES);
+    let mut sent = Vec::new();
+    for (n, message) in messages.iter().enumerate() {
+        let handle = &message.handle;
+        match n % 50 {
+            // Left.
+            7 => {}
+            8 => sent.extend([handle.clone(), handle.clone()]),
+            9 => sent.push(format!("0{handle}")),
+            10 => sent.push(format!("{handle}0")),
+            11 => sent.push(handle.replacen('.', "..", 1)),
+            12 => sent.push("99999999999999999999999.1.1".to_owned()),
+            13 => sent.push(format!("{} {}", handle, messages[n - 1].handle)),
+            14 => sent.push(format!("000000000000000000000000{handle}")),
+            15 => sent.push(format!("{handle}\r")),
+            _ => sent.push(handle.clone()),
+        }
+    }
+    let lines: String = sent
+        .iter()
+        .map(|handles| format!("{tag}ACK {handles}\n"))
+        .collect();
+    client.send(lines.as_bytes()).expect("it reads");
+    let mut outcome: Vec<String> = sent
+        .iter()
+        .map(|_| client.line().expect("an answer"))
+        .map(|line| line.replace(tag.trim_end(), "").replace("  ", " "))
+        .map(|line| line.split_inclusive(' ').map(without_handles).collect())
+        .collect();
+    outcome.push(client.data(&format!("QLS {queue}")).replace(queue, ""));
+    outcome
+}
+
+/// A word, its numbers behind `stale=` left out.
+fn without_handles(word: &str) -> String {
+    match word.split_once("stale=") {
+        Some((_, handles)) => format!("stale={}", handles.split(',').count()),
+        None => word.to_owned(),
+    }
+}
+
+#[test]
+fn a_run_of_acks_does_what_the_same_acks_do_one_by_one() {
+    let dir = TempDir::new("ackruns");
+    let broker = Launch::data(&dir.data()).start();
+    for (number, settings) in [
+        "durable=none",
+        "durable=os",
+        "durable=disk",
+        "durable=none fair=key",
+    ]
+    .iter()
+    .enumerate()
+    {
+        let runs = acked(&mut broker.client(), &format!("a{number}"), "", settings);
+        let single = acked(&mut broker.client(), &format!("b{number}"), "@t ", settings);
+        for (n, (run, single)) in runs.iter().zip(&single).enumerate() {
+            assert_eq!(run, single, "{settings}, ack {n}");
+        }
+        assert!(runs.iter().any(|line| line.starts_with("OK 0 stale=")));
+        assert!(runs.iter().filter(|line| *line == "OK 1").count() > 800);
     }
 }
