@@ -123,6 +123,9 @@ impl<S: Storage> Shard<S> {
     /// Something was refused: the open transaction, if there is one, can only end.
     #[cold]
     pub(super) fn void_transaction(&mut self, slot: usize) {
+        if planted(Fault::ErrorVoidsNothing) {
+            return;
+        }
         if let Some(open) = &mut self.conns[slot].transaction {
             self.totals.transactions.voided += u64::from(!open.is_void);
             **open = Transaction {
