@@ -291,12 +291,26 @@ impl World {
     pub fn ask(&mut self, peer: usize, text: &str) -> Vec<Line> {
         self.type_text(peer, text);
         for _ in 0..100_000 {
-            if self.disk.crashed() || self.peers[peer].lines.last().is_some_and(is_terminal) {
+            // What is pushed may come behind it.
+            if self.disk.crashed() || self.peers[peer].lines.iter().any(is_terminal) {
                 break;
             }
             self.turn();
         }
+        self.heard(peer)
+    }
+
+    /// The lines that have come since they were last asked for.
+    pub fn heard(&mut self, peer: usize) -> Vec<Line> {
         std::mem::take(&mut self.peers[peer].lines)
+    }
+
+    /// Breaks a connection.
+    pub fn reset(&mut self, peer: usize) {
+        let now = self.clock();
+        let key = self.peers[peer].key;
+        let shard = self.shard.as_mut().expect("the broker is up");
+        shard.handle_reset(key, now);
     }
 
     // --- The workers ---
@@ -311,9 +325,7 @@ impl World {
             return;
         };
         if self.rng.chance(5) {
-            let now = self.clock();
-            let shard = self.shard.as_mut().expect("the broker is up");
-            shard.handle_reset(self.peers[peer].key, now);
+            self.reset(peer);
             self.workers[worker].forget();
             return;
         }
@@ -395,10 +407,7 @@ impl World {
         if self.disk.crashed() {
             return false;
         }
-        let now = self.clock();
-        let key = self.peers[peer].key;
-        let shard = self.shard.as_mut().expect("the broker is up");
-        shard.handle_reset(key, now);
+        self.reset(peer);
         let body = lines.last().and_then(|line| line.body.clone());
         let text = String::from_utf8(body.unwrap_or_default()).expect("it is text");
         let none = |key: &str| text.lines().any(|line| line == format!("{key}=0"));
