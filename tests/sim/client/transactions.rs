@@ -19,7 +19,7 @@ impl Client {
         // Every command in it waits for an answer of its own.
         let theme = &Theme {
             quiet: false,
-            once: false,
+            once: theme.once && self.rng.chance(300),
             levels: false,
             ..theme.clone()
         };

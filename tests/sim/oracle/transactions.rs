@@ -192,6 +192,12 @@ impl Oracle {
         }
     }
 
+    /// With `once=`, a part may do nothing because it was done before.
+    fn has_client_id(&self, part: usize) -> bool {
+        let publish = self.publish_of(part);
+        publish.is_some_and(|publish| publish.once.is_some())
+    }
+
     fn bodies_in(&self, part: usize) -> Vec<usize> {
         let publish = self.publish_of(part);
         let bodies = publish.iter().flat_map(|publish| &publish.bodies);
@@ -201,11 +207,19 @@ impl Oracle {
     /// A publish whose transaction is done, at its queue's level.
     fn published_inside(&mut self, part: usize) {
         let now = self.now;
+        let may_be_duplicate = self.has_client_id(part);
         for index in self.bodies_in(part) {
             self.checked("P");
             self.learn_bounds(index, now);
             let message = &mut self.messages[index];
             let (level, most) = message.stored;
+            if may_be_duplicate {
+                // The answer does not say.
+                if message.fate == Fate::InFlight {
+                    message.fate = Fate::Unknown;
+                }
+                continue;
+            }
             match message.fate {
                 Fate::Confirmed { level: seen, .. } if seen >= level => {}
                 _ => message.fate = Fate::Confirmed { at: now, level },
@@ -341,7 +355,8 @@ impl Oracle {
         let is_same_run = transaction.boot == self.boot;
         let level = if is_same_run { level } else { Level::Disk };
         for part in transaction.parts {
-            for index in self.bodies_in(part) {
+            let certain = !self.has_client_id(part);
+            for index in self.bodies_in(part).into_iter().filter(|_| certain) {
                 if self.messages[index].fate == Fate::InFlight {
                     self.learn_bounds(index, now);
                 }
