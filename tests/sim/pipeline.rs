@@ -6,6 +6,8 @@
 //! and come back as another. Inputs carry a number; an input that is given up must be in `in.dead`, any
 //! other in `out`, at the end, once.
 
+mod long;
+
 use std::io::IoSlice;
 
 use ringmq::broker::id::Level;
@@ -77,6 +79,12 @@ pub struct World {
     pub crashes: u64,
     pub crash_at: u64,
     crash_mode: Crash,
+    /// Longest time to the next crash, microseconds, and most disk operations.
+    crash_us_max: u64,
+    crash_ops_max: u64,
+    /// How often a worker is cut off, and how often one was.
+    worker_kill_per_mille: u64,
+    workers_killed: u64,
     commits: u64,
 }
 
@@ -106,6 +114,10 @@ impl World {
             crashes: rng.range(1, 8),
             crash_at: u64::MAX,
             crash_mode: Crash::Power,
+            crash_us_max: 400_000,
+            crash_ops_max: 120,
+            worker_kill_per_mille: 1000,
+            workers_killed: 0,
             commits: 0,
             rng,
         }
@@ -198,10 +210,10 @@ impl World {
         };
         match self.rng.chance(700) {
             true => {
-                let at = self.disk.ops() + self.rng.spread(1, 120);
+                let at = self.disk.ops() + self.rng.spread(1, self.crash_ops_max);
                 self.disk.set_faults(|faults| faults.crash_at = Some(at));
             }
-            false => self.crash_at = self.now + self.rng.spread(1_000, 400_000),
+            false => self.crash_at = self.now + self.rng.spread(1_000, self.crash_us_max),
         }
     }
 
@@ -324,7 +336,8 @@ impl World {
             self.workers[worker].peer = Some(peer);
             return;
         };
-        if self.rng.chance(5) {
+        if self.rng.chance(5) && self.rng.chance(self.worker_kill_per_mille) {
+            self.workers_killed += 1;
             self.reset(peer);
             self.workers[worker].forget();
             return;
