@@ -222,6 +222,7 @@ impl World {
         self.jobs = None;
         self.disk.crash(self.crash_mode);
         self.disk.set_faults(|faults| faults.crash_at = None);
+        self.disk.forget_removed();
         self.peers.clear();
         for worker in &mut self.workers {
             worker.forget();
