@@ -66,10 +66,14 @@ pub enum Fault {
     AnswerMisdirected,
     /// Some requests have no timeout.
     RequestTimeoutLost,
+    /// An error in a transaction does not void it.
+    ErrorVoidsNothing,
+    /// A drain ends the leases that it is to wait for.
+    LeasesEndAtDrain,
 }
 
 /// Every one of them.
-pub const ALL: [Fault; 31] = [
+pub const ALL: [Fault; 33] = [
     Fault::SyncSkipped,
     Fault::ConfirmedBeforeSync,
     Fault::VisibleBeforeDurable,
@@ -101,6 +105,8 @@ pub const ALL: [Fault; 31] = [
     Fault::LiveCopyTwice,
     Fault::AnswerMisdirected,
     Fault::RequestTimeoutLost,
+    Fault::ErrorVoidsNothing,
+    Fault::LeasesEndAtDrain,
 ];
 
 #[cfg(feature = "planted-bugs")]

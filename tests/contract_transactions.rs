@@ -936,3 +936,29 @@ fn one_too_large_for_a_record_is_refused_as_a_whole() {
         ",
     );
 }
+
+#[test]
+fn a_transaction_of_a_broker_in_memory_makes_a_dead_letter_queue() {
+    memory(
+        r"
+        C: PUB in :work
+        S: OK 1 mem
+        C: PULL in
+        S: MSG in <a> $4
+        S: work
+        S: END 1
+        C: BEGIN
+        S: OK
+        C: NACK <a> dead=1 why=bad
+        S: OK queued
+        C: COMMIT
+        S: OK 1
+        C: PULL in
+        S: END 0
+        C: PULL in.dead ack=auto
+        S: MSG in.dead - id=1 h.dead-queue=in h.dead-id=1 h.dead-reason=rejected h.dead-tries=1 h.dead-why=bad $4
+        S: work
+        S: END 1
+        ",
+    );
+}

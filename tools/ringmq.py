@@ -9,8 +9,7 @@
 It is blocking and pipelined and hides restarts of the broker: what has no receipt is sent again over the
 next connection and stored once (`once=`, so the queue's `dedup` window must be longer than the outage),
 subscriptions are renewed, and a message whose ack was lost is acked again and not shown, as long as this
-client lives. One client is one connection and belongs to one thread. Times are seconds.
-"""
+client lives. One client is one connection and belongs to one thread. Times are seconds."""
 import random
 import selectors
 import socket
@@ -32,7 +31,6 @@ _LOST = _Reply("LOST", None, [], {}, "", b"")
 class Error(Exception): """Anything that goes wrong here."""
 class Unreachable(Error): """No connection, or none that lasted. What has no receipt is sent by a later call."""
 class Lost(Error): """The connection broke before the answer: whether the command was run is unknown."""
-
 class Refused(Error):
     """The broker answered ERR. `code` is for programs; `retry` says in how many seconds it may be better."""
     def __init__(self, reply):
@@ -40,16 +38,17 @@ class Refused(Error):
         self.retry = int(reply.options["retry"]) / 1000 if "retry" in reply.options else None
         super().__init__(f"{self.text} ({self.code})")
 
+class NoConsumer(Refused): """Nobody could answer a request."""
+class NoAnswer(Refused): """Nobody answered a request in time; it may have been worked on."""
+
 class Message:
     """One delivery: `body` (bytes), `source`, `id` in its queue, `handle` (None: nothing to settle), `tries`
     (1 at first), `published_ms`, and every option of its line in `fields` (bytes), as `fields["h.name"]`."""
     def __init__(self, reply):
-        self.source, self.body = reply.words[0], reply.body
-        self.handle = None if reply.words[1] == "-" else reply.words[1]
+        self.source, self.handle, self.body = reply.words[0], reply.words[1].strip("-") or None, reply.body
         self.fields = {key: unquote_to_bytes(value) for key, value in reply.options.items()}
         self.id = int(self.handle.split(".")[1]) if self.handle else int(self.fields.get("id", 0))
-        self.tries = int(self.fields.get("try", 1))
-        self.published_ms = int(self.fields.get("ts", 0))
+        self.tries, self.published_ms = int(self.fields.get("try", 1)), int(self.fields.get("ts", 0))
         # The time of its publish tells it from one with the same id in a queue that was made anew.
         self._key = (self.source, self.id, self.published_ms)
 
@@ -61,25 +60,30 @@ def _sources(sources):
     return ",".join("/".join(map(_name, source.split("/", 1))) for source in sources.split(","))
 
 def _value(value):
-    return quote(value, safe="!\"#$&'()*+,/:;<=>?@[\\]^`{|}~")
+    return quote(value if isinstance(value, bytes) else str(value), safe="!\"#$&'()*+,/:;<=>?@[\\]^`{|}~")
 
-def _options(durations=("delay", "ttl", "lease", "wait"), **options):
+def _options(durations=("delay", "ttl", "lease", "wait", "timeout"), **options):
     """Options of a command; those that are None are left out."""
-    typed = ((key, f"{round(value * 1_000_000)}us" if key in durations else _value(str(value)))
-             for key, value in options.items() if value is not None)
-    return "".join(f" {key}={value}" for key, value in typed)
+    def typed(key, value):
+        return f"{round(value * 1_000_000)}us" if key in durations else _value(value)
+    return "".join(f" {key}={typed(key, value)}" for key, value in options.items() if value is not None)
+
+def _expect(reply, *kinds):
+    """The reply, which is to be of one of these kinds."""
+    if reply.kind in kinds:
+        return reply
+    if reply is _LOST:
+        raise Lost("the connection broke before the answer")
+    raise {"NOCONSUMER": NoConsumer, "TIMEOUT": NoAnswer}.get("".join(reply.words[:1]), Refused)(reply)
 
 def _receipt(reply):
-    if reply.kind != "OK":
-        raise Refused(reply)
-    first, *count, level = reply.words
+    first, *count, level = _expect(reply, "OK").words
     return Receipt(int(first), int(*count or (1,)), level, "dup" in reply.options)
 
 class Client:
     """A connection that comes back by itself. Raises Unreachable at once if nobody listens when it is made.
-    `window`, `window_bytes`: most publishes without a receipt. `answer_timeout`: a connection that owes an
-    answer and says nothing for so long is given up. `give_up_after`: how long to look for a broker that has
-    gone before a call raises Unreachable. `remembered`: how many settled messages are known if they return."""
+    `window`, `window_bytes`: most publishes without a receipt. `answer_timeout`: longest silence that is owed an
+    answer. `give_up_after`: longest look for a broker that has gone. `remembered`: how many settled messages."""
     def __init__(self, addr="127.0.0.1:7766", *, name=None, window=1000, window_bytes=8 << 20,
                  answer_timeout=30.0, give_up_after=60.0, remembered=65536):
         self.addr, self.name, self.remembered, self.window, self.window_bytes = addr, name, remembered, window, window_bytes
@@ -87,27 +91,27 @@ class Client:
         self.hidden = 0  # Redeliveries that were acked again and not shown.
         self._id = f"p{random.SystemRandom().getrandbits(64):016x}"  # No other client or run uses the same ids.
         self._numbers = iter(range(1, 1 << 62))  # Of commands.
-        self._sock, self._limits = None, None
+        self._sock = self._limits = self._awaited = self._answer = None
         self._outage = (float("-inf"), 0, 0)  # Since when, failures, when to try again.
         self._unconfirmed, self._unconfirmed_bytes = OrderedDict(), 0  # Number to command, in order.
         self._pending = deque()  # What the next answers belong to: number, kind, wait.
-        self._awaited = self._answer = None
-        self._subscriptions = {}  # Tag to command.
+        self._subscriptions, self._flushed = {}, Flushed(0, 0, [])  # Tag to command.
         self._arrived, self._pulled, self._ended, self._settled = deque(), [], deque(), OrderedDict()
-        self._confirmed, self._duplicates, self._refused = 0, 0, []
         while self._limits is None:  # The first failure is one failure too many.
             self._step(TICK)
         self._outage = None
 
-    def publish(self, queue, body, wait=True, **options):
+    def publish(self, queue, body, wait=True, headers={}, **options):
         """Publishes; a list of bodies is a batch, stored as a whole or not at all. Waits for its Receipt; with
         wait=False only until the window has room, and returns its number: it leaves at the latest with the next
         call that waits, or `send`, and `flush` waits for the receipt. Options: delay, ttl (seconds), pri, key,
         reply, sync, at, once (an id of yours), headers (a dict). Raises Refused, Unreachable, ValueError."""
-        if len(self._refused) >= self.window:
-            raise self._refused[0][1]
+        if len(self._flushed.refused) >= self.window:
+            raise self._flushed.refused[0][1]
         number, part = next(self._numbers), 1
-        command = self._encode(queue, body, {"once": f"{self._id}-{number}", **options})
+        options = {"once": f"{self._id}-{number}", **options, **{f"h.{key}": headers[key] for key in headers}}
+        verb = "MPUB" if isinstance(body, list) else "PUB"
+        command = self._counted(f"{verb} {_name(queue)}{_options(**options)}", body)
         while self._unconfirmed and (len(self._unconfirmed) * part >= self.window or part *
                                      (self._unconfirmed_bytes + len(command)) > self.window_bytes):
             self._step(TICK)
@@ -121,12 +125,10 @@ class Client:
         return _receipt(self._wait_for(number)) if wait else number
 
     def flush(self):
-        """Waits until every publish has its receipt and every ack its answer: Flushed(confirmed,
-        duplicates, refused), refused being pairs of number and Refused. Raises Unreachable."""
+        """Waits for all receipts and answers: Flushed, its `refused` pairs of number and Refused. Raises Unreachable."""
         while self._unconfirmed or any(kind == "command" for _, kind, _ in self._pending):
             self._step(TICK)
-        flushed = Flushed(self._confirmed, self._duplicates, self._refused)
-        self._confirmed, self._duplicates, self._refused = 0, 0, []
+        flushed, self._flushed = self._flushed, Flushed(0, 0, [])
         return flushed
 
     def send(self):
@@ -145,26 +147,21 @@ class Client:
             left = max(0.0, end - time.monotonic())
             step = min(left, IDLE)
             reply = self._ask(command + _options(wait=step), step)
-            if reply is _LOST or reply.words[:1] == ["DRAINING"]:
-                time.sleep(0 if reply is _LOST else TICK)
+            if reply.words[:1] == ["DRAINING"]:
+                time.sleep(TICK)
                 continue
-            if reply.kind != "END":
-                raise Refused(reply)
             messages, self._pulled = list(filter(self._is_new, self._pulled)), []
-            if messages or (reply.words == ["0"] and step == left):
+            if messages or (_expect(reply, "END", "LOST").words == ["0"] and step == left):
                 return messages
 
     def subscribe(self, source, credit=None, lease=None, ack=None, start=None):
-        """Has messages sent as they come, at most `credit` unacked ones; `receive` gives them. Renewed on
-        every new connection. Raises Refused, Unreachable."""
+        """Has messages sent as they come, at most `credit` unacked; `receive` gives them. Raises as `pull`."""
         number = next(self._numbers)
         options = _options(credit=credit, lease=lease, ack=ack, **{"from": start})
         self._subscriptions[f"s{number}"] = f"@s{number} SUB {_sources(source)} ts=1{options}\n".encode()
         self._output += self._subscriptions[f"s{number}"]  # Without a connection it is said by the next.
         try:
-            reply = self._wait_for(number)
-            if reply.kind != "OK":
-                raise Refused(reply)
+            _expect(self._wait_for(number), "OK")
         except Error:
             del self._subscriptions[f"s{number}"]
             raise
@@ -172,15 +169,14 @@ class Client:
     def receive(self, wait):
         """The next message of the subscriptions, None when none has come for so long. Raises Unreachable,
         and Error when a subscription has ended by itself, or there is none."""
-        end, left, happened = time.monotonic() + wait, wait, True
-        while happened or left > 0:
+        end, happened = time.monotonic() + wait, True
+        while happened or time.monotonic() < end:
             while self._arrived:
                 if self._is_new(message := self._arrived.popleft()):
                     return message
             if self._ended or not self._subscriptions:
                 raise self._ended.popleft() if self._ended else Error("nothing is subscribed to")
-            happened = self._step(max(0.0, left))
-            left = end - time.monotonic()
+            happened = self._step(max(0.0, end - time.monotonic()))
         return None
 
     def ack(self, message, wait=True):
@@ -216,14 +212,25 @@ class Client:
         """Any other command of one line and one answer, as in "QSET jobs maxlen=1000": what follows OK or PONG,
         or the bytes of DATA. It is sent once. Raises Refused, Lost, Unreachable."""
         verb = line.split(" ")[0].upper()
-        if "\n" in line or not verb.isalpha() or verb in ("SUB", "PULL", "POP", "PEEK"):
+        if "\n" in line or not verb.isalpha() or verb in ("SUB", "PULL", "POP", "PEEK", "REQ"):
             raise ValueError(f"{line!r} is not one command with one answer")
-        reply = self._ask(line)
-        if reply is _LOST:
-            raise Lost(f"the connection to {self.addr} broke before the answer to {verb}")
-        if reply.kind == "ERR":
-            raise Refused(reply)
+        reply = _expect(self._ask(line), "OK", "PONG", "DATA")
         return reply.body if reply.kind == "DATA" else reply.rest
+
+    def request(self, queue, body, timeout=2.0):
+        """Asks the consumers of a queue and waits for one answer, a Message. Sent once, as asking again may do
+        harm. Raises NoConsumer, NoAnswer, Refused, Lost, Unreachable, ValueError."""
+        _expect(self._ask(f"REQ {_name(queue)}{_options(timeout=timeout)}", timeout, body), "END")
+        return self._pulled.pop()
+
+    def reply(self, request, body):
+        """Answers a message that asks, which has `fields["reply"]`; ack it too. Raises Refused (code STALE when
+        nobody waits for the answer any more), Lost, Unreachable, ValueError."""
+        _expect(self._ask(f"REP {_value(request.fields['reply'])}", body=body), "OK")
+
+    def forget_settled(self):
+        """Has messages that come again shown, to be said before a SEEK that goes back."""
+        self._settled.clear()
 
     def close(self):
         """Ends the connection. What is leased comes back; what has no receipt is unknown."""
@@ -231,13 +238,11 @@ class Client:
             self._selector.close()
             self._sock = self._sock.close()
 
-    def _encode(self, queue, body, options):
-        is_batch, headers = isinstance(body, list), options.pop("headers", {})
-        verb, most = ("MPUB", "max_batch_bytes") if is_batch else ("PUB", "max_body")
+    def _counted(self, line, body):
+        is_batch = isinstance(body, list)
         bodies = [one.encode() if isinstance(one, str) else one for one in (body if is_batch else [body])]
         body = b"".join(b"%d\n%s\n" % (len(one), one) for one in bodies) if is_batch else bodies[0]
-        line = f"{verb} {_name(queue)}{_options(**options)}"
-        line += "".join(f" h.{name}={_value(value)}" for name, value in headers.items()) + f" ${len(body)}\n"
+        line, most = f"{line} ${len(body)}\n", "max_batch_bytes" if is_batch else "max_body"
         # What a broker closes the connection for would be sent again for ever.
         if len(body) > int(self._limits[most]) or len(line) > int(self._limits["max_line"]) or "\n" in line[:-1]:
             raise ValueError(f"more than the {most} or max_line of {self._limits}")
@@ -249,10 +254,11 @@ class Client:
         self.hidden += 1
         return self.ack(message, wait=False)
 
-    def _ask(self, line, wait=0.0):
+    def _ask(self, line, wait=0.0, body=None):
         while not self._sock:
             self._step(TICK)
-        return self._wait_for(self._issue(next(self._numbers), "command", line.encode() + b"\n", wait))
+        command = line.encode() + b"\n" if body is None else self._counted(line, body)
+        return self._wait_for(self._issue(next(self._numbers), "command", command, wait))
 
     def _wait_for(self, number):
         self._awaited = number
@@ -363,13 +369,11 @@ class Client:
         elif reply.kind not in ("LAG", "EXPIRED"):
             number, kind, _ = self._pending.popleft()
             if kind == "hello":
-                if reply.kind != "OK":
-                    raise Refused(reply)
-                self._limits = reply.options
+                self._limits = _expect(reply, "OK").options
                 return  # An outage ends with an answer to something else.
             if kind == "publish":
                 self._take_receipt(number, reply)
-            elif number == self._awaited:
+            if number == self._awaited:
                 self._answer = reply
         self._outage = None
 
@@ -385,15 +389,11 @@ class Client:
             self._ended.append(Error(f"a subscription has ended: {reply.rest}"))
 
     def _take_receipt(self, number, reply):
-        command = self._unconfirmed[number]
+        confirmed, duplicates, refused = self._flushed
         if reply.kind == "OK":
-            self._confirmed += 1
-            self._duplicates += _receipt(reply).duplicate
+            self._flushed = Flushed(confirmed + 1, duplicates + _receipt(reply).duplicate, refused)
         elif reply.words[0] in ("UNKNOWNRESULT", "DRAINING"):
             raise Refused(reply)  # It is sent again over the next connection.
         elif number != self._awaited:
-            self._refused.append((number, Refused(reply)))
-        del self._unconfirmed[number]
-        self._unconfirmed_bytes -= len(command)
-        if number == self._awaited:
-            self._answer = reply
+            refused.append((number, Refused(reply)))
+        self._unconfirmed_bytes -= len(self._unconfirmed.pop(number))

@@ -25,6 +25,9 @@ struct Generation {
     /// Publish times in it lie in `begins_us..=ends_us`.
     begins_us: u64,
     ends_us: u64,
+    /// It came from a checkpoint, which does not tell when it begins: it takes no later ids, or it would
+    /// never end where restarts come often.
+    is_closed: bool,
     seen: HashMap<OnceHash, Original, foldhash::fast::FixedState>,
 }
 
@@ -69,20 +72,36 @@ impl Dedup {
     pub fn insert(&mut self, hash: OnceHash, original: Original, window_us: u64, now_us: u64) {
         let span_us = (window_us / GENERATIONS).max(1);
         let current = match self.generations.back_mut() {
-            Some(last) if now_us < last.begins_us.saturating_add(span_us) => last,
-            _ => {
-                self.generations.push_back(Generation {
-                    begins_us: now_us,
-                    ends_us: now_us,
-                    seen: HashMap::default(),
-                });
-                self.generations.back_mut().expect("one was just added")
+            Some(last) if !last.is_closed && now_us < last.begins_us.saturating_add(span_us) => {
+                last
             }
+            _ => self.begin(now_us, false),
         };
         current.ends_us = current.ends_us.max(now_us);
         if current.seen.insert(hash, original).is_none() {
             self.count += 1;
         }
+    }
+
+    /// Remembers an id that [`Dedup::iter`] has told; they come in the order of their times.
+    pub fn restore(&mut self, hash: OnceHash, original: Original, at_us: u64) {
+        let current = match self.generations.back_mut() {
+            Some(last) if last.ends_us == at_us => last,
+            _ => self.begin(at_us, true),
+        };
+        if current.seen.insert(hash, original).is_none() {
+            self.count += 1;
+        }
+    }
+
+    fn begin(&mut self, at_us: u64, is_closed: bool) -> &mut Generation {
+        self.generations.push_back(Generation {
+            begins_us: at_us,
+            ends_us: at_us,
+            is_closed,
+            seen: HashMap::default(),
+        });
+        self.generations.back_mut().expect("one was just added")
     }
 
     /// Drops the generations that lie wholly before the window.
@@ -118,6 +137,29 @@ impl Dedup {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn restarts_make_no_id_last_longer() {
+        let mut dedup = Dedup::default();
+        let original = |n: u64| Original { first: n, count: 1 };
+        for n in 0..10_000u64 {
+            dedup.insert(u128::from(n), original(n), 800, n);
+            if n % 30 == 0 {
+                let mut told: Vec<_> = dedup.iter().collect();
+                told.sort_unstable_by_key(|(at_us, hash, _)| (*at_us, *hash));
+                dedup = Dedup::default();
+                for (at_us, hash, original) in told {
+                    dedup.restore(hash, original, at_us);
+                }
+            }
+            let oldest = n.saturating_sub(800);
+            assert_eq!(
+                dedup.find(u128::from(oldest), 800, n),
+                Some(original(oldest))
+            );
+            assert!(dedup.len() <= 1000, "{} at {n}", dedup.len());
+        }
+    }
 
     #[test]
     fn remembers_at_least_the_window_and_little_longer() {

@@ -57,6 +57,40 @@ pub struct Counters {
     pub rejected: u64,
     pub dropped: u64,
     pub damaged: u64,
+    /// Published by schedules; among `published` too.
+    pub scheduled: u64,
+}
+
+impl Counters {
+    /// Adds what another queue has counted.
+    pub fn add(&mut self, other: &Counters) {
+        let Counters {
+            published,
+            delivered,
+            redelivered,
+            acked,
+            nacked,
+            expired,
+            dead,
+            deduplicated,
+            rejected,
+            dropped,
+            damaged,
+            scheduled,
+        } = other;
+        self.published += published;
+        self.delivered += delivered;
+        self.redelivered += redelivered;
+        self.acked += acked;
+        self.nacked += nacked;
+        self.expired += expired;
+        self.dead += dead;
+        self.deduplicated += deduplicated;
+        self.rejected += rejected;
+        self.dropped += dropped;
+        self.damaged += damaged;
+        self.scheduled += scheduled;
+    }
 }
 
 /// What may come at once of a queue with a rate: what comes in so long, microseconds.

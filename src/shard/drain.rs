@@ -8,6 +8,7 @@ use super::conn::Need;
 use super::session::Asker;
 use super::{Ending, Now, Shard};
 use crate::broker::reply::{Error, ErrorCode, Reply};
+use crate::fault::{Fault, planted};
 use crate::log::disk::Storage;
 use crate::protocol::text::encode;
 
@@ -63,7 +64,11 @@ impl<S: Storage> Shard<S> {
 
     /// The shutdown begins when nobody holds a message any more, or when the time is up.
     pub(super) fn go_on_draining(&mut self, now: Now) {
-        let is_over = || self.engine.leases.is_empty() || self.drained_at_us <= now.us;
+        let is_over = || {
+            self.engine.leases.is_empty()
+                || self.drained_at_us <= now.us
+                || planted(Fault::LeasesEndAtDrain)
+        };
         if self.is_draining() && is_over() {
             self.handle_shutdown(now);
         }

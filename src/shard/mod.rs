@@ -416,6 +416,7 @@ impl<S: Storage> Shard<S> {
     fn remove(&mut self, slot: usize, now: Now) {
         self.forget_requests(slot);
         self.forget_live(slot);
+        self.abort_transaction(slot);
         for wait in std::mem::take(&mut self.conns[slot].waits) {
             if wait.subscription {
                 self.unsubscribe(wait.waiter);

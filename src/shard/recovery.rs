@@ -131,9 +131,7 @@ impl<'a, S: Storage> Recovery<'a, S> {
         queue.restore_keys(&keys)?;
         queue.restore(&image);
         for (at_us, hash, original) in seen {
-            queue
-                .dedup
-                .insert(hash, original, queue.settings.dedup_us, at_us);
+            queue.dedup.restore(hash, original, at_us);
         }
         queue.expiry.restore(expiry_done, expiry_runs.into_iter());
         for (expires_us, id) in expiry_own {

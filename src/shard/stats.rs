@@ -25,8 +25,18 @@ pub(super) struct Totals {
     pub errors: u64,
     /// Errors by code, in the order of first use.
     by_code: Vec<(ErrorCode, u64)>,
-    /// Counters of deleted queues.
-    pub gone: Counters,
+    pub transactions: Transactions,
+}
+
+/// How transactions ended. Those begun are these and those that are still open.
+#[derive(Debug, Default)]
+pub(super) struct Transactions {
+    pub begun: u64,
+    pub committed: u64,
+    /// By `ABORT`, `QUIT` or the end of the connection.
+    pub aborted: u64,
+    /// By an `ERR` inside or of the `COMMIT`.
+    pub voided: u64,
 }
 
 impl Totals {
@@ -40,7 +50,7 @@ impl Totals {
             commands: 0,
             errors: 0,
             by_code: Vec::new(),
-            gone: Counters::default(),
+            transactions: Transactions::default(),
         }
     }
 
@@ -73,6 +83,8 @@ impl<S: Storage> Shard<S> {
                 let queue = self.engine.queue(key);
                 let mut counted = String::new();
                 write_counters(&mut counted, &queue.counters);
+                let schedules = self.engine.schedules.of(queue.uid).count();
+                let _ = writeln!(counted, "schedules={schedules}");
                 let _ = writeln!(
                     counted,
                     "memory_bytes={}",
@@ -91,7 +103,7 @@ impl<S: Storage> Shard<S> {
     fn broker_stats(&mut self, now: Now) -> Vec<u8> {
         let mut text = String::new();
         let totals = &self.totals;
-        let mut counted = totals.gone;
+        let mut counted = self.engine.gone;
         let mut messages = [0u64; 5];
         let (mut queues, mut groups, mut unsettled_most) = (0, 0, 0);
         for (_, queue) in &self.engine.queues {
@@ -103,13 +115,17 @@ impl<S: Storage> Shard<S> {
                 }
                 Some(_) => {}
             }
-            add(&mut counted, &queue.counters);
+            counted.add(&queue.counters);
             messages[0] += queue.ready();
             messages[1] += queue.leased();
             messages[2] += queue.delayed();
             messages[3] += queue.index.bytes();
             messages[4] += queue.locked();
         }
+        let open = self.conns.iter().filter(|(_, conn)| {
+            let open = conn.transaction.as_ref();
+            open.is_some_and(|open| !open.is_void())
+        });
         let level = self.engine.defaults.durable;
         let lines = [
             ("uptime_ms", (now.us - totals.started_us) / 1000),
@@ -125,6 +141,15 @@ impl<S: Storage> Shard<S> {
             ("groups", groups),
             ("group_unsettled_most", unsettled_most),
             ("requests", self.requests.len() as u64),
+            ("transactions", open.count() as u64),
+            ("transactions_begun_total", totals.transactions.begun),
+            (
+                "transactions_committed_total",
+                totals.transactions.committed,
+            ),
+            ("transactions_aborted_total", totals.transactions.aborted),
+            ("transactions_voided_total", totals.transactions.voided),
+            ("schedules", self.engine.schedules.iter().count() as u64),
             ("live_subscriptions", self.live.len() as u64),
             ("live_given_total", self.live.given_total),
             ("live_dropped_total", self.live.dropped_total),
@@ -232,33 +257,6 @@ impl<S: Storage> Shard<S> {
     }
 }
 
-fn add(sum: &mut Counters, counters: &Counters) {
-    let Counters {
-        published,
-        delivered,
-        redelivered,
-        acked,
-        nacked,
-        expired,
-        dead,
-        deduplicated,
-        rejected,
-        dropped,
-        damaged,
-    } = counters;
-    sum.published += published;
-    sum.delivered += delivered;
-    sum.redelivered += redelivered;
-    sum.acked += acked;
-    sum.nacked += nacked;
-    sum.expired += expired;
-    sum.dead += dead;
-    sum.deduplicated += deduplicated;
-    sum.rejected += rejected;
-    sum.dropped += dropped;
-    sum.damaged += damaged;
-}
-
 fn write_counters(text: &mut String, counters: &Counters) {
     let lines = [
         ("published_total", counters.published),
@@ -272,6 +270,7 @@ fn write_counters(text: &mut String, counters: &Counters) {
         ("rejected_total", counters.rejected),
         ("dropped_total", counters.dropped),
         ("damaged_total", counters.damaged),
+        ("scheduled_total", counters.scheduled),
     ];
     for (key, value) in lines {
         let _ = writeln!(text, "{key}={value}");

@@ -48,6 +48,11 @@ pub struct Transaction {
 }
 
 impl Transaction {
+    /// Something of it was refused, so that nothing of it can be done.
+    pub fn is_void(&self) -> bool {
+        self.is_void
+    }
+
     /// Memory held, bytes.
     pub fn memory(&self) -> usize {
         let body = |(sections, body): &(Vec<u8>, Bytes)| sections.len() + body.len();
@@ -108,6 +113,7 @@ struct Sum {
 impl<S: Storage> Shard<S> {
     /// `BEGIN` outside a transaction.
     pub(super) fn begin(&mut self, asker: Asker<'_>) {
+        self.totals.transactions.begun += 1;
         self.conns[asker.slot].transaction = Some(Box::default());
         if !asker.quiet {
             self.answer(asker, &Reply::Ok);
@@ -117,12 +123,24 @@ impl<S: Storage> Shard<S> {
     /// Something was refused: the open transaction, if there is one, can only end.
     #[cold]
     pub(super) fn void_transaction(&mut self, slot: usize) {
+        if planted(Fault::ErrorVoidsNothing) {
+            return;
+        }
         if let Some(open) = &mut self.conns[slot].transaction {
+            self.totals.transactions.voided += u64::from(!open.is_void);
             **open = Transaction {
                 is_void: true,
                 ..Transaction::default()
             };
         }
+    }
+
+    /// The open transaction, if there is one, ends, and nothing of it is done.
+    pub(super) fn abort_transaction(&mut self, slot: usize) {
+        let open = self.conns[slot].transaction.take();
+        // One that is void was counted when it became so.
+        let is_aborted = open.is_some_and(|open| !open.is_void);
+        self.totals.transactions.aborted += u64::from(is_aborted);
     }
 
     /// A command between `BEGIN` and the end of its transaction; `frame` is what stands of it in the input.
@@ -154,12 +172,12 @@ impl<S: Storage> Shard<S> {
                 return Kept::Done;
             }
             Command::Quit => {
-                self.conns[slot].transaction = None;
+                self.abort_transaction(slot);
                 self.execute(slot, request, now);
                 return Kept::Done;
             }
             Command::Abort => {
-                self.conns[slot].transaction = None;
+                self.abort_transaction(slot);
                 if !asker.quiet {
                     self.answer(asker, &Reply::Ok);
                 }
@@ -259,10 +277,12 @@ impl<S: Storage> Shard<S> {
                 if asker.quiet {
                     self.conns[slot].quiet.rejected += 1;
                 }
+                self.totals.transactions.voided += u64::from(!open.is_void);
                 self.refuse(slot, asker.tag, &error);
                 return Kept::Done;
             }
         };
+        self.totals.transactions.committed += 1;
         let sum = self.carry_out(slot, &mut open, &mut plan, now);
         let need = self.engine.need(sum.settled).and(sum.need);
         self.engine.sync_wanted |= need.level >= Level::Disk && !self.engine.reached(need);

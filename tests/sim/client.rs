@@ -2,6 +2,7 @@
 //! of the broker.
 
 mod topics;
+mod transactions;
 
 use crate::command::{Command, Form, Kind, Level, Publish, Pull, Setting, State};
 use crate::oracle::Oracle;
@@ -49,6 +50,8 @@ pub struct Theme {
     pub topics: bool,
     /// `REQ` and `REP`
     pub requests: bool,
+    /// `BEGIN … COMMIT`
+    pub transactions: bool,
     /// Messages of a batch at most.
     pub batch_max: u64,
     /// Longest lease and delay, microseconds.
@@ -176,12 +179,14 @@ impl Client {
                 u64::from(theme.garbage),
                 4 * u64::from(theme.topics),
                 4 * u64::from(theme.requests),
+                4 * u64::from(theme.transactions),
             ]) {
                 0 => self.publish(theme, oracle, wall_us, &mut acts),
                 1 => self.consume(theme, oracle, &mut acts),
                 2 => self.administer(theme, oracle, &mut acts),
                 4 => self.topics(oracle, &mut acts),
                 5 => self.ask(oracle, &mut acts),
+                6 => self.transact(theme, oracle, wall_us, &mut acts),
                 _ => self.garbage(theme, &mut acts),
             }
             if self.finished {

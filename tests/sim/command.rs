@@ -267,6 +267,12 @@ pub enum Kind {
         message: usize,
         body: Vec<u8>,
     },
+    /// `BEGIN`; what is typed between it and its end is done at its `COMMIT`.
+    Begin,
+    Commit,
+    Abort,
+    /// `DRAIN`, microseconds.
+    Drain(u64),
     /// `REP`
     Answer {
         token: String,
@@ -437,6 +443,10 @@ impl Command {
                 ("REQ", vec![queue.clone(), timeout])
             }
             Kind::Answer { token, .. } => ("REP", vec![token.clone()]),
+            Kind::Begin => ("BEGIN", Vec::new()),
+            Kind::Commit => ("COMMIT", Vec::new()),
+            Kind::Abort => ("ABORT", Vec::new()),
+            Kind::Drain(us) => ("DRAIN", vec![duration(*us, rng)]),
             Kind::Empty => ("", Vec::new()),
             Kind::Bad { .. } => unreachable!("typed as it is"),
         }

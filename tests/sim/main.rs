@@ -13,6 +13,7 @@ mod planted;
 mod rng;
 mod runs;
 mod schedules;
+mod single;
 mod storage;
 mod trace;
 mod wire;

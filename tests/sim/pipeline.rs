@@ -6,6 +6,8 @@
 //! and come back as another. Inputs carry a number; an input that is given up must be in `in.dead`, any
 //! other in `out`, at the end, once.
 
+mod long;
+
 use std::io::IoSlice;
 
 use ringmq::broker::id::Level;
@@ -77,6 +79,12 @@ pub struct World {
     pub crashes: u64,
     pub crash_at: u64,
     crash_mode: Crash,
+    /// Longest time to the next crash, microseconds, and most disk operations.
+    crash_us_max: u64,
+    crash_ops_max: u64,
+    /// How often a worker is cut off, and how often one was.
+    worker_kill_per_mille: u64,
+    workers_killed: u64,
     commits: u64,
 }
 
@@ -106,6 +114,10 @@ impl World {
             crashes: rng.range(1, 8),
             crash_at: u64::MAX,
             crash_mode: Crash::Power,
+            crash_us_max: 400_000,
+            crash_ops_max: 120,
+            worker_kill_per_mille: 1000,
+            workers_killed: 0,
             commits: 0,
             rng,
         }
@@ -198,10 +210,10 @@ impl World {
         };
         match self.rng.chance(700) {
             true => {
-                let at = self.disk.ops() + self.rng.spread(1, 120);
+                let at = self.disk.ops() + self.rng.spread(1, self.crash_ops_max);
                 self.disk.set_faults(|faults| faults.crash_at = Some(at));
             }
-            false => self.crash_at = self.now + self.rng.spread(1_000, 400_000),
+            false => self.crash_at = self.now + self.rng.spread(1_000, self.crash_us_max),
         }
     }
 
@@ -210,6 +222,7 @@ impl World {
         self.jobs = None;
         self.disk.crash(self.crash_mode);
         self.disk.set_faults(|faults| faults.crash_at = None);
+        self.disk.forget_removed();
         self.peers.clear();
         for worker in &mut self.workers {
             worker.forget();
@@ -291,12 +304,26 @@ impl World {
     pub fn ask(&mut self, peer: usize, text: &str) -> Vec<Line> {
         self.type_text(peer, text);
         for _ in 0..100_000 {
-            if self.disk.crashed() || self.peers[peer].lines.last().is_some_and(is_terminal) {
+            // What is pushed may come behind it.
+            if self.disk.crashed() || self.peers[peer].lines.iter().any(is_terminal) {
                 break;
             }
             self.turn();
         }
+        self.heard(peer)
+    }
+
+    /// The lines that have come since they were last asked for.
+    pub fn heard(&mut self, peer: usize) -> Vec<Line> {
         std::mem::take(&mut self.peers[peer].lines)
+    }
+
+    /// Breaks a connection.
+    pub fn reset(&mut self, peer: usize) {
+        let now = self.clock();
+        let key = self.peers[peer].key;
+        let shard = self.shard.as_mut().expect("the broker is up");
+        shard.handle_reset(key, now);
     }
 
     // --- The workers ---
@@ -310,10 +337,9 @@ impl World {
             self.workers[worker].peer = Some(peer);
             return;
         };
-        if self.rng.chance(5) {
-            let now = self.clock();
-            let shard = self.shard.as_mut().expect("the broker is up");
-            shard.handle_reset(self.peers[peer].key, now);
+        if self.rng.chance(5) && self.rng.chance(self.worker_kill_per_mille) {
+            self.workers_killed += 1;
+            self.reset(peer);
             self.workers[worker].forget();
             return;
         }
@@ -395,10 +421,7 @@ impl World {
         if self.disk.crashed() {
             return false;
         }
-        let now = self.clock();
-        let key = self.peers[peer].key;
-        let shard = self.shard.as_mut().expect("the broker is up");
-        shard.handle_reset(key, now);
+        self.reset(peer);
         let body = lines.last().and_then(|line| line.body.clone());
         let text = String::from_utf8(body.unwrap_or_default()).expect("it is text");
         let none = |key: &str| text.lines().any(|line| line == format!("{key}=0"));

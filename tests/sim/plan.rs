@@ -15,8 +15,12 @@ pub enum Harm {
     Crash(Crash),
     /// It goes down so many disk operations later, in the middle of whatever that is.
     CrashInOps(Crash, u64),
+    /// It goes down in one of the first disk operations after the next `COMMIT` has arrived.
+    CrashInCommit(Crash),
     /// A graceful end, and a start behind it.
     Shutdown,
+    /// `DRAIN` with so many microseconds, and a start behind it.
+    Drain(u64),
     /// The disk is full for a while.
     Full(Space),
     /// The disk fails now and then, for a while.
@@ -126,12 +130,30 @@ impl Plan {
         let rng = &mut Rng::new(seed ^ 0x746f_7069);
         plan.theme.topics = rng.chance(250);
         plan.theme.requests = rng.chance(150);
+        transactions_and_drains(&mut Rng::new(seed ^ 0x7472_616e), &mut plan);
         if plan.theme.topics && rng.chance(400) {
             // Readers that are too slow for what is cast.
             plan.theme.rough = true;
             plan.send_bytes_max = 8 << 10;
         }
         plan
+    }
+}
+
+/// Transactions, with crashes that meet them, and graceful ends with time to settle.
+fn transactions_and_drains(rng: &mut Rng, plan: &mut Plan) {
+    plan.theme.transactions = rng.chance(350);
+    if plan.theme.transactions && !plan.memory && rng.chance(400) {
+        for _ in 0..rng.range(2, 6) {
+            let mode = *rng.pick(&[Crash::Kill, Crash::Kill, Crash::Power]);
+            let harm = Harm::CrashInCommit(mode);
+            plan.harms.push((rng.below(plan.length_us), harm));
+        }
+    }
+    if rng.chance(150) {
+        let us = rng.spread(1_000, 3_000_000);
+        plan.harms
+            .push((rng.below(plan.length_us), Harm::Drain(us)));
     }
 }
 
@@ -182,6 +204,7 @@ fn theme(rng: &mut Rng) -> Theme {
         dead_letters: some(400),
         topics: false,
         requests: false,
+        transactions: false,
         batch_max: 12,
         span_us: *rng.pick(&[50_000, 500_000, 3_000_000]),
     }

@@ -3,17 +3,17 @@
 use ringmq::fault::{ALL, Fault, plant};
 
 use crate::groups;
-use crate::pipeline;
 use crate::runs::run;
 use crate::schedules;
+use crate::single;
 
 /// Seeds that each bug is given.
-const SEEDS: u64 = 1000;
+const SEEDS: u64 = 600;
 
-/// What a seed breaks; transactions have workers of their own.
+/// What a seed breaks; some promises have short runs of their own.
 fn broken(fault: Fault, seed: u64) -> Option<String> {
     match fault {
-        Fault::TransactionInTwoRecords => pipeline::run(seed).err(),
+        Fault::StandbyServed => single::run(seed).err(),
         Fault::FiringNotLogged => schedules::run(seed).err(),
         Fault::GroupNotLogged | Fault::FreedByOne => groups::run(seed).err(),
         _ => run(seed, false).violation,
@@ -34,7 +34,14 @@ fn caught(fault: Fault) -> Option<(u64, String)> {
 #[test]
 fn every_planted_bug_is_caught() {
     let mut missed = Vec::new();
-    for fault in ALL {
+    // `RINGMQ_FAULT=name` looks for one of them alone.
+    let wanted = std::env::var("RINGMQ_FAULT").ok();
+    let is_wanted = |fault: &Fault| {
+        wanted
+            .as_ref()
+            .is_none_or(|name| *name == format!("{fault:?}"))
+    };
+    for fault in ALL.into_iter().filter(is_wanted) {
         match caught(fault) {
             Some((seed, violation)) => {
                 let shown: String = violation.chars().take(160).collect();

@@ -11,7 +11,7 @@ use ringmq::config::{Config, LogConfig};
 use ringmq::shard::{ConnKey, Now, Shard, Stop};
 
 use crate::client::{BODY_BYTES_MAX, Client};
-use crate::command::Level;
+use crate::command::{Command, Kind, Level};
 use crate::disk::{Crash, Faults, Op, SimDisk, Space};
 use crate::oracle::{Oracle, Terms};
 use crate::plan::{Harm, Plan};
@@ -96,8 +96,12 @@ pub struct World {
     draining: bool,
     /// A graceful end was asked for: it is late after this moment, microseconds.
     stopping: Option<u64>,
+    /// The same, of an end that lets clients go on until then.
+    drained_by: Option<u64>,
     /// How the machine goes down when the disk's planned crash is reached.
     crash_mode: Crash,
+    /// How it goes down with the next `COMMIT`.
+    crash_in_commit: Option<Crash>,
     /// Longest sync of the run of the broker that ended last, microseconds.
     sync_us: u64,
 }
@@ -147,7 +151,9 @@ impl World {
             resting: false,
             draining: false,
             stopping: None,
+            drained_by: None,
             crash_mode: Crash::Kill,
+            crash_in_commit: None,
             sync_us: 0,
             plan,
             rng,
@@ -306,6 +312,7 @@ impl World {
         self.trace.note(self.now, || format!("crash: {mode:?}"));
         self.shard = None;
         self.stopping = None;
+        self.drained_by = None;
         if let Some(jobs) = self.jobs.take() {
             self.sync_us = jobs.take_longest_sync().max(self.plan.delays.sync_us.1);
         }
@@ -415,6 +422,7 @@ impl World {
                 let at = self.disk.ops() + ops;
                 self.disk.set_faults(|faults| faults.crash_at = Some(at));
             }
+            Harm::CrashInCommit(mode) => self.crash_in_commit = Some(mode),
             Harm::Shutdown => {
                 // The syncs it waits for may have begun before the drain makes them short.
                 let syncs = 4 * self.plan.delays.sync_us.1;
@@ -424,6 +432,26 @@ impl World {
                 if let Some(shard) = &mut self.shard {
                     shard.handle_shutdown(now);
                 }
+            }
+            Harm::Drain(us) => {
+                if self.stopping.is_some() || self.drained_by.is_some() {
+                    return;
+                }
+                let Some(socket) = self.connect(usize::MAX) else {
+                    return;
+                };
+                let kind = Kind::Drain(us);
+                self.type_command(
+                    socket,
+                    Command {
+                        tag: None,
+                        quiet: false,
+                        kind,
+                    },
+                );
+                let syncs = 4 * self.plan.delays.sync_us.1;
+                let network = self.sockets[socket].last_arrival - self.now;
+                self.drained_by = Some(self.now + network + us + 1_000_000 + syncs);
             }
             Harm::Full(space) => {
                 self.disk.set_faults(|faults| faults.space = space);
@@ -522,7 +550,8 @@ impl World {
             None => {
                 let late = |limit: u64| self.now > limit;
                 let faulty = !self.plan.harms.iter().all(|harm| harm.1.harmless());
-                if self.stopping.is_some_and(late) && !faulty {
+                let ends = self.stopping.or(self.drained_by);
+                if ends.is_some_and(late) && !faulty {
                     self.oracle
                         .spun("a shutdown takes more than 1 s and a sync".to_string());
                 }
@@ -563,7 +592,10 @@ impl World {
 impl Harm {
     /// It doesn't touch the disk's promises.
     fn harmless(self) -> bool {
-        matches!(self, Harm::Crash(_) | Harm::Shutdown | Harm::Clock(_))
+        matches!(
+            self,
+            Harm::Crash(_) | Harm::Shutdown | Harm::Drain(_) | Harm::Clock(_)
+        )
     }
 }
 

@@ -60,6 +60,13 @@ def tour(addr):
     raised(ringmq.Error, lambda: client.receive(0))
     raised(ringmq.Refused, lambda: client.subscribe("small", credit="x"))
 
+    requests(client, addr)
+    assert client.ask("QSET again retain=1h") == "created" and client.publish("again", "x").id == 1
+    assert client.ack(client.pull("again", wait=5, start="first")[0]) is True
+    assert client.ask("SEEK again to=first") == "" and client.pull("again") == [] and client.hidden == 1
+    client.forget_settled()
+    assert client.ask("SEEK again to=first") == "" and client.pull("again")[0].body == b"x"
+
     client.subscribe("pushed", credit=2)
     assert client.receive(0) is None
     for number in range(5):
@@ -72,6 +79,44 @@ def tour(addr):
     assert client.receive(0.1) is None and time.monotonic() - began >= 0.1
     client.close()
     raised(ringmq.Unreachable, lambda: ringmq.Client("127.0.0.1:1"))
+
+
+def requests(client, addr):
+    """Requests and their answers; another client, on a thread of its own, is who answers."""
+    assert client.ask("QSET sums") == "created"
+    refused = raised(ringmq.NoConsumer, lambda: client.request("sums", "1+1"))
+    assert refused.code == "NOCONSUMER" and isinstance(refused, ringmq.Refused)
+    assert raised(ringmq.Refused, lambda: client.request("nowhere", "x")).code == "NOQUEUE"
+    raised(ValueError, lambda: client.request("sums", bytes((1 << 20) + 1)))
+    raised(ValueError, lambda: client.ask("REQ sums :x"))
+
+    consumer, late = ringmq.Client(addr), []
+    consumer.subscribe("sums")
+    began = time.monotonic()
+    refused = raised(ringmq.NoAnswer, lambda: client.request("sums", "slow", timeout=0.2))
+    assert refused.code == "TIMEOUT" and time.monotonic() - began >= 0.2
+
+    def answer():
+        while (message := consumer.receive(10)).body != b"end":
+            consumer.reply(message, b"the answer to\0\n" + message.body)
+            assert consumer.ack(message) is True
+            late.append(raised(ringmq.Refused, lambda: consumer.reply(message, "again")).code)
+        consumer.reply(message, "")
+        consumer.close()
+
+    # Nobody waits for the answer to the one whose time was up; it went with its time.
+    assert consumer.receive(10).body == b"slow"
+    thread = threading.Thread(target=answer, daemon=True)
+    thread.start()
+    for number in range(20):
+        client.publish("beside", str(number), wait=False)
+        answered = client.request("sums", f"{number} ä", timeout=30)
+        assert answered.body == b"the answer to\0\n" + f"{number} ä".encode(), answered.body
+        assert answered.handle is None and client.ack(answered) is True
+    assert client.request("sums", b"end", timeout=30).body == b""
+    thread.join(10)
+    assert late == ["STALE"] * 20 and client.flush().refused == []
+    raised(ringmq.NoConsumer, lambda: client.request("sums", "x"))
 
 
 def load(addr):

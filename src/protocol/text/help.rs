@@ -236,7 +236,9 @@ SYNC [none|os|disk]
         Verb::Stats => {
             "\
 STATS | STATS q queue | STATS conns
-  Counters, one a line.
+  Counters, one a line: connections, messages, requests, transactions (open,
+  begun, committed, aborted, voided), schedules (and what they published), the
+  log. Names that end in _total only grow.
   -> DATA $<n>
 "
         }

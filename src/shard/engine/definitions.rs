@@ -156,7 +156,7 @@ impl<S: Storage> Engine<S> {
             return;
         }
         if let Some(group) = queue.group.clone() {
-            self.queues.remove(key.0 as usize);
+            self.forget_queue(key);
             let queue = self.queue_mut(group.queue);
             if let Some(sharing) = &mut queue.sharing {
                 sharing.ghosts.remove(&group.name);
@@ -168,8 +168,14 @@ impl<S: Storage> Engine<S> {
         } else if queue.sharing.is_none() {
             let name = queue.name.clone();
             self.names.remove(&name);
-            self.queues.remove(key.0 as usize);
+            self.forget_queue(key);
         }
+    }
+
+    /// A deleted queue or group is gone for good; what it has counted stays in the broker's sums.
+    pub(super) fn forget_queue(&mut self, key: QueueKey) {
+        let queue = self.queues.remove(key.0 as usize);
+        self.gone.add(&queue.counters);
     }
 
     /// Gives back storage of deleted queues, a bounded piece at a time; true while there is more that

@@ -309,7 +309,7 @@ impl<S: Storage> Engine<S> {
             self.by_uid.remove(&uid);
             match is_awaited {
                 true => _ = self.sharing_mut(store).ghosts.insert(name, key),
-                false => _ = self.queues.remove(key.0 as usize),
+                false => self.forget_queue(key),
             }
         }
         holders

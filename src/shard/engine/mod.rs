@@ -37,7 +37,7 @@ use crate::broker::arena::ChunkPool;
 use crate::broker::id::{Level, MessageId, QueueUid};
 use crate::broker::index::{Index, Slot};
 use crate::broker::lease::Leases;
-use crate::broker::queue::{Queue, QueueKey};
+use crate::broker::queue::{Counters, Queue, QueueKey};
 use crate::broker::schedule::Schedules;
 use crate::broker::settings::Settings;
 use crate::broker::topics::Topics;
@@ -74,6 +74,8 @@ pub struct Engine<S: Storage> {
     pub topics: Topics<Receiver>,
     /// What is published again and again.
     pub schedules: Schedules,
+    /// What queues and groups have counted that are deleted.
+    pub gone: Counters,
     /// Who has what.
     pub leases: Leases,
     /// `None` with `--memory`.
@@ -128,6 +130,7 @@ impl<S: Storage> Engine<S> {
             next_uid: 1,
             topics,
             schedules: Schedules::default(),
+            gone: Counters::default(),
             leases: Leases::default(),
             log: None,
             pool: ChunkPool::default(),

@@ -149,6 +149,7 @@ impl<S: Storage> Engine<S> {
         message.place = store(queue, log, pool, &self.sections, body, now);
         self.enter(key, &message, order);
         self.published(key, level, level);
+        self.queue_mut(key).counters.scheduled += 1;
         if !self.queue(key).expiry.is_empty() {
             self.arm(key);
         }

@@ -179,7 +179,9 @@ impl<S: Storage> Engine<S> {
                     .queue(moved.queue)
                     .settings
                     .for_dead_letters(&self.defaults);
-                plan.log_bytes += self.definition_bytes(&name, &settings);
+                if self.log.is_some() {
+                    plan.log_bytes += self.definition_bytes(&name, &settings);
+                }
                 plan.targets.insert(name);
             }
         }

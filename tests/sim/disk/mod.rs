@@ -183,6 +183,12 @@ impl SimDisk {
         self.state().crashed
     }
 
+    /// Forgets files that nothing can bring back. To be called while no process has them open, as behind
+    /// a crash; a run that is not long does without.
+    pub fn forget_removed(&self) {
+        self.state_mut().drop_unreachable();
+    }
+
     /// The machine goes down and comes up again. Files opened before are dead; planned crashes
     /// are over; other faults stay.
     pub fn crash(&self, mode: Crash) {
@@ -351,15 +357,21 @@ impl State {
         let mut directories = vec![ROOT];
         let mut directories_seen = BTreeSet::from([ROOT]);
         while let Some(at) = directories.pop() {
-            for entry in self.directories[&at].cache.values() {
+            let directory = &self.directories[&at];
+            let names = directory.cache.values().chain(directory.durable.values());
+            let changed = directory.unsynced.iter().map(|change| match change {
+                Change::Insert(_, entry) | Change::Rename(_, _, entry) => entry,
+                Change::Remove(_, entry) => entry,
+            });
+            for entry in names.chain(changed) {
                 match entry {
                     Entry::File(inode) => {
                         reachable.insert(*inode);
                     }
-                    Entry::Directory(next) => {
-                        directories_seen.insert(*next);
+                    Entry::Directory(next) if directories_seen.insert(*next) => {
                         directories.push(*next);
                     }
+                    Entry::Directory(_) => {}
                 }
             }
         }

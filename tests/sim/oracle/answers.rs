@@ -236,13 +236,17 @@ impl Oracle {
                 self.links[link].waiting.pop_front();
             }
         }
-        self.commands[command].answered = Some(now);
         let arrived = self.commands[command].arrived.unwrap_or(now);
         let record = &mut self.links[link];
         record.burst = match record.burst {
             Some((at, first)) if at == now => Some((at, first.min(arrived))),
             _ => Some((now, arrived)),
         };
+        if self.part_answered(command, line) {
+            self.links[link].idle_since = now;
+            return;
+        }
+        self.commands[command].answered = Some(now);
         let asked = self.commands[command].command.clone();
         self.checked("F");
         if line.kind == "ERR" {
@@ -285,6 +289,7 @@ impl Oracle {
         if matches!(kind, Kind::Stats) {
             self.check_scrub(line);
         }
+        self.check_not_drained(command);
         let number = line.words.first().and_then(|word| word.parse::<u64>().ok());
         let counts = matches!(
             kind,
@@ -297,6 +302,7 @@ impl Oracle {
                 | Kind::Purge { .. }
                 | Kind::Move { .. }
                 | Kind::Cancel(_)
+                | Kind::Commit
         );
         if counts && number.is_none() {
             self.fail("F", format!("{line:?} tells no number to {kind:?}"));
@@ -401,6 +407,8 @@ impl Oracle {
                 }
             }
             Kind::Sync(_) => self.synced(link, line),
+            Kind::Commit => self.committed(command, number),
+            Kind::Drain(_) => self.drain_told(),
             Kind::Cancel(_) if number > 1 => self.fail("F", format!("{line:?} answers CANCEL")),
             _ => {}
         }
@@ -607,6 +615,7 @@ impl Oracle {
             Kind::SubLive(_) => self.live_begun(command, link, false),
             Kind::Request { message, .. } => self.request_ended(command, *message, line),
             Kind::Answer { token, .. } => self.answer_taken(command, token, line),
+            Kind::Commit => self.commit_refused(command, line),
             Kind::QSet { queue, .. } => self.queue(queue).track.end(command, now, false),
             Kind::QDel(queue) => {
                 let queue = self.queue(queue);
@@ -639,7 +648,10 @@ impl Oracle {
         let known = match (kind, code) {
             (_, "INTERNAL") => false,
             (Kind::Bad { codes, .. }, code) => codes.contains(&code),
-            (_, "UNKNOWNRESULT" | "DRAINING") => true,
+            (_, "UNKNOWNRESULT") => true,
+            (_, "DRAINING") if !self.may_be_drained(command) => false,
+            (Kind::Commit, code) => self.may_refuse_commit(command, code, line),
+            (_, "DRAINING") => true,
             // Full, or the next segment is not prepared yet: a capacity, with a time to retry.
             (_, "DISK") => !self.terms.memory,
             (Kind::Publish(publish), "FULL") => self.may_be_full(command, publish),

@@ -28,6 +28,9 @@ impl Oracle {
             }
             (_, None) => self.links[link].waiting.push_back(command),
         }
+        if self.arrived_inside(command) {
+            return;
+        }
         match kind {
             Kind::Publish(publish) => self.publish_arrived(command, &publish),
             Kind::Cast { body, .. } => self.cast_arrived(command, &body),
@@ -51,25 +54,10 @@ impl Oracle {
             }
             Kind::Credit { source, credit } => self.widen_credit(link, &source, Some(credit), None),
             Kind::Unsub(source) => self.widen_credit(link, &source, None, None),
-            Kind::Ack(handles) => {
-                for handle in handles {
-                    self.claim_handle(command, &handle, Reason::Ack, Vec::new());
-                }
+            Kind::Ack(_) | Kind::Nack { .. } | Kind::Touch { .. } => {
+                self.settle_arrived(command, &kind);
             }
-            Kind::Nack {
-                handles,
-                delay_us,
-                dead,
-            } => {
-                for handle in handles {
-                    self.nack_arrived(command, &handle, delay_us, dead);
-                }
-            }
-            Kind::Touch { handles, lease_us } => {
-                for handle in handles {
-                    self.touch_arrived(command, &handle, lease_us);
-                }
-            }
+            Kind::Drain(us) => self.drain_arrived(us),
             Kind::QSet { queue, settings } => {
                 for setting in &settings {
                     if let Setting::Dead(name) = setting {
@@ -101,8 +89,37 @@ impl Oracle {
             | Kind::Stats
             | Kind::Cancel(_)
             | Kind::Answer { .. }
+            | Kind::Begin
+            | Kind::Commit
+            | Kind::Abort
             | Kind::Bad { .. }
             | Kind::Empty => {}
+        }
+    }
+
+    /// Handles may be settled from now on.
+    pub(super) fn settle_arrived(&mut self, command: usize, kind: &Kind) {
+        match kind {
+            Kind::Ack(handles) => {
+                for handle in handles {
+                    self.claim_handle(command, handle, Reason::Ack, Vec::new());
+                }
+            }
+            Kind::Nack {
+                handles,
+                delay_us,
+                dead,
+            } => {
+                for handle in handles {
+                    self.nack_arrived(command, handle, *delay_us, *dead);
+                }
+            }
+            Kind::Touch { handles, lease_us } => {
+                for handle in handles {
+                    self.touch_arrived(command, handle, *lease_us);
+                }
+            }
+            other => unreachable!("{other:?} settles nothing"),
         }
     }
 
@@ -141,7 +158,7 @@ impl Oracle {
         }
     }
 
-    fn publish_arrived(&mut self, command: usize, publish: &Publish) {
+    pub(super) fn publish_arrived(&mut self, command: usize, publish: &Publish) {
         let now = self.now;
         self.drop_old(command, publish);
         for (index, _) in &publish.bodies {
@@ -380,6 +397,9 @@ impl Oracle {
             return;
         }
         self.commands[command].orphaned = Some(now);
+        if self.orphaned_inside(command) {
+            return;
+        }
         let kind = self.commands[command].command.kind.clone();
         match kind {
             Kind::Publish(publish) => {
@@ -495,6 +515,7 @@ impl Oracle {
     /// The broker's run is over.
     pub(super) fn end_of_boot(&mut self, mode: Crash, sync_us: u64) {
         let now = self.now;
+        self.drain = None;
         if let Some(since) = self.up_since.take() {
             self.runs.push((since, now));
         }

@@ -238,6 +238,7 @@ impl Oracle {
         if self.up_since.is_none() {
             return;
         }
+        self.drain_goes_on();
         for link in 0..self.links.len() {
             if !self.links[link].open || self.links[link].blocked.is_some() {
                 continue;
@@ -257,6 +258,7 @@ impl Oracle {
     fn overdue(&mut self, link: usize, since: u64, source: &str) {
         let now = self.now;
         if !self.queue(source).established
+            || self.drain.is_some()
             || now < since + DELIVERY_US_MAX
             || self.unseen_publishes(link)
         {
@@ -281,6 +283,10 @@ impl Oracle {
     fn willing(&self, link: usize) -> Vec<(u64, String)> {
         let record = &self.links[link];
         let mut found = Vec::new();
+        if record.may_close.is_some() {
+            // Its subscriptions have ended; it may still wait for the answers to its requests.
+            return found;
+        }
         let head = record.waiting.front().copied();
         let first_alone = head.filter(|head| self.commands[*head].command.tag.is_none());
         for command in first_alone
@@ -421,6 +427,7 @@ impl Oracle {
     /// After everything was drained: whatever was promised must have been seen and settled.
     pub fn finish(&mut self, now: u64) {
         self.now = now;
+        self.finish_transactions();
         for index in 0..self.messages.len() {
             let message = &self.messages[index];
             let Fate::Confirmed { at, level } = message.fate else {

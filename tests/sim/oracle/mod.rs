@@ -4,9 +4,11 @@
 //! allows: where it may be, what may have taken it, when it may be ready. A check fails only when
 //! no allowed state explains what a client saw, so a failure is always a broken promise, however
 //! unlucky the timing. The promises' letters are those of the guarantees: P publishing,
-//! L delivery, A acks, R redelivery, O order, D deduplication, F the form of the protocol.
+//! L delivery, A acks, R redelivery, O order, D deduplication, F the form of the protocol, T topics,
+//! Q requests, C transactions.
 
 mod answers;
+mod drain;
 mod effects;
 mod judge;
 mod keys;
@@ -17,6 +19,7 @@ mod settings;
 mod settling;
 mod sighting;
 mod topics;
+mod transactions;
 
 use std::collections::BTreeMap;
 
@@ -110,6 +113,8 @@ pub struct Oracle {
     by_body: BTreeMap<Vec<u8>, usize>,
     topics: topics::Topics,
     requests: requests::Requests,
+    transactions: Vec<transactions::Transaction>,
+    drain: Option<drain::Drain>,
     serial: u64,
     deliveries: Vec<Delivery>,
     by_handle: BTreeMap<String, usize>,
@@ -142,6 +147,8 @@ impl Oracle {
             by_body: BTreeMap::new(),
             topics: topics::Topics::default(),
             requests: requests::Requests::default(),
+            transactions: Vec::new(),
+            drain: None,
             serial: 0,
             deliveries: Vec::new(),
             by_handle: BTreeMap::new(),
@@ -230,6 +237,9 @@ impl Oracle {
         self.links.push(Link {
             open: true,
             idle_since: self.now,
+            // A broker that drains takes connections, and may go at any time.
+            shut: self.drain.is_some(),
+            may_close: self.drain.is_some().then_some(self.now),
             ..Link::default()
         });
         self.links.len() - 1
@@ -264,7 +274,9 @@ impl Oracle {
             deliveries: Vec::new(),
             claimed: Vec::new(),
             tally: 0,
+            transaction: None,
         });
+        self.typed_inside(index);
         index
     }
 
@@ -371,6 +383,7 @@ impl Oracle {
 
     /// The broker was asked to end.
     pub fn shutting_down(&mut self) {
+        self.drain = None;
         for link in 0..self.links.len() {
             self.links[link].shut = true;
             self.leaves(link);
@@ -393,16 +406,26 @@ impl Oracle {
     /// The server may close the connection from now on; then its leases return.
     fn leaves(&mut self, link: usize) {
         let now = self.now;
-        if !self.links[link].open || self.links[link].may_close.is_some() {
+        let record = &mut self.links[link];
+        record.leaving = true;
+        if !record.open {
             return;
         }
-        self.links[link].may_close = Some(now);
-        for sub in &mut self.links[link].live {
-            sub.until.0 = sub.until.0.min(now);
+        if record.may_close.is_none() {
+            record.may_close = Some(now);
+            for sub in &mut record.live {
+                sub.until.0 = sub.until.0.min(now);
+            }
         }
+        self.leases_leave(link);
+    }
+
+    /// What the connection holds may return from now on.
+    fn leases_leave(&mut self, link: usize) {
+        let now = self.now;
         for delivery in &mut self.deliveries {
             if delivery.link == link && delivery.held != Some(true) {
-                delivery.leaving = Some(now);
+                delivery.leaving = delivery.leaving.or(Some(now));
             }
         }
     }
@@ -421,6 +444,7 @@ impl Oracle {
             if self.links[link].reader.inside_line() {
                 self.fail("F", format!("connection {link} was closed inside a line"));
             }
+            self.check_drained(link);
         }
         self.end_of_link(link, by_server);
     }

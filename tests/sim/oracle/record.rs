@@ -273,6 +273,8 @@ pub struct Sent {
     pub claimed: Vec<usize>,
     /// What the answer is checked against: computed when the command arrived.
     pub tally: u64,
+    /// The transaction that it begins, is in, or ends.
+    pub transaction: Option<usize>,
 }
 
 impl Sent {
@@ -334,6 +336,8 @@ impl LiveSub {
 pub struct Link {
     /// Cuts what is received.
     pub reader: LineReader,
+    /// The transaction that the client has begun and not ended.
+    pub typing: Option<usize>,
     /// Untagged commands without an answer, in order. Quiet ones too.
     pub waiting: VecDeque<usize>,
     /// Tagged ones.
@@ -354,6 +358,8 @@ pub struct Link {
     pub half_closed: bool,
     /// The server has a reason to close it, since then.
     pub may_close: Option<u64>,
+    /// Its client is going, or the broker at once.
+    pub leaving: bool,
     /// The broker is ending: what it hasn't begun stays unanswered.
     pub shut: bool,
     /// The socket takes nothing; what it doesn't take was written then or later.

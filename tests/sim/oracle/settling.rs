@@ -114,7 +114,7 @@ impl Oracle {
     }
 
     /// A handle was answered as stale: then its lease must have ended, or may have.
-    fn was_stale(&mut self, command: usize, delivery: usize, handle: &str) {
+    pub(super) fn was_stale(&mut self, command: usize, delivery: usize, handle: &str) {
         self.forget(command, delivery);
         let index = self.deliveries[delivery].message;
         self.messages[index].claims.retain(|claim| {
@@ -122,16 +122,7 @@ impl Oracle {
         });
         self.checked("A");
         let record = &self.deliveries[delivery];
-        let live = record.boot == self.boot
-            && !record.settled
-            && record.ended.is_none()
-            && record.ready_again() > self.now
-            // Another NACK may have ended it, and not be answered yet.
-            && record.nacks.is_empty()
-            && !self.messages[index].murky
-            && !self.messages[index].possibly_claimed(self.now)
-            && self.messages[index].deliveries.last() == Some(&delivery);
-        if live {
+        if self.surely_leased(delivery) {
             let text = format!(
                 "{handle} is called stale at {}, but holds {}: {record:?}",
                 self.now,
@@ -139,6 +130,21 @@ impl Oracle {
             );
             self.fail("L", text);
         }
+    }
+
+    /// The lease can't have ended yet.
+    pub(super) fn surely_leased(&self, delivery: usize) -> bool {
+        let record = &self.deliveries[delivery];
+        let message = &self.messages[record.message];
+        record.boot == self.boot
+            && !record.settled
+            && record.ended.is_none()
+            && record.ready_again() > self.now
+            // Another NACK may have ended it, and not be answered yet.
+            && record.nacks.is_empty()
+            && !message.murky
+            && !message.possibly_claimed(self.now)
+            && message.deliveries.last() == Some(&delivery)
     }
 
     /// A handle was settled: then its lease may not have ended before.

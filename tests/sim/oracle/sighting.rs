@@ -99,6 +99,7 @@ impl Oracle {
                 // All or nothing: one of a batch is there, so all were.
                 self.confirmed_by_sight(other);
             }
+            self.proves_done(index);
         }
         self.violation.is_none()
     }
@@ -220,7 +221,9 @@ impl Oracle {
                 Certainty::Weak { at, loss } if at < low => {
                     self.losses[loss].lost = self.losses[loss].lost.min(at);
                     self.check_holes(loss);
+                    self.proves_undone(&claim);
                 }
+                Certainty::Maybe { finished } if finished < low => self.proves_undone(&claim),
                 _ => {}
             }
         }

@@ -186,6 +186,13 @@ impl World {
                 end.ends.pop_front();
                 self.trace.note(self.now, || format!("{command} arrives"));
                 self.oracle.arrived(command, self.now);
+                if matches!(self.oracle.command(command).kind, Kind::Commit)
+                    && let Some(mode) = self.crash_in_commit.take()
+                {
+                    self.crash_mode = mode;
+                    let at = self.disk.ops() + self.rng.below(3);
+                    self.disk.set_faults(|faults| faults.crash_at = Some(at));
+                }
             }
             shard.handle_received(self.sockets[socket].key, count, now);
             if self.disk.crashed() {
