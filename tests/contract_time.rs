@@ -112,6 +112,26 @@ fn ttl_counts_from_the_end_of_the_delay() {
 }
 
 #[test]
+fn a_time_to_live_set_later_counts_from_the_end_of_a_delay_too() {
+    memory(
+        r"
+        C: PUB q delay=200ms :late
+        S: OK 1 mem
+        C: PUB q :now
+        S: OK 2 mem
+        C: QSET q ttl=300ms
+        S: OK updated
+        # The one without a delay has 300 ms from here, the other one 300 ms from 200.
+        -- 400ms
+        C: PULL q 2
+        S: MSG q <a> $4
+        S: late
+        S: END 1
+        ",
+    );
+}
+
+#[test]
 fn a_leased_message_does_not_expire_before_its_lease_ends() {
     memory(
         r"

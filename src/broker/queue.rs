@@ -693,10 +693,20 @@ impl Queue {
         self.delayed.iter().map(|(due_us, id, _)| (due_us, id))
     }
 
-    /// The queue follows a new time to live: messages without a deadline count from now.
+    /// The queue follows a new time to live: messages without a deadline count from now, those whose first
+    /// delay has not ended from its end.
     pub fn ttl_changed(&mut self, before: Option<u64>, now_us: u64) {
-        if before.is_none() && self.settings.ttl_us.is_some() && self.next_id > 1 {
+        let Some(ttl_us) = self.settings.ttl_us.filter(|_| before.is_none()) else {
+            return;
+        };
+        if self.next_id > 1 {
             self.expiry.follow_all(self.next_id - 1, now_us);
+        }
+        let delayed: Vec<(u64, MessageId)> = self.iter_delayed().collect();
+        for (due_us, id) in delayed {
+            if self.next_try(id) == 1 && !self.expiry.has_own(id) {
+                self.expiry.own(id, due_us.saturating_add(ttl_us));
+            }
         }
     }
 

@@ -218,7 +218,13 @@ impl Oracle {
         };
         let mut members = self.members(&publish.queue);
         members.retain(|index| self.messages[*index].command != command);
-        let possible = members.len() as u64 + publish.bodies.len() as u64;
+        // What was moved here counts too, and is never dropped before it has a new place in the order.
+        let comes = |message: &&Message| {
+            let mut claims = message.claims.iter();
+            message.possibly_exists() && claims.any(|claim| claim.to.contains(&publish.queue))
+        };
+        let moved = self.messages.iter().filter(comes).count();
+        let possible = (members.len() + moved + publish.bodies.len()) as u64;
         let mut room = match maxbytes {
             u64::MAX => possible.saturating_sub(maxlen),
             _ => u64::MAX,
