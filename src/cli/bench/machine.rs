@@ -21,6 +21,16 @@ pub fn cpu_ns(pid: u32) -> Option<u64> {
     Some(stat_ticks(&stat)? * (1_000_000_000 / TICKS_PER_SECOND))
 }
 
+/// Resident memory of a process, bytes; `None` when it is not there.
+pub fn resident_bytes(pid: u32) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kilobytes: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
+    Some(kilobytes * 1024)
+}
+
 /// `USER_HZ`, which is the same on every Linux.
 const TICKS_PER_SECOND: u64 = 100;
 
@@ -42,6 +52,13 @@ mod tests {
         let stat = "42 (a) b) S 1 42 42 0 -1 4194560 1 0 0 0 250 7 0 0 20 0 1 0 5 6 7";
         assert_eq!(stat_ticks(stat), Some(257));
         assert_eq!(stat_ticks("nonsense"), None);
+    }
+
+    #[test]
+    fn this_process_uses_memory() {
+        let bytes = resident_bytes(std::process::id()).expect("it is alive");
+        assert!((100_000..100_000_000_000).contains(&bytes), "{bytes}");
+        assert_eq!(resident_bytes(u32::MAX), None);
     }
 
     #[test]

@@ -104,6 +104,7 @@ impl Session {
         let words: Vec<&str> = line.split(' ').collect();
         let mut used = end + 1;
         match words[0] {
+            "PING" => self.say("PONG"),
             "HELLO" => self.say("OK proto=1 server=fake/1"),
             "QGET" => {
                 let ready = self
@@ -258,6 +259,33 @@ fn every_mode_counts_every_message() {
     );
     sound("e2e --count 100 --window 1", 100);
     sound("e2e --count 20 --size 300000 --window 4", 20);
+}
+
+#[test]
+fn fixed_frames_go_through_the_forwarder() {
+    let addr = super::forwarder::start();
+    for line in [
+        "publish --count 5000 --producers 3",
+        "pull --count 5000 --size 300",
+        "e2e --count 5000 --window 1",
+        "e2e --count 5000 --producers 3 --consumers 2 --window 10 --backlog 30",
+        "e2e --count 20 --size 300000 --window 4",
+        "fanout --count 3000 --consumers 5 --window 100 --backlog 100",
+    ] {
+        let words = format!("{line} --frames {addr} --json");
+        let args = lexopt::Parser::from_args(words.split_whitespace());
+        let plan = plan::parse(args).expect("the arguments are good");
+        let (text, faults) = measure(&plan).expect("the run ends");
+        assert_eq!(faults, Vec::<String>::new(), "{line}: {text}");
+        let arrived = match plan.mode {
+            plan::Mode::Publish => 0,
+            _ => plan.count.expect("given") * plan.copies(),
+        };
+        assert!(
+            text.contains(&format!("\"total_arrived\":{arrived},")),
+            "{line}: {text}"
+        );
+    }
 }
 
 #[test]
