@@ -211,8 +211,8 @@ ringmq bench [MODE] [OPTIONS]     measure a broker from outside, with one genera
       --queue NAME                instead of one made for the run and deleted after it
       --filled                    pull what a publish run of --count has left in --queue
       --server-pid PID            tell the server's CPU time per message
-      --redis HOST:PORT           the same work against another server; also --nats, --beanstalkd,
-                                  --amqp (RabbitMQ), --frames (the forwarder)
+      --redis HOST:PORT           the same work with another server; also --redis-streams, --nats,
+                                  --beanstalkd, --amqp (RabbitMQ), --frames (the forwarder)
       --stall DUR                 give up when nothing moves for so long [30s]
       --spin                      the generator polls without sleeping
       --label TEXT, --json        kept in the result; the result as one JSON object

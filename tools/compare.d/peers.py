@@ -133,8 +133,19 @@ class Running:
     def addr(self):
         return f"{HOST}:{self.port}"
 
+    def pause(self):
+        """Takes no CPU until `resume`, while others are measured."""
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def resume(self):
+        """Goes on."""
+        if self.main.poll() is None:
+            os.kill(self.pid, signal.SIGCONT)
+
     def stop(self):
         """Ends every process that was started, by pid, and removes the data."""
+        if self.peer.lives_long and hasattr(self, "pid"):
+            self.resume()
         for process in reversed(self.processes):
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)
@@ -241,6 +252,16 @@ class RedisPopMany(Redis):
         return ["--pull-batch", str(min(100, point.window))]
 
 
+class RedisStreams(Redis):
+    name, option = "redis streams", "--redis-streams"
+
+    def bench(self, point, durable):
+        return ["--pull-batch", str(min(100, point.window))] if point.work in ("e2e", "rate", "drain") else []
+
+    def weaker(self, work):
+        return "what was acked stays in the stream, and in memory" if work in ("e2e", "rate", "drain") else ""
+
+
 class Nats(Peer):
     name, program, option = "nats", "nats-server", "--nats"
     stores = False
@@ -332,4 +353,4 @@ def version_of(argv):
 
 
 KINDS = [Forwarder, Ringmq, Redis, Nats, Beanstalkd, Rabbitmq]
-VARIANTS = [RingmqPull, RingmqQuiet, RedisPopMany]
+VARIANTS = [RingmqPull, RingmqQuiet, RedisPopMany, RedisStreams]

@@ -53,11 +53,12 @@ def human(size):
     return f"{size} B"
 
 
-PULL = ("ringmq PULL", "redis LPOP n")
+STREAMS = ("redis streams",)
+PULL = ("ringmq PULL", "redis LPOP n", *STREAMS)
 QUIET = ("ringmq ACK!",)
 
 POINTS = [
-    Point("e2e", 128, 1, 1, 1, set=QUICK, calls=True),
+    Point("e2e", 128, 1, 1, 1, set=QUICK, calls=True, variants=STREAMS),
     Point("e2e", 128, 1, 1, 10, set=FULL),
     Point("e2e", 128, 1, 1, 100),
     Point("e2e", 128, 4, 4, 100, set=QUICK, variants=PULL),
@@ -67,11 +68,11 @@ POINTS = [
     Point("e2e", 128, 64, 64, 10),
     Point("e2e", 128, 1000, 1000, 1, set=FULL, only=("forwarder", "ringmq"), calls=True),
     Point("e2e", 16, 4, 4, 100, set=FULL),
-    Point("e2e", 1 << 10, 4, 4, 100, set=QUICK),
+    Point("e2e", 1 << 10, 4, 4, 100, set=QUICK, variants=STREAMS),
     Point("e2e", 16 << 10, 4, 4, 10),
     Point("e2e", 256 << 10, 4, 4, 2, set=FULL),
     Point("e2e", 1 << 20, 1, 1, 2, set=FULL),
-    Point("publish", 128, 4, 0, 100, set=QUICK),
+    Point("publish", 128, 4, 0, 100, set=QUICK, variants=STREAMS),
     Point("publish", 16, 1, 0, 1000),
     Point("publish", 1 << 10, 4, 0, 100, set=FULL),
     Point("publish", 1 << 20, 1, 0, 2, set=FULL),
@@ -79,12 +80,12 @@ POINTS = [
     Point("drain", 128, 4, 4, 100, count=1_000_000, set=FULL, variants=PULL),
     Point("fanout", 128, 1, 10, 100, set=QUICK),
     Point("fanout", 1 << 10, 1, 64, 10, set=FULL),
-    Point("rate", 100, 1, 1, 1000, rate=10_000, set=QUICK),
+    Point("rate", 100, 1, 1, 1000, rate=10_000, set=QUICK, variants=STREAMS),
     Point("rate", 100, 4, 4, 1000, rate=100_000, set=FULL),
     Point("durable", 100, 1, 0, 1, set=QUICK, calls=True),
     Point("durable", 100, 1, 0, 100, calls=True),
     Point("durable", 100, 16, 0, 1, calls=True),
-    Point("durable", 100, 16, 0, 100, set=QUICK, calls=True),
+    Point("durable", 100, 16, 0, 100, set=QUICK, calls=True, variants=STREAMS),
     Point("depth", 100, 1, 1, 1000, count=1_000_000, set=QUICK),
     Point("idle", 16, 0, 1, 1, count=1_000, set=QUICK),
     Point("idle", 16, 0, 1, 1, count=10_000, only=("forwarder", "ringmq", "redis", "nats", "beanstalkd")),

@@ -90,7 +90,7 @@ class Report:
         """Points of these kinds of work that were run."""
         return [p for p in self.points if p.work in works and any(self.at(p, n) for n in self.names)]
 
-    def matrix(self, points, figure, scale=1.0):
+    def matrix(self, points, figure, words=nice):
         """Rows are points, columns servers: the figure and its ratio to the forwarder's."""
         names = [n for n in self.names if any(self.at(p, n) for p in points)]
         lines = [["", *names]]
@@ -106,7 +106,7 @@ class Report:
                     row.append("not reported" if not cell.is_good else "–")
                 else:
                     ratio = f" ({nice(value / base)})" if base and name != CEILING else ""
-                    row.append(f"{nice(value * scale)}{ratio}{cell.mark}")
+                    row.append(f"{words(value)}{ratio}{cell.mark}")
             lines.append(row)
         return table(lines)
 
@@ -120,7 +120,7 @@ class Report:
             f"reported only if processes of others used at most {about['load_max']:g} CPUs meanwhile"
             + (" (**--force: not enforced**, such figures are marked `!`)." if about["force"] else "."),
             f"{about['rounds']} rounds of {about['duration_s']:g} s after {about['warmup_s']:g} s of warm-up, servers in turns, a fresh "
-            "server for every run (RabbitMQ, which takes seconds to start, stays); medians of the rounds.",
+            "server for every run (RabbitMQ, which takes seconds to start, is halted meanwhile); medians of the rounds.",
             "**How to read it.** *Server CPU a message* is the figure to trust: it comes from the server's process times and does not "
             "depend on what the generator or others do with the other CPU. *Rates* are what one generator thread and the server do "
             "together. In parentheses: the ratio to the *forwarder*, one thread that passes fixed frames on, parses nothing and keeps "
@@ -129,13 +129,13 @@ class Report:
         ]
         if timed:
             parts += ["## Server CPU a message, µs (× forwarder)", "![](cpu.svg)", self.matrix(timed, lambda c: c.cpu)]
-            parts += ["## Throughput, million messages a second (× forwarder)", "![](throughput.svg)",
+            parts += ["## Throughput, messages a second (× forwarder)", "![](throughput.svg)",
                       "A fan-out counts deliveries. An open loop is held at its rate.",
-                      self.matrix(timed, lambda c: c.rate, 1e-6)]
+                      self.matrix(timed, lambda c: c.rate, short)]
         if self.latency_points():
             parts += ["## Latency, µs", "![](latency.svg)",
-                      "From the time a message was due to its arrival (a publish alone: to its receipt): median / 99 % / 99.9 %. "
-                      "In an open loop a message is due by the clock, so a server that stalls cannot hide it.",
+                      "From the time a message was due to its arrival (a publish alone: to its receipt): median / 99 % / 99.9 %, "
+                      "in parentheses how much the median is above the forwarder's. In an open loop a message is due by the clock, so a server that stalls cannot hide it.",
                       self.latencies()]
         parts += self.durable() + self.memory() + self.calls() + self.against()
         if timed:
@@ -153,10 +153,13 @@ class Report:
         lines = [["", *[n for n in self.names if n != FLOOR]]]
         for point in self.latency_points():
             row = [point.name]
+            ceiling = self.at(point, CEILING)
+            base = ceiling.latency if ceiling else None
             for name in lines[0][1:]:
                 cell = self.at(point, name)
                 values = cell.latency if cell else None
-                row.append(" / ".join(nice(v) for v in values) + cell.mark if values else "")
+                more = f" ({values[0] - base[0]:+.1f})" if values and base and name != CEILING else ""
+                row.append(" / ".join(nice(v) for v in values) + more + cell.mark if values else "")
             lines.append(row)
         return table(lines)
 
@@ -182,7 +185,7 @@ class Report:
                 elif cell.calls:
                     syncs, by = sync_words(cell.calls)
                 values = cell.latency or [None, None]
-                lines.append([point.name, name, nice(cell.rate), nice(cell.rate / base) if base and name != FLOOR else "",
+                lines.append([point.name, name, short(cell.rate), nice(cell.rate / base) if base and name != FLOOR else "",
                               nice(cell.cpu) + cell.mark if cell.cpu is not None else "",
                               " / ".join(nice(v) for v in values[:2]) if values[0] else "", syncs, by])
         kept = [lines[0]]
@@ -206,7 +209,7 @@ class Report:
                     continue
                 each, left, tenth = cell.median("bytes_per_message"), cell.median("drained_part"), cell.median("first_tenth_per_s")
                 lines.append([point.name, name, f"{each:.0f} bytes" if each else "–", f"{left * 100:.0f} %" if left else "–",
-                              f"{nice(tenth)} ({nice(tenth / base)})" if tenth and base else nice(tenth) if tenth else "–"])
+                              f"{short(tenth)} ({nice(tenth / base)})" if tenth and base else short(tenth) if tenth else "–"])
         if len(lines) > 1:
             parts += ["## Memory", "![](memory.svg)", "Resident memory by message queued, and what is left of it two seconds after all were "
                       "taken, of what it was when full.", table(lines)]
@@ -219,12 +222,15 @@ class Report:
                                   f"{cell.median('server_cpu_ms_per_s'):.1f} ms/s"])
         if len(lines) > 1:
             parts += ["## Idle connections", "Memory of the process; the system's socket buffers are not in it.", table(lines)]
-        lines = [["server", "first answer after, ms"]]
+        lines = [["server", "first answer after, ms (× forwarder)"]]
         for point in self.of("start"):
             for name in self.names:
                 cell = self.at(point, name)
+                base = self.at(point, CEILING).median("start_ms") if self.at(point, CEILING) else None
                 if cell and cell.is_good:
-                    lines.append([name, nice(cell.median("start_ms"))])
+                    took = cell.median("start_ms")
+                    ratio = f" ({nice(took / base)})" if base and name != CEILING else ""
+                    lines.append([name, nice(took) + ratio])
         if len(lines) > 1:
             parts += ["## Start", "From the start of the process with an empty directory until a connection was accepted and answered.",
                       table(lines)]
@@ -258,7 +264,7 @@ class Report:
         return ["## RingMQ's server CPU a message, as a ratio to each", table([["", *names], *lines])]
 
     def details(self, points):
-        lines = [["", "server", "M messages/s", "server CPU, µs", "smallest–largest", "p50 / p99 / p99.9, µs",
+        lines = [["", "server", "messages/s", "server CPU, µs", "smallest–largest", "p50 / p99 / p99.9, µs",
                   "generator, CPUs", "others, CPUs", "runs"]]
         for point in points:
             for name in self.names:
@@ -266,7 +272,7 @@ class Report:
                 if not cell or not cell.is_good or name == FLOOR:
                     continue
                 spread = cell.spread("server_cpu_us_per_message")
-                lines.append([point.name, name + cell.mark, nice(cell.rate / 1e6), nice(cell.cpu) if cell.cpu is not None else "–",
+                lines.append([point.name, name + cell.mark, short(cell.rate), nice(cell.cpu) if cell.cpu is not None else "–",
                               "–".join(nice(v) for v in spread) if spread else "",
                               " / ".join(nice(v) for v in cell.latency) if cell.latency else "–",
                               nice(cell.median("generator_cpu_cores")), nice(cell.median("others_cores")), str(len(cell.runs))])
@@ -330,21 +336,29 @@ class Report:
             found["cpu.svg"] = chart.bars("Server CPU a message: shorter is better", note, "µs",
                                           group(timed, lambda c: c.cpu, lambda c: nice(c.cpu) + c.mark))
             found["throughput.svg"] = chart.bars(
-                "Messages a second: longer is better", note, "million/s",
-                group([p for p in timed if p.work != "rate"], lambda c: c.rate / 1e6, lambda c: nice(c.rate / 1e6) + c.mark))
+                "Messages a second: longer is better", note, "messages/s",
+                group([p for p in timed if p.work != "rate"], lambda c: c.rate, lambda c: short(c.rate) + c.mark))
         if self.latency_points():
             groups = [(p.name, [(n, self.at(p, n).latency) for n in self.names if self.at(p, n) and self.at(p, n).is_good])
                       for p in self.latency_points()]
             found["latency.svg"] = chart.ranges("From due to delivered: median, 99 %, 99.9 %", note, "µs", groups)
         if self.of("durable"):
             found["durable.svg"] = chart.bars("Durable publishes a second: longer is better", note, "messages/s",
-                                              group(self.of("durable"), lambda c: c.rate, lambda c: nice(c.rate) + c.mark))
+                                              group(self.of("durable"), lambda c: c.rate, lambda c: short(c.rate) + c.mark))
         memory = group(self.of("depth"), lambda c: c.median("bytes_per_message"), lambda c: f"{c.median('bytes_per_message'):.0f}")
         memory += group(self.of("idle"), lambda c: c.median("bytes_per_connection"),
                         lambda c: f"{c.median('bytes_per_connection'):,.0f}")
         if any(those for _, those in memory):
             found["memory.svg"] = chart.bars("Memory for each message or connection: shorter is better", note, "bytes", memory)
         return found
+
+
+def short(rate):
+    """A rate for people: 14.1 M, 506 k, 287."""
+    for unit, name in ((1e6, " M"), (1e3, " k")):
+        if rate >= 0.9995 * unit:
+            return f"{rate / unit:.{2 if rate < 9.995 * unit else 1 if rate < 99.95 * unit else 0}f}{name}"
+    return nice(rate)
 
 
 def sync_words(calls):

@@ -116,6 +116,7 @@ class Runner:
             if peer.name not in self.long_lived:
                 self.long_lived[peer.name] = peer.start(self.scratch)
             running = self.long_lived[peer.name]
+            running.resume()
         else:
             self.running = running = peer.start(self.scratch, durable)
         self.versions.setdefault(peer.name.split(" ")[0], peer.version())
@@ -127,6 +128,9 @@ class Runner:
         return running
 
     def release(self):
+        """Stops the server of a run, or lets it rest."""
+        for running in self.long_lived.values():
+            running.pause()
         if self.running:
             self.running.stop()
             self.running = None

@@ -159,7 +159,7 @@ impl<'a> Driver<'a> {
         let mut events = Events::with_capacity(1024);
         self.subscribe();
         if self.part.publish {
-            self.await_subscriptions(&mut events, &mut scratch)?;
+            self.await_answers(&mut events, &mut scratch)?;
         }
         self.started = Instant::now();
         let began = self.mark(0);
@@ -189,22 +189,34 @@ impl<'a> Driver<'a> {
             self.turn(&mut events, &mut scratch, sending)
                 .map_err(|error| broken(&error))?;
         };
-        Ok(self.outcome(began, stalled))
+        let end = self.mark(self.now_ns());
+        if !stalled && self.tally.refused.is_none() {
+            self.finish(&mut events, &mut scratch)?;
+        }
+        Ok(self.outcome(began, end, stalled))
     }
 
-    /// Where nothing is stored, what is published before the subscriptions have begun is lost.
-    fn await_subscriptions(
-        &mut self,
-        events: &mut Events,
-        scratch: &mut [u8],
-    ) -> Result<(), CliError> {
+    /// Ends the consumers' connections as their server wants it.
+    fn finish(&mut self, events: &mut Events, scratch: &mut [u8]) -> Result<(), CliError> {
+        for Connection { socket, work } in &mut self.connections {
+            if work.role == Role::Consumer {
+                work.unanswered += self.wire.dialect.finish(&mut socket.output);
+            }
+        }
+        self.await_answers(events, scratch)
+    }
+
+    /// Turns until the consumers' commands are answered. At the beginning, since what is published
+    /// before a subscription has begun is lost where nothing is stored; and at the end.
+    fn await_answers(&mut self, events: &mut Events, scratch: &mut [u8]) -> Result<(), CliError> {
+        let began = Instant::now();
         let is_open = |connection: &Connection| connection.work.unanswered > 0;
         while self.connections.iter().any(is_open) {
             if let Some(line) = &self.tally.refused {
                 return Err(CliError::failed(format!("the server refused: {line}")));
             }
-            if self.now_ns() > self.plan.stall_us * 1000 {
-                return Err(CliError::failed("the subscriptions were not answered"));
+            if began.elapsed() > Duration::from_micros(self.plan.stall_us) {
+                return Err(CliError::failed("the server does not answer the consumers"));
             }
             self.turn(events, scratch, false)
                 .map_err(|error| broken(&error))?;
@@ -471,8 +483,7 @@ impl<'a> Driver<'a> {
         }
     }
 
-    fn outcome(self, began: Mark, stalled: bool) -> Outcome {
-        let end = self.mark(self.now_ns());
+    fn outcome(self, began: Mark, end: Mark, stalled: bool) -> Outcome {
         // A part that ended within its warm-up is told as a whole.
         let opened = self.opened.unwrap_or(began);
         let closed = self.closed.unwrap_or(end);

@@ -16,8 +16,10 @@ use super::plan::Plan;
 use super::wire::frames::{GREETING_BYTES, HEAD_BYTES, MAGIC, Purpose};
 
 const LISTENER: Token = Token(usize::MAX);
-/// Bytes read at once, if a frame is not larger.
+/// Bytes read at once from who sends small frames.
 const READ_BYTES: usize = 256 << 10;
+/// Frames of so many bytes and more are read one at a time.
+const LARGE_FRAME_BYTES: usize = 64 << 10;
 /// Receipts written with one copy.
 const RECEIPTS: [u8; 1024 * HEAD_BYTES] = [b'R'; 1024 * HEAD_BYTES];
 
@@ -44,8 +46,9 @@ struct Peer {
     /// Unknown until the greeting is whole.
     purpose: Option<Purpose>,
     frame_bytes: usize,
-    /// Read and not passed on: a greeting, or less than a frame.
+    /// Read and not passed on: the first `held` bytes of a greeting or a frame.
     input: Vec<u8>,
+    held: usize,
     output: Vec<u8>,
     /// Bytes of `output` that have left.
     sent: usize,
@@ -132,6 +135,7 @@ impl Forwarder {
                 purpose: None,
                 frame_bytes: GREETING_BYTES,
                 input: Vec::new(),
+                held: 0,
                 output: Vec::new(),
                 sent: 0,
                 is_listed: false,
@@ -140,47 +144,67 @@ impl Forwarder {
     }
 
     /// Reads until the socket is empty and passes on every whole frame.
-    fn receive(&mut self, token: usize, scratch: &mut Vec<u8>) {
+    fn receive(&mut self, token: usize, scratch: &mut [u8]) {
         loop {
             let Some(peer) = &mut self.peers[token] else {
                 return;
             };
-            let held = peer.input.len();
-            if scratch.len() < held + peer.frame_bytes {
-                scratch.resize(held + 2 * peer.frame_bytes, 0);
-            }
-            let count = match peer.stream.read(&mut scratch[held..]) {
-                Ok(0) => return self.close(token),
-                Ok(count) => count,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(_) => return self.close(token),
+            let (held, frame_bytes) = (peer.held, peer.frame_bytes);
+            let mut own = std::mem::take(&mut peer.input);
+            // A large frame is received into memory of its own, and nothing beyond its end.
+            let is_large = frame_bytes >= LARGE_FRAME_BYTES;
+            let buffer = if is_large {
+                own.resize(frame_bytes, 0);
+                &mut own[..]
+            } else {
+                scratch[..held].copy_from_slice(&own);
+                &mut scratch[..]
             };
-            scratch[..held].copy_from_slice(&peer.input);
-            let (filled, room) = (held + count, scratch.len());
-            let whole = filled - filled % peer.frame_bytes;
-            peer.input.clear();
-            peer.input.extend_from_slice(&scratch[whole..filled]);
-            let (frames, purpose) = (whole / peer.frame_bytes, peer.purpose);
-            if frames > 0 {
-                match purpose {
-                    None => {
-                        // The greeting is alone: its answer is awaited.
-                        if !self.greeted(token, &scratch[..whole]) {
-                            return self.close(token);
-                        }
-                    }
-                    Some(Purpose::Consume | Purpose::FanOut) => {
-                        self.write(token, &scratch[..whole]);
-                    }
-                    Some(purpose) => self.pass_on(token, purpose, &scratch[..whole], frames),
+            let count = match peer.stream.read(&mut buffer[held..]) {
+                Ok(count) if count > 0 => Some(count),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {
+                    peer.input = own;
+                    continue;
                 }
+                Ok(_) | Err(_) => return self.close(token),
+            };
+            let Some(count) = count else {
+                peer.input = own;
+                return;
+            };
+            let (filled, room) = (held + count, buffer.len());
+            let whole = filled - filled % frame_bytes;
+            if whole > 0 && !self.take(token, &buffer[..whole]) {
+                return self.close(token);
+            }
+            if !is_large {
+                own.clear();
+                own.extend_from_slice(&scratch[whole..filled]);
+            }
+            if let Some(peer) = &mut self.peers[token] {
+                peer.input = own;
+                peer.held = filled - whole;
             }
             // A read that did not fill the space has emptied the socket.
             if filled < room {
                 return;
             }
         }
+    }
+
+    /// Does what whole frames are for; false when they are no greeting and should be.
+    fn take(&mut self, token: usize, whole: &[u8]) -> bool {
+        let Some(peer) = &self.peers[token] else {
+            return true;
+        };
+        match peer.purpose {
+            // The greeting is alone: its answer is awaited.
+            None => return self.greeted(token, whole),
+            Some(Purpose::Consume | Purpose::FanOut) => self.write(token, whole),
+            Some(purpose) => self.pass_on(token, purpose, whole, whole.len() / peer.frame_bytes),
+        }
+        true
     }
 
     /// Takes a greeting over; false when it is none.
@@ -348,6 +372,30 @@ mod tests {
         assert_eq!(read(&mut all, 20), b"MaaaaaaaaaMbbbbbbbbb");
         first.write_all(b"A1234567").expect("it is read");
         assert_eq!(read(&mut first, 8), b"A1234567");
+    }
+
+    #[test]
+    fn large_frames_are_whole_as_well() {
+        const BYTES: usize = LARGE_FRAME_BYTES + 1;
+        let addr = start();
+        let connected = |purpose| {
+            let mut stream = TcpStream::connect(addr).expect("it listens");
+            stream
+                .write_all(&greeting(purpose, BYTES))
+                .expect("it is read");
+            assert_eq!(read(&mut stream, 8), MAGIC);
+            stream
+        };
+        let mut consumer = connected(Purpose::Consume);
+        let mut producer = connected(Purpose::Produce);
+        let frames: Vec<u8> = (0..3 * BYTES).map(|at| (at / 7) as u8).collect();
+        let mut reader = consumer.try_clone().expect("it can be cloned");
+        let got = std::thread::spawn(move || read(&mut reader, 3 * BYTES));
+        producer.write_all(&frames).expect("it is read");
+        assert_eq!(read(&mut producer, 24), b"RRRRRRRR".repeat(3));
+        assert!(got.join().expect("it was read") == frames);
+        consumer.write_all(b"A1234567").expect("it is read");
+        assert_eq!(read(&mut consumer, 8), b"A1234567");
     }
 
     #[test]

@@ -54,6 +54,8 @@ pub enum Protocol {
     Text,
     /// Redis': `RPUSH`, `LPOP`.
     Redis,
+    /// Redis Streams: `XADD`, `XREADGROUP`, `XACK`.
+    Streams,
     /// NATS core: `PUB`, `SUB`.
     Nats,
     /// beanstalkd's: `put`, `reserve`, `delete`.
@@ -70,6 +72,7 @@ impl Protocol {
         match name {
             "-a" | "--addr" => Some(Protocol::Text),
             "--redis" => Some(Protocol::Redis),
+            "--redis-streams" => Some(Protocol::Streams),
             "--nats" => Some(Protocol::Nats),
             "--beanstalkd" => Some(Protocol::Beanstalkd),
             "--amqp" => Some(Protocol::Amqp),
@@ -83,6 +86,7 @@ impl Protocol {
         match self {
             Protocol::Text => "text",
             Protocol::Redis => "redis",
+            Protocol::Streams => "redis-streams",
             Protocol::Nats => "nats",
             Protocol::Beanstalkd => "beanstalkd",
             Protocol::Amqp => "amqp",
@@ -94,7 +98,7 @@ impl Protocol {
     fn consume(self) -> Option<Consume> {
         match self {
             Protocol::Text => None,
-            Protocol::Redis | Protocol::Beanstalkd => Some(Consume::Pull),
+            Protocol::Redis | Protocol::Streams | Protocol::Beanstalkd => Some(Consume::Pull),
             Protocol::Nats | Protocol::Amqp | Protocol::Frames => Some(Consume::Push),
         }
     }
@@ -363,8 +367,8 @@ fn fits_the_protocol(args: &Args, plan: &mut Plan) -> Result<(), CliError> {
     let protocol = plan.protocol;
     plan.consume = protocol.consume().unwrap_or(plan.consume);
     if plan.mode == Mode::FanOut {
-        if protocol == Protocol::Beanstalkd {
-            return Err(args.usage("beanstalkd gives each job to one consumer: no fanout"));
+        if matches!(protocol, Protocol::Beanstalkd | Protocol::Streams) {
+            return Err(args.usage("no fanout: here each message goes to one consumer"));
         }
         plan.consume = Consume::Push;
     }
@@ -378,10 +382,9 @@ fn fits_the_protocol(args: &Args, plan: &mut Plan) -> Result<(), CliError> {
         ));
     }
     let batches = matches!(protocol, Protocol::Text | Protocol::Redis) && plan.mode != Mode::FanOut;
-    if plan.batch.max(plan.pull_batch) > 1 && !batches {
-        return Err(
-            args.usage("--batch and --pull-batch are for queues of RingMQ and lists of Redis")
-        );
+    let pulls = batches || protocol == Protocol::Streams;
+    if plan.batch > 1 && !batches || plan.pull_batch > 1 && !pulls {
+        return Err(args.usage("--batch and --pull-batch are for RingMQ and Redis"));
     }
     Ok(())
 }

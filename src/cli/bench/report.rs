@@ -127,6 +127,7 @@ impl Report<'_> {
             let how = match (plan.protocol, plan.consume) {
                 (Protocol::Redis, Consume::Pull) => "LPOP",
                 (Protocol::Redis, Consume::Push) => "SUBSCRIBE",
+                (Protocol::Streams, _) => "XREADGROUP",
                 (Protocol::Beanstalkd, _) => "reserve",
                 (Protocol::Amqp, _) => "basic.consume",
                 (Protocol::Frames, _) => "fixed frames",
@@ -139,7 +140,8 @@ impl Report<'_> {
         if plan.pull_batch != plan.batch && plan.consume == Consume::Pull {
             text += &format!(", at most {} a pull", plan.pull_batch);
         }
-        if plan.protocol == Protocol::Text && plan.mode != Mode::Publish {
+        let acks = matches!(plan.protocol, Protocol::Text | Protocol::Streams);
+        if acks && plan.mode != Mode::Publish {
             text += &format!(", ack batch {}", plan.ack_batch);
             text += if plan.quiet_acks { ", quiet acks" } else { "" };
         }

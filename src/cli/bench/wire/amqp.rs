@@ -258,6 +258,12 @@ impl Amqp {
         Ok(())
     }
 
+    /// Appends how many messages may be without an ack.
+    fn limit(&self, out: &mut Vec<u8>, messages: u16) {
+        let qos = Arguments::default().long(0).short(messages).octet(0);
+        push_method(out, QOS, qos);
+    }
+
     /// A queue of the connection's own that gets everything of the exchange.
     fn bind(&self, stream: &mut TcpStream) -> io::Result<()> {
         const EXCLUSIVE: u8 = 4;
@@ -306,9 +312,7 @@ impl Dialect for Amqp {
 
     fn subscribe(&self, out: &mut Vec<u8>, credit: u64) -> u64 {
         const NO_ACK: u8 = 2;
-        let prefetch = u16::try_from(credit).unwrap_or(u16::MAX);
-        let qos = Arguments::default().long(0).short(prefetch).octet(0);
-        push_method(out, QOS, qos);
+        self.limit(out, u16::try_from(credit).unwrap_or(u16::MAX));
         let queue = if self.fan_out { "" } else { &self.name };
         let consume = Arguments::default()
             .short(0)
@@ -317,6 +321,13 @@ impl Dialect for Amqp {
             .octet(if self.fan_out { NO_ACK } else { 0 })
             .long(0);
         push_method(out, CONSUME, consume);
+        2
+    }
+
+    /// The server forgets the acks of a connection that closes before it has come to them; what
+    /// is answered behind them shows that it has.
+    fn finish(&self, out: &mut Vec<u8>) -> u64 {
+        self.limit(out, 1);
         1
     }
 
@@ -461,8 +472,7 @@ impl Replies {
                 let again = arguments.get(tag_at + 8).is_some_and(|bits| bits & 1 != 0);
                 self.delivery = Some((tag.to_be_bytes(), again, None));
             }
-            QOS_OK => {}
-            CONSUME_OK => tell(Said::Subscribed),
+            QOS_OK | CONSUME_OK => tell(Said::Subscribed),
             NACK => tell(Said::Refused(
                 b"basic.nack: the server could not take a message",
             )),
@@ -575,6 +585,7 @@ mod tests {
         assert_eq!(
             read(Role::Consumer, &input),
             [
+                "Subscribed".to_owned(),
                 "Subscribed".to_owned(),
                 format!("{} abc", tag(1)),
                 format!("{} again abcd", tag(2)),

@@ -9,6 +9,7 @@ mod beanstalkd;
 pub mod frames;
 mod nats;
 mod redis;
+mod streams;
 mod text;
 
 use std::fmt::Debug;
@@ -81,6 +82,12 @@ pub trait Dialect: Debug {
         Settling::default()
     }
 
+    /// Appends what a consumer says at the end, where a server may otherwise forget the last
+    /// settlements with the connection; how many answers that has.
+    fn finish(&self, _out: &mut Vec<u8>) -> u64 {
+        0
+    }
+
     /// Appends the answer of a server's question whether somebody is there.
     fn pong(&self, _out: &mut Vec<u8>) {}
 
@@ -116,6 +123,7 @@ pub fn dialect(plan: &Plan, queue: &str, addr: SocketAddr) -> Box<dyn Dialect> {
     match plan.protocol {
         Protocol::Text => Box::new(text::Text::new(plan, queue)),
         Protocol::Redis => Box::new(redis::Redis::new(plan, queue, addr)),
+        Protocol::Streams => Box::new(streams::Streams::new(plan, queue, addr)),
         Protocol::Nats => Box::new(nats::Nats::new(plan, queue, addr)),
         Protocol::Beanstalkd => Box::new(beanstalkd::Beanstalkd::new(queue, addr)),
         Protocol::Amqp => Box::new(amqp::Amqp::new(plan, queue, addr)),
@@ -191,7 +199,7 @@ pub enum Said<'a> {
     Receipts(u64),
     /// All publish commands that left together were read.
     RunRead,
-    /// A subscription has begun.
+    /// A subscription has begun, or a connection may end.
     Subscribed,
     /// One command has settled so many messages.
     Settled(u64),
@@ -219,6 +227,8 @@ pub enum Replies {
     Text,
     /// Redis'.
     Redis(redis::Replies),
+    /// Redis Streams'.
+    Streams(streams::Replies),
     /// NATS'.
     Nats(nats::Replies),
     /// beanstalkd's have no state.
@@ -235,6 +245,7 @@ impl Replies {
         match plan.protocol {
             Protocol::Text => Replies::Text,
             Protocol::Redis => Replies::Redis(redis::Replies::new(plan)),
+            Protocol::Streams => Replies::Streams(streams::Replies::new(role)),
             Protocol::Nats => Replies::Nats(nats::Replies { role }),
             Protocol::Beanstalkd => Replies::Beanstalkd,
             Protocol::Amqp => Replies::Amqp(amqp::Replies::new(role)),
@@ -251,6 +262,7 @@ impl Replies {
         match self {
             Replies::Text => text::read(input, tell),
             Replies::Redis(replies) => replies.read(input, tell),
+            Replies::Streams(replies) => replies.read(input, tell),
             Replies::Nats(replies) => replies.read(input, tell),
             Replies::Beanstalkd => beanstalkd::read(input, tell),
             Replies::Amqp(replies) => replies.read(input, tell),

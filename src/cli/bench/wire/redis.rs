@@ -38,31 +38,49 @@ impl Redis {
     fn push_key(&self, out: &mut Vec<u8>) {
         push_bulk(out, self.key.as_bytes());
     }
+}
 
-    /// One inline command; its answer.
-    fn ask(&self, command: &str) -> Result<String, CliError> {
-        let exchange = || -> io::Result<Vec<u8>> {
-            let mut stream = connect(self.addr)?;
-            stream.write_all(command.as_bytes())?;
-            stream.write_all(b"\r\nQUIT\r\n")?;
-            let mut answer = Vec::new();
-            stream.read_to_end(&mut answer)?;
-            Ok(answer)
-        };
-        let answer =
-            exchange().map_err(|error| super::unreachable("Redis server", self.addr, &error))?;
-        let answer = String::from_utf8_lossy(&answer).into_owned();
-        match answer.starts_with('-') {
-            true => Err(CliError::failed(format!(
-                "Redis refused {command}: {answer}"
-            ))),
-            false => Ok(answer),
-        }
+/// One inline command to the server; its answer.
+pub fn ask(addr: SocketAddr, command: &str) -> Result<String, CliError> {
+    let exchange = || -> io::Result<Vec<u8>> {
+        let mut stream = connect(addr)?;
+        stream.write_all(command.as_bytes())?;
+        stream.write_all(b"\r\nQUIT\r\n")?;
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer)?;
+        Ok(answer)
+    };
+    let answer = exchange().map_err(|error| super::unreachable("Redis server", addr, &error))?;
+    let answer = String::from_utf8_lossy(&answer).into_owned();
+    match answer.starts_with('-') {
+        true => Err(CliError::failed(format!(
+            "Redis refused {command}: {answer}"
+        ))),
+        false => Ok(answer),
+    }
+}
+
+/// `redis/7.0.15`.
+pub fn server_version(addr: SocketAddr) -> Result<String, CliError> {
+    let info = ask(addr, "INFO server")?;
+    let version = info
+        .lines()
+        .find_map(|line| line.strip_prefix("redis_version:"));
+    Ok(format!("redis/{}", version.unwrap_or("unknown")))
+}
+
+/// The first exchange of a connection.
+pub fn greet(stream: &mut TcpStream) -> io::Result<()> {
+    let answer = ask_line(stream, b"PING\r\n")?;
+    if answer == "+PONG" {
+        Ok(())
+    } else {
+        Err(unexpected(answer))
     }
 }
 
 /// Appends an argument.
-fn push_bulk(out: &mut Vec<u8>, octets: &[u8]) {
+pub fn push_bulk(out: &mut Vec<u8>, octets: &[u8]) {
     out.push(b'$');
     push_decimal(out, octets.len() as u64);
     out.extend_from_slice(b"\r\n");
@@ -119,30 +137,22 @@ impl Dialect for Redis {
     }
 
     fn greet(&self, stream: &mut TcpStream, _role: Role) -> io::Result<()> {
-        let answer = ask_line(stream, b"PING\r\n")?;
-        if answer == "+PONG" {
-            Ok(())
-        } else {
-            Err(unexpected(answer))
-        }
+        greet(stream)
     }
 
     fn prepare(&mut self, own: bool) -> Result<String, CliError> {
-        let info = self.ask("INFO server")?;
-        let version = info
-            .lines()
-            .find_map(|line| line.strip_prefix("redis_version:"));
+        let version = server_version(self.addr)?;
         if own {
-            self.ask(&format!("DEL {}", self.key))?;
+            ask(self.addr, &format!("DEL {}", self.key))?;
         }
-        Ok(format!("redis/{}", version.unwrap_or("unknown")))
+        Ok(version)
     }
 
     fn held(&self) -> Result<Option<u64>, CliError> {
         if self.fan_out {
             return Ok(None);
         }
-        let answer = self.ask(&format!("LLEN {}", self.key))?;
+        let answer = ask(self.addr, &format!("LLEN {}", self.key))?;
         let line = answer
             .lines()
             .next()
@@ -151,7 +161,7 @@ impl Dialect for Redis {
     }
 
     fn clean_up(&self) -> Result<(), CliError> {
-        self.ask(&format!("DEL {}", self.key)).map(|_| ())
+        ask(self.addr, &format!("DEL {}", self.key)).map(|_| ())
     }
 }
 
