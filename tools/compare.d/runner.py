@@ -17,13 +17,20 @@ import urllib.request
 import machine
 import peers
 
-# A run whose machine was too loaded is tried again so many times.
+# A run whose machine was too loaded is tried again so many times, each when others are quiet or this time is over.
 TRIES = 3
+PATIENCE_S = 8
+# After so many tries without a single good one the comparison ends.
+HOPELESS = 9
 SYNCS = ("fsync", "fdatasync", "sync_file_range", "msync", "syncfs", "sync")
 
 
 class Refused(Exception):
     """A run that cannot be reported, and why."""
+
+
+class TooLoaded(Exception):
+    """The machine is so busy that nothing could be measured."""
 
 
 class Progress:
@@ -41,8 +48,8 @@ class Progress:
             return
         part = min(self.done_s / self.total_s, 1.0)
         left = (time.monotonic() - self.began) * (1 / part - 1) if part > 0.02 else self.total_s
-        bar = "=" * int(part * 30)
-        line = f"[{bar:<30}] {part * 100:3.0f} %, {max(left, 0) / 60:.0f} min left  {point}: {text}"
+        bar = "=" * int(part * 16)
+        line = f"[{bar:<16}] {part * 100:3.0f} %, {max(left, 0) / 60:.0f} min  {point}: {text}"
         width = shutil.get_terminal_size().columns - 1
         print(f"\r{line[:width]:<{width}}", end="", file=sys.stderr, flush=True)
 
@@ -62,6 +69,8 @@ class Runner:
         self.long_lived = {}
         self.running = None
         self.generator = None
+        # Tries so far, as long as none was good.
+        self.tries_in_vain = 0
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         if soft < hard:
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -82,12 +91,12 @@ class Runner:
                         self.ceiling(point, number)
                     # Another order each time: whoever follows a heavy neighbour is not always the same.
                     for peer in those[number % len(those):] + those[:number % len(those)]:
-                        progress.show(point.name, f"{peer.name} (round {number} of {rounds})")
+                        progress.show(point.name, f"{peer.name} {number}/{rounds}")
                         self.try_run(point, peer, number)
                         progress.done_s += self.seconds(point) / rounds
                 if point.calls and not self.options.no_strace:
                     for peer in those:
-                        progress.show(point.name, f"{peer.name} (system calls)")
+                        progress.show(point.name, f"{peer.name}, system calls")
                         self.count_calls(point, peer)
         finally:
             progress.finish()
@@ -122,6 +131,7 @@ class Runner:
         self.versions.setdefault(peer.name.split(" ")[0], peer.version())
         words = " ".join([os.path.basename(running.argv[0]), *(word or "''" for word in running.argv[1:])])
         words = words.replace(str(running.data), "DATA").replace(str(running.port), "PORT")
+        words = words.replace(str(getattr(peer, "monitor", "PORT")), "PORT")
         known = self.flags.setdefault(peer.name.split(" ")[0], [])
         if words not in known:
             known.append(words)
@@ -138,6 +148,7 @@ class Runner:
     def try_run(self, point, peer, number):
         """One run, tried again when the machine was too loaded. Its result says what was wrong with it."""
         for attempt in range(1, TRIES + 1):
+            self.await_quiet()
             record = {"point": point.id, "peer": peer.name, "round": number, "load1": machine.load1()}
             try:
                 record.update(self.run(point, peer))
@@ -153,8 +164,22 @@ class Runner:
             record["attempt"] = attempt
             self.results.append(record)
             if not (record["is_loaded"] and record["why_not"]):
+                self.tries_in_vain = None
                 return
-            time.sleep(1)
+            if self.tries_in_vain is not None:
+                self.tries_in_vain += 1
+                if self.tries_in_vain >= HOPELESS:
+                    raise TooLoaded(f"{HOPELESS} runs, and during each others used more than {self.options.load_max:g} CPUs, "
+                                    f"at last {others:.2f}: nothing is reported; come back later, or see it anyway with --force")
+
+    def await_quiet(self):
+        """Until others use little, for a while."""
+        until = time.monotonic() + PATIENCE_S
+        while not self.options.force and time.monotonic() < until:
+            others = machine.Others(0)
+            time.sleep(0.25)
+            if others.cores() <= self.options.load_max:
+                return
 
     def run(self, point, peer):
         if point.work == "start":

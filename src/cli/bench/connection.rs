@@ -213,7 +213,8 @@ impl Socket {
 }
 
 impl Work {
-    fn new(role: Role, index: u64) -> Work {
+    /// Nothing asked for and nothing owed; `index` counts those of its role.
+    pub fn new(role: Role, index: u64) -> Work {
         Work {
             role,
             publishes: VecDeque::new(),

@@ -8,6 +8,8 @@
 mod connection;
 mod control;
 mod driver;
+#[cfg(test)]
+mod fakes;
 mod floor;
 mod forwarder;
 mod idle;

@@ -247,3 +247,37 @@ impl<'a> Tally<'a> {
         self.refused.get_or_insert(line);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::plan;
+    use super::super::wire::dialect;
+    use super::*;
+
+    #[test]
+    fn every_consumer_of_a_fan_out_is_counted_by_itself() {
+        let args = lexopt::Parser::from_args(["fanout", "--consumers", "2"]);
+        let plan = plan::parse(args).expect("good");
+        let nowhere = "127.0.0.1:1".parse().expect("an address");
+        let dialect = dialect(&plan, "q", nowhere);
+        let wire = Wire::new(&*dialect, 16);
+        let mut seen = Seen::default();
+        let mut tally = Tally::new(&mut seen, 2, plan.copies());
+        let mut consumers = [0, 1].map(|index| Work::new(Role::Consumer, index));
+        let mut arrives = |consumer: usize, number: u64| {
+            let body = [number.to_le_bytes(), [0; 8]].concat();
+            let message = Said::Message {
+                handle: &[],
+                again: false,
+                body: &body,
+            };
+            tally.note(message, &mut consumers[consumer], &wire, 1);
+            (tally.seen.count(), tally.seen.duplicates())
+        };
+        assert_eq!(arrives(0, 0), (1, 0));
+        assert_eq!(arrives(1, 0), (2, 0));
+        assert_eq!(arrives(0, 1), (3, 0));
+        assert_eq!(arrives(0, 1), (3, 1), "the other one's is still missing");
+        assert_eq!(arrives(1, 1), (4, 1));
+    }
+}
