@@ -165,6 +165,7 @@ class Running:
 
 class Forwarder(Peer):
     name, option = "forwarder", "--frames"
+    durable = "nothing is written: the way there and back alone"
 
     def path(self):
         return self.ringmq

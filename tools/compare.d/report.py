@@ -175,9 +175,9 @@ class Report:
             if base and point.producers * point.window == 1 and forwarder and forwarder.rate:
                 # One at a time cannot overlap: the sync and the way there and back add up.
                 base = 1 / (1 / base + 1 / forwarder.rate)
-            for name in [FLOOR, *self.names]:
+            for name in [FLOOR, *[n for n in self.names if n != FLOOR]]:
                 cell = self.at(point, name)
-                if not cell or not cell.is_good or (name == FLOOR and lines[-1][0] == point.name and lines[-1][1] == FLOOR):
+                if not cell or not cell.is_good or name == CEILING:
                     continue
                 syncs, by = "", ""
                 if name == FLOOR:
@@ -188,14 +188,10 @@ class Report:
                 lines.append([point.name, name, short(cell.rate), nice(cell.rate / base) if base and name != FLOOR else "",
                               nice(cell.cpu) + cell.mark if cell.cpu is not None else "",
                               " / ".join(nice(v) for v in values[:2]) if values[0] else "", syncs, by])
-        kept = [lines[0]]
-        for line in lines[1:]:
-            if line not in kept:
-                kept.append(line)
         return ["## Durable publishes", "![](durable.svg)",
                 "The bare loop writes as many messages with each `pwrite` + `fdatasync` as are in flight, into space that was written "
                 "before; with one in flight the forwarder's way there and back is added to it. Syncs were counted in a run of their own.",
-                table(kept)]
+                table(lines)]
 
     def memory(self):
         parts = []
@@ -344,7 +340,8 @@ class Report:
             found["latency.svg"] = chart.ranges("From due to delivered: median, 99 %, 99.9 %", note, "µs", groups)
         if self.of("durable"):
             found["durable.svg"] = chart.bars("Durable publishes a second: longer is better", note, "messages/s",
-                                              group(self.of("durable"), lambda c: c.rate, lambda c: short(c.rate) + c.mark))
+                                              group(self.of("durable"), lambda c: c.rate, lambda c: short(c.rate) + c.mark,
+                                                    [n for n in self.names if n != CEILING]))
         memory = group(self.of("depth"), lambda c: c.median("bytes_per_message"), lambda c: f"{c.median('bytes_per_message'):.0f}")
         memory += group(self.of("idle"), lambda c: c.median("bytes_per_connection"),
                         lambda c: f"{c.median('bytes_per_connection'):,.0f}")
