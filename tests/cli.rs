@@ -308,9 +308,21 @@ fn a_subscription_can_be_counted_or_leave_everything() {
 fn a_bench_of_every_mode_finds_every_message() {
     let broker = Launch::memory().start();
     let pid = broker.process.pid().to_string();
-    let modes: [&[&str]; 4] = [
+    let modes: [&[&str]; 6] = [
         &["publish", "--count", "20000"],
         &["pull", "--count", "20000", "--batch", "50"],
+        &["e2e", "--count", "20000", "--quiet-acks"],
+        &[
+            "fanout",
+            "--count",
+            "2000",
+            "--consumers",
+            "5",
+            "--window",
+            "50",
+            "--backlog",
+            "50",
+        ],
         &[
             "e2e",
             "--count",
@@ -344,6 +356,21 @@ fn a_bench_of_every_mode_finds_every_message() {
     }
     // The queues that were made for it are gone.
     assert!(good(run(&broker, &["stats"])).contains("queues=0"));
+    // One run can take what another has left in a queue that was there before.
+    let left = ["--queue", "left", "--count", "5000", "--json"];
+    good(run(&broker, &[&["bench", "publish"], &left[..]].concat()));
+    let taken = good(run(
+        &broker,
+        &[&["bench", "pull", "--filled"], &left[..]].concat(),
+    ));
+    assert!(taken.contains("\"total_arrived\":5000,"), "{taken}");
+    settled(&broker, "left", 0);
+    let idle = ["bench", "idle", "--consumers", "20", "--duration", "20ms"];
+    let idle = good(run(
+        &broker,
+        &[&idle[..], &["--json", "--server-pid", &pid]].concat(),
+    ));
+    assert!(idle.contains("\"connections\":20,"), "{idle}");
 }
 
 #[test]

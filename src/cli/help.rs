@@ -190,30 +190,33 @@ ringmq bench [MODE] [OPTIONS]     measure a broker from outside, with one genera
   publish                         publish with receipts
   pull                            fill a queue, then take and settle everything
   e2e                             both at once: publish, receive, settle [the default]
+  fanout                          every consumer receives every message
+  idle                            memory and CPU of connections that do nothing
   floor                           no broker: one exchange over loopback, one synced write in --data
+  forwarder                       serve fixed frames on --addr: one thread, no protocol, no state
 
-      --count N                   so many messages ...
-      --duration DUR              ... or for so long [5s; pull: 1000000 messages]
+      --count N, --duration DUR   so many messages, or for so long [5s; pull: 1000000 messages]
       --warmup DUR                not measured before that [1s; 0 with --count]
       --size SIZE                 body bytes [100]
       --producers N               connections that publish [1]
       --consumers N               connections that receive [1]
       --window N                  messages on the way, per connection [1000]
       --backlog N                 closed e2e loop: most published and not received [10 windows]
-      --batch N                   messages in one command: MPUB, PULL n [1]
-      --ack-batch N               most handles in one ACK [100]
-      --consume sub|pull          how e2e receives [sub]
+      --batch N, --pull-batch N   messages in one MPUB, PULL n; in one write of floor [1]
+      --ack-batch N               most handles in one ACK [100]; --quiet-acks: by ACK!
+      --consume sub|pull          how messages are received [sub; mode pull: pull]
       --rate N                    open loop: N messages a second; latency counts from the time a
                                   message should have been sent, so stalls are not hidden
       --durable none|os|disk      of the queue measured [the broker's default]
       --queue NAME                instead of one made for the run and deleted after it
+      --filled                    pull what a publish run of --count has left in --queue
       --server-pid PID            tell the server's CPU time per message
-      --redis HOST:PORT           the same work against Redis: RPUSH and LPOP
+      --redis HOST:PORT           the same work with another server; also --redis-streams, --nats,
+                                  --beanstalkd, --amqp (RabbitMQ), --frames (the forwarder)
       --stall DUR                 give up when nothing moves for so long [30s]
       --spin                      the generator polls without sleeping
-      --label TEXT                kept in the result
+      --label TEXT, --json        kept in the result; the result as one JSON object
       --data DIR                  where floor writes [.]
-      --json                      the result as one JSON object
   -a, --addr HOST:PORT            the broker [RINGMQ_ADDR or 127.0.0.1:7766]
 
 Every message carries a number; one lost or delivered twice is reported and the exit code is 1.";

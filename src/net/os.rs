@@ -51,6 +51,35 @@ pub fn ignore_file_size_signal() {
     }
 }
 
+/// User and system time that a process has used, ended threads included, nanoseconds: the sum that
+/// `/proc/PID/stat` tells in steps of 10 ms. `None` when the process is not there, or the system
+/// has no such clock.
+pub fn process_cpu_ns(pid: u32) -> Option<u64> {
+    #[cfg(target_os = "linux")]
+    {
+        let pid = libc::pid_t::try_from(pid).ok().filter(|pid| *pid > 0)?;
+        let mut clock = 0;
+        // SAFETY: `clock` is a valid clock id that the call fills.
+        if unsafe { libc::clock_getcpuclockid(pid, &mut clock) } != 0 {
+            return None;
+        }
+        let mut time = libc::timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        // SAFETY: `time` is a valid timespec that the call fills.
+        if unsafe { libc::clock_gettime(clock, &mut time) } != 0 {
+            return None;
+        }
+        Some(time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64)
+    }
+    #[cfg(not(target_os = "linux"))]
+    {
+        let _ = pid;
+        None
+    }
+}
+
 /// A seed that nobody can guess.
 ///
 /// # Errors
@@ -71,6 +100,19 @@ mod tests {
         let second = raise_open_files_limit().expect("raising to the hard limit is always allowed");
         assert_eq!(first, second);
         assert!(first >= 64);
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_process_uses_time() {
+        let own = || process_cpu_ns(std::process::id()).expect("it is alive");
+        let (before, mut sum) = (own(), 0_u64);
+        while own() == before {
+            sum = std::hint::black_box(sum + 1);
+        }
+        assert!(own() > before, "after {sum} rounds");
+        assert_eq!(process_cpu_ns(0), None);
+        assert_eq!(process_cpu_ns(u32::MAX), None);
     }
 
     #[test]

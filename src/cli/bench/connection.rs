@@ -5,8 +5,8 @@ use std::io::{self, Read, Write};
 
 use mio::net::TcpStream;
 
-use super::plan::Protocol;
-use super::wire::{Replies, Said};
+use super::plan::Plan;
+use super::wire::{Dialect, Replies, Said};
 
 /// One connection, in two halves so that replies can be noted while they are read.
 #[derive(Debug)]
@@ -66,37 +66,78 @@ pub struct Work {
     pub pulls: VecDeque<u64>,
     /// Consumer: their sum.
     pub asked: u64,
+    /// Consumer: it has asked for one message that may never come.
+    pub is_waiting: bool,
     /// Consumer: commands that are answered by one `OK`: `SUB` and each `ACK`.
     pub unanswered: u64,
-    /// Consumer: handles to settle, each with a space in front.
-    handles: Vec<u8>,
-    /// Consumer: where each handle ends in `handles`.
-    handle_ends: Vec<usize>,
+    /// Consumer: to settle.
+    handles: Handles,
+    /// Consumer: which one it is, from 0.
+    pub index: u64,
+    /// The server has asked whether somebody is there.
+    pub owes_pong: bool,
+}
+
+/// Handles of messages, in the order they came.
+#[derive(Debug, Default)]
+pub struct Handles {
+    /// Each with a space in front.
+    octets: Vec<u8>,
+    /// Where each ends in `octets`.
+    ends: Vec<usize>,
+}
+
+impl Handles {
+    /// Adds one.
+    #[inline]
+    pub fn push(&mut self, handle: &[u8]) {
+        self.octets.push(b' ');
+        self.octets.extend_from_slice(handle);
+        self.ends.push(self.octets.len());
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// Each by itself.
+    pub fn iter(&self) -> impl DoubleEndedIterator<Item = &[u8]> {
+        (0..self.ends.len()).map(|index| {
+            let start = if index == 0 { 0 } else { self.ends[index - 1] };
+            &self.octets[start + 1..self.ends[index]]
+        })
+    }
+
+    /// Lists of at most `most`, with a space in front of each handle.
+    pub fn spaced(&self, most: usize) -> impl Iterator<Item = &[u8]> {
+        let mut start = 0;
+        self.ends.chunks(most).map(move |ends| {
+            let end = ends[ends.len() - 1];
+            &self.octets[std::mem::replace(&mut start, end)..end]
+        })
+    }
+
+    fn clear(&mut self) {
+        self.octets.clear();
+        self.ends.clear();
+    }
 }
 
 impl Connection {
-    /// A connected, nonblocking stream.
-    pub fn new(stream: TcpStream, role: Role, protocol: Protocol) -> Connection {
+    /// A connected, nonblocking stream that was greeted; `index` counts those of its role.
+    pub fn new(stream: TcpStream, role: Role, plan: &Plan, index: u64) -> Connection {
         Connection {
             socket: Socket {
                 stream,
                 output: Vec::new(),
                 sent: 0,
                 tail: Vec::new(),
-                replies: Replies::new(protocol),
+                replies: Replies::new(plan, role),
                 readable: false,
                 writable: true,
             },
-            work: Work {
-                role,
-                publishes: VecDeque::new(),
-                unconfirmed: 0,
-                pulls: VecDeque::new(),
-                asked: 0,
-                unanswered: 0,
-                handles: Vec::new(),
-                handle_ends: Vec::new(),
-            },
+            work: Work::new(role, index),
         }
     }
 }
@@ -172,6 +213,22 @@ impl Socket {
 }
 
 impl Work {
+    /// Nothing asked for and nothing owed; `index` counts those of its role.
+    pub fn new(role: Role, index: u64) -> Work {
+        Work {
+            role,
+            publishes: VecDeque::new(),
+            unconfirmed: 0,
+            pulls: VecDeque::new(),
+            asked: 0,
+            is_waiting: false,
+            unanswered: 0,
+            handles: Handles::default(),
+            index,
+            owes_pong: false,
+        }
+    }
+
     /// Notes publish commands that were written.
     pub fn published(&mut self, run: Run) {
         self.unconfirmed += run.commands * run.messages_each;
@@ -191,32 +248,45 @@ impl Work {
         Some((due_ns, messages))
     }
 
+    /// Takes the publish commands that left together, which were answered at once: when they were
+    /// due, and their messages.
+    pub fn run_answered(&mut self) -> Option<(u64, u64)> {
+        let run = self.publishes.pop_front()?;
+        let messages = run.commands * run.messages_each;
+        self.unconfirmed -= messages;
+        Some((run.due_ns, messages))
+    }
+
     /// Notes a handle to settle.
     #[inline]
     pub fn settle_later(&mut self, handle: &[u8]) {
-        self.handles.push(b' ');
-        self.handles.extend_from_slice(handle);
-        self.handle_ends.push(self.handles.len());
+        self.handles.push(handle);
     }
 
-    /// Appends `ACK`s of at most `most` handles for everything noted.
-    pub fn settle(&mut self, output: &mut Vec<u8>, most: usize) {
-        let mut start = 0;
-        for ends in self.handle_ends.chunks(most) {
-            let end = ends[ends.len() - 1];
-            output.extend_from_slice(b"ACK");
-            output.extend_from_slice(&self.handles[start..end]);
-            output.push(b'\n');
-            self.unanswered += 1;
-            start = end;
+    /// Appends what settles everything noted, at most `most` with one command; how many messages
+    /// are settled by what gets no answer.
+    pub fn settle(&mut self, output: &mut Vec<u8>, dialect: &dyn Dialect, most: usize) -> u64 {
+        if self.handles.len() == 0 {
+            return 0;
         }
+        let settling = dialect.settle(output, &self.handles, most);
+        self.unanswered += settling.answers;
         self.handles.clear();
-        self.handle_ends.clear();
+        settling.unanswered
+    }
+
+    /// Notes that something was asked for.
+    pub fn asked(&mut self, messages: u64) {
+        self.pulls.push_back(messages);
+        self.asked += messages;
     }
 
     /// Nothing is on its way.
     pub fn is_idle(&self) -> bool {
-        self.unconfirmed == 0 && self.unanswered == 0 && self.asked == 0 && self.handles.is_empty()
+        self.unconfirmed == 0
+            && self.unanswered == 0
+            && self.asked == u64::from(self.is_waiting)
+            && self.handles.len() == 0
     }
 }
 
@@ -224,37 +294,23 @@ impl Work {
 mod tests {
     use super::*;
 
-    fn work() -> Work {
-        Work {
-            role: Role::Consumer,
-            publishes: VecDeque::new(),
-            unconfirmed: 0,
-            pulls: VecDeque::new(),
-            asked: 0,
-            unanswered: 0,
-            handles: Vec::new(),
-            handle_ends: Vec::new(),
-        }
-    }
-
     #[test]
-    fn handles_are_settled_in_groups() {
-        let mut work = work();
-        let mut output = Vec::new();
-        work.settle(&mut output, 2);
-        assert!(output.is_empty() && work.is_idle());
-        for handle in ["1.1.1", "1.2.2", "1.3.3"] {
-            work.settle_later(handle.as_bytes());
+    fn handles_are_listed() {
+        let mut handles = Handles::default();
+        for handle in ["1.1.1", "", "1.3.3"] {
+            handles.push(handle.as_bytes());
         }
-        assert!(!work.is_idle());
-        work.settle(&mut output, 2);
-        assert_eq!(output, b"ACK 1.1.1 1.2.2\nACK 1.3.3\n");
-        assert_eq!(work.unanswered, 2);
+        let each: Vec<&[u8]> = handles.iter().collect();
+        assert_eq!(each, [&b"1.1.1"[..], b"", b"1.3.3"]);
+        let lists: Vec<&[u8]> = handles.spaced(2).collect();
+        assert_eq!(lists, [&b" 1.1.1 "[..], b" 1.3.3"]);
+        handles.clear();
+        assert_eq!(handles.iter().chain(handles.spaced(2)).count(), 0);
     }
 
     #[test]
     fn receipts_belong_to_the_oldest_command() {
-        let mut work = work();
+        let mut work = Work::new(Role::Producer, 0);
         work.published(Run {
             due_ns: 5,
             commands: 2,
@@ -268,8 +324,8 @@ mod tests {
         assert_eq!(work.unconfirmed, 23);
         assert_eq!(work.answered(), Some((5, 10)));
         assert_eq!(work.answered(), Some((5, 10)));
-        assert_eq!(work.answered(), Some((6, 3)));
-        assert_eq!(work.answered(), None);
+        assert_eq!(work.run_answered(), Some((6, 3)));
+        assert_eq!((work.answered(), work.run_answered()), (None, None));
         assert!(work.is_idle());
     }
 }

@@ -14,11 +14,12 @@ use mio::{Events, Interest, Poll, Token};
 use crate::cli::error::CliError;
 
 use super::connection::{Connection, Role, Run};
+use super::control::Server;
 use super::machine;
 use super::plan::{Consume, Plan};
 use super::seen::Seen;
 use super::tally::{Counts, Latencies, Tally};
-use super::wire::Wire;
+use super::wire::{Dialect, Receipts, Wire};
 
 /// Most bytes read at once, and the largest reply.
 const SCRATCH_BYTES: usize = 4 << 20;
@@ -65,6 +66,8 @@ pub struct Outcome {
     pub refused: Option<String>,
     /// Nothing moved for too long.
     pub stalled: bool,
+    /// How long the first tenth of a backlog took to arrive, nanoseconds.
+    pub first_tenth_ns: Option<u64>,
 }
 
 /// Told about ten times a second: counts so far, and nanoseconds since the part began.
@@ -83,7 +86,8 @@ struct Mark {
 pub struct Driver<'a> {
     plan: &'a Plan,
     part: Part,
-    wire: Wire,
+    wire: Wire<'a>,
+    receipts: Receipts,
     poll: Poll,
     /// Producers first.
     connections: Vec<Connection>,
@@ -92,6 +96,7 @@ pub struct Driver<'a> {
     turn_of: usize,
     opened: Option<Mark>,
     closed: Option<Mark>,
+    first_tenth_ns: Option<u64>,
     started: Instant,
 }
 
@@ -103,25 +108,25 @@ impl<'a> Driver<'a> {
     pub fn connect(
         plan: &'a Plan,
         part: Part,
-        addr: SocketAddr,
-        queue: &str,
+        server: &'a Server,
         seen: &'a mut Seen,
     ) -> Result<Driver<'a>, CliError> {
         let failed = |error: io::Error| CliError::failed(format!("the generator: {error}"));
         let poll = Poll::new().map_err(failed)?;
         let producers = if part.publish { plan.producers } else { 0 };
         let consumers = if part.consume { plan.consumers } else { 0 };
+        let dialect = &*server.dialect;
         let mut connections = Vec::new();
         for index in 0..producers + consumers {
-            let stream = connect(addr).map_err(|error| {
+            let (role, of_role) = match index.checked_sub(producers) {
+                None => (Role::Producer, index),
+                Some(consumer) => (Role::Consumer, consumer),
+            };
+            let stream = connect(server.addr, dialect, role).map_err(|error| {
+                let addr = server.addr;
                 CliError::failed(format!("connection {index} to {addr}: {error}"))
             })?;
-            let role = if index < producers {
-                Role::Producer
-            } else {
-                Role::Consumer
-            };
-            let mut connection = Connection::new(stream, role, plan.protocol);
+            let mut connection = Connection::new(stream, role, plan, of_role as u64);
             let interest = Interest::READABLE | Interest::WRITABLE;
             let stream = connection.socket.stream();
             poll.registry()
@@ -132,13 +137,15 @@ impl<'a> Driver<'a> {
         Ok(Driver {
             plan,
             part,
-            wire: Wire::new(plan.protocol, queue, plan.body_bytes, plan.batch == 1),
+            wire: Wire::new(dialect, plan.body_bytes),
+            receipts: dialect.receipts(),
             poll,
             connections,
-            tally: Tally::new(seen, part.backlog),
+            tally: Tally::new(seen, part.backlog, plan.copies()),
             turn_of: 0,
             opened: None,
             closed: None,
+            first_tenth_ns: None,
             started: Instant::now(),
         })
     }
@@ -148,16 +155,20 @@ impl<'a> Driver<'a> {
     /// # Errors
     /// `CliError::Failed` when a connection breaks.
     pub fn run(mut self, progress: Progress<'_>) -> Result<Outcome, CliError> {
-        self.started = Instant::now();
-        let began = self.mark(0);
-        self.subscribe();
         let mut scratch = vec![0; SCRATCH_BYTES];
         let mut events = Events::with_capacity(1024);
+        self.subscribe();
+        if self.part.publish {
+            self.await_answers(&mut events, &mut scratch)?;
+        }
+        self.started = Instant::now();
+        let began = self.mark(0);
         let (mut told_at, mut moved_at, mut before) = (0, 0, Counts::default());
         let stalled = loop {
             let now_ns = self.now_ns();
             let sending = self.is_sending(now_ns);
             self.measure(now_ns, sending);
+            self.note_first_tenth(now_ns);
             if !sending && self.is_over() {
                 break false;
             }
@@ -178,7 +189,39 @@ impl<'a> Driver<'a> {
             self.turn(&mut events, &mut scratch, sending)
                 .map_err(|error| broken(&error))?;
         };
-        Ok(self.outcome(began, stalled))
+        let end = self.mark(self.now_ns());
+        if !stalled && self.tally.refused.is_none() {
+            self.finish(&mut events, &mut scratch)?;
+        }
+        Ok(self.outcome(began, end, stalled))
+    }
+
+    /// Ends the consumers' connections as their server wants it.
+    fn finish(&mut self, events: &mut Events, scratch: &mut [u8]) -> Result<(), CliError> {
+        for Connection { socket, work } in &mut self.connections {
+            if work.role == Role::Consumer {
+                work.unanswered += self.wire.dialect.finish(&mut socket.output);
+            }
+        }
+        self.await_answers(events, scratch)
+    }
+
+    /// Turns until the consumers' commands are answered. At the beginning, since what is published
+    /// before a subscription has begun is lost where nothing is stored; and at the end.
+    fn await_answers(&mut self, events: &mut Events, scratch: &mut [u8]) -> Result<(), CliError> {
+        let began = Instant::now();
+        let is_open = |connection: &Connection| connection.work.unanswered > 0;
+        while self.connections.iter().any(is_open) {
+            if let Some(line) = &self.tally.refused {
+                return Err(CliError::failed(format!("the server refused: {line}")));
+            }
+            if began.elapsed() > Duration::from_micros(self.plan.stall_us) {
+                return Err(CliError::failed("the server does not answer the consumers"));
+            }
+            self.turn(events, scratch, false)
+                .map_err(|error| broken(&error))?;
+        }
+        Ok(())
     }
 
     fn now_ns(&self) -> u64 {
@@ -206,7 +249,8 @@ impl<'a> Driver<'a> {
     /// Begins the measured time behind the warm-up, and ends it when the publishing was ended by
     /// the clock; otherwise it ends with the part.
     fn measure(&mut self, now_ns: u64, sending: bool) {
-        if self.opened.is_none() && now_ns >= self.plan.warmup_us * 1000 {
+        let is_early = self.opened.is_none() && self.closed.is_none();
+        if is_early && now_ns >= self.plan.warmup_us * 1000 {
             self.opened = Some(self.mark(now_ns));
             self.tally.measuring = true;
         }
@@ -228,7 +272,7 @@ impl<'a> Driver<'a> {
 
     /// Everything that was sent is answered, and everything that must arrive has arrived.
     fn is_over(&self) -> bool {
-        let expected = self.part.backlog + self.tally.counts.confirmed;
+        let expected = (self.part.backlog + self.tally.counts.confirmed) * self.tally.copies;
         let arrived = !self.part.consume || self.tally.seen.count() >= expected;
         arrived
             && self
@@ -240,8 +284,8 @@ impl<'a> Driver<'a> {
     fn subscribe(&mut self) {
         for Connection { socket, work } in &mut self.connections {
             if work.role == Role::Consumer && self.plan.consume == Consume::Push {
-                self.wire.subscribe(&mut socket.output, self.plan.window);
-                work.unanswered += 1;
+                let dialect = self.wire.dialect;
+                work.unanswered += dialect.subscribe(&mut socket.output, self.plan.window);
             }
         }
     }
@@ -305,21 +349,31 @@ impl<'a> Driver<'a> {
         let plan = self.plan;
         let there = self.part.backlog + self.tally.counts.confirmed;
         let mut available = there.saturating_sub(self.tally.counts.delivered + self.tally.asked);
+        // Where messages are asked for, whoever has asked for nothing waits for what is to come.
+        let waits = self.part.publish;
+        let dialect = self.wire.dialect;
         for Connection { socket, work } in &mut self.connections {
+            if std::mem::take(&mut work.owes_pong) {
+                dialect.pong(&mut socket.output);
+            }
             if work.role != Role::Consumer {
                 continue;
             }
-            work.settle(&mut socket.output, plan.ack_batch);
+            self.tally.counts.acked += work.settle(&mut socket.output, dialect, plan.ack_batch);
             if plan.consume == Consume::Push {
                 continue;
             }
             while work.asked < plan.window && available > 0 {
-                let wanted = plan.batch.min(available).min(plan.window - work.asked);
-                self.wire.pull(&mut socket.output, wanted);
-                work.pulls.push_back(wanted);
-                work.asked += wanted;
+                let wanted = plan.pull_batch.min(available).min(plan.window - work.asked);
+                dialect.pull(&mut socket.output, wanted);
+                work.asked(wanted);
                 self.tally.asked += wanted;
                 available -= wanted;
+            }
+            if waits && work.asked == 0 && dialect.wait(&mut socket.output) {
+                work.asked(1);
+                work.is_waiting = true;
+                self.tally.asked += 1;
             }
         }
     }
@@ -327,9 +381,17 @@ impl<'a> Driver<'a> {
     /// Closed loop: every producer publishes until its window is full.
     fn publish_all(&mut self) {
         let now_ns = self.now_ns();
-        for index in 0..self.plan.producers {
+        let producers = self.plan.producers;
+        // Without receipts a producer's window cannot say whose turn it is: all get the same.
+        let share = match self.receipts {
+            Receipts::Never => self.backlog_left().div_ceil(producers as u64),
+            Receipts::Each | Receipts::Run => u64::MAX,
+        };
+        self.turn_of = (self.turn_of + 1) % producers;
+        for offset in 0..producers {
+            let index = (self.turn_of + offset) % producers;
             let batch = self.plan.batch;
-            let wanted = self.left().min(self.backlog_left()) / batch;
+            let wanted = self.left().min(self.backlog_left()).min(share) / batch;
             self.publish(index, self.room(index, batch).min(wanted), batch, |_| {
                 now_ns
             });
@@ -367,10 +429,8 @@ impl<'a> Driver<'a> {
         if !(self.part.publish && self.part.consume) {
             return u64::MAX;
         }
-        let inside = self
-            .tally
-            .published
-            .saturating_sub(self.tally.counts.delivered);
+        let delivered = self.tally.counts.delivered / self.tally.copies;
+        let inside = self.tally.published.saturating_sub(delivered);
         self.plan.backlog.saturating_sub(inside)
     }
 
@@ -409,15 +469,21 @@ impl<'a> Driver<'a> {
                 next += 1;
             }
             if self.plan.batch > 1 {
-                self.wire.batch_tail(&mut socket.output);
+                self.wire.dialect.batch_tail(&mut socket.output);
             }
         }
         self.tally.published = next;
-        work.published(run);
+        match self.receipts {
+            Receipts::Never => self.tally.counts.confirmed += commands * messages_each,
+            Receipts::Each => work.published(run),
+            Receipts::Run => {
+                self.wire.dialect.flush(&mut socket.output);
+                work.published(run);
+            }
+        }
     }
 
-    fn outcome(self, began: Mark, stalled: bool) -> Outcome {
-        let end = self.mark(self.now_ns());
+    fn outcome(self, began: Mark, end: Mark, stalled: bool) -> Outcome {
         // A part that ended within its warm-up is told as a whole.
         let opened = self.opened.unwrap_or(began);
         let closed = self.closed.unwrap_or(end);
@@ -438,6 +504,16 @@ impl<'a> Driver<'a> {
             level: String::from_utf8_lossy(&tally.level).into_owned(),
             refused: tally.refused,
             stalled,
+            first_tenth_ns: self.first_tenth_ns,
+        }
+    }
+
+    fn note_first_tenth(&mut self, now_ns: u64) {
+        let tenth = self.part.backlog / 10;
+        if self.first_tenth_ns.is_none() && tenth > 0 && self.tally.counts.delivered >= tenth {
+            // What arrived beyond it came in the same read.
+            let part = tenth as f64 / self.tally.counts.delivered as f64;
+            self.first_tenth_ns = Some((now_ns as f64 * part) as u64);
         }
     }
 }
@@ -447,10 +523,13 @@ fn due_ns(number: u64, rate: u64) -> u64 {
     (u128::from(number) * 1_000_000_000 / u128::from(rate)) as u64
 }
 
-/// A connected, nonblocking stream without Nagle's delay.
-fn connect(addr: SocketAddr) -> io::Result<TcpStream> {
-    let stream = std::net::TcpStream::connect(addr)?;
+/// A connected, greeted, nonblocking stream without Nagle's delay.
+pub fn connect(addr: SocketAddr, dialect: &dyn Dialect, role: Role) -> io::Result<TcpStream> {
+    const GREETED_WITHIN: Duration = Duration::from_secs(20);
+    let mut stream = std::net::TcpStream::connect(addr)?;
     stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(GREETED_WITHIN))?;
+    dialect.greet(&mut stream, role)?;
     stream.set_nonblocking(true)?;
     Ok(TcpStream::from_std(stream))
 }

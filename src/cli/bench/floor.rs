@@ -30,7 +30,7 @@ const FILE_BYTES: u64 = 16 << 20;
 /// `CliError::Failed` when the directory cannot be written or loopback does not work.
 pub fn run(plan: &Plan, dir: &Path) -> Result<String, CliError> {
     let measured = Duration::from_micros(plan.duration_us.unwrap_or(1_000_000)) / 2;
-    let bytes = plan.body_bytes + AROUND_BYTES;
+    let bytes = (plan.body_bytes + AROUND_BYTES) * plan.batch as usize;
     let exchange = exchanges(bytes, measured)
         .map_err(|error| CliError::failed(format!("cannot exchange over loopback: {error}")))?;
     let path = dir.join(format!("ringmq-bench-{}.tmp", std::process::id()));
@@ -46,6 +46,7 @@ pub fn run(plan: &Plan, dir: &Path) -> Result<String, CliError> {
             .string("machine", &machine::describe())
             .string("label", plan.label.as_deref().unwrap_or(""))
             .count("write_bytes", bytes as u64)
+            .count("messages_per_write", plan.batch)
             .raw("exchange_us", &latencies(&exchange))
             .raw("sync_us", &latencies(&sync))
             .number("floor_p50_us", floor_ns as f64 / 1e3);

@@ -2,6 +2,8 @@
 
 use std::fs;
 
+use crate::net::os;
+
 /// What the result says of the machine.
 pub fn describe() -> String {
     let cpus = std::thread::available_parallelism().map_or(0, usize::from);
@@ -14,11 +16,24 @@ pub fn describe() -> String {
     format!("{model}, {cpus} CPUs, Linux {}", kernel.trim())
 }
 
-/// User and system time that a process and its ended threads have used, nanoseconds, in steps of
-/// 10 ms; `None` when it is not there.
+/// User and system time that a process and its ended threads have used, nanoseconds; `None` when
+/// it is not there. Where the system has no clock for a process, in steps of 10 ms.
 pub fn cpu_ns(pid: u32) -> Option<u64> {
+    if let Some(used_ns) = os::process_cpu_ns(pid) {
+        return Some(used_ns);
+    }
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     Some(stat_ticks(&stat)? * (1_000_000_000 / TICKS_PER_SECOND))
+}
+
+/// Resident memory of a process, bytes; `None` when it is not there.
+pub fn resident_bytes(pid: u32) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kilobytes: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
+    Some(kilobytes * 1024)
 }
 
 /// `USER_HZ`, which is the same on every Linux.
@@ -45,6 +60,13 @@ mod tests {
     }
 
     #[test]
+    fn this_process_uses_memory() {
+        let bytes = resident_bytes(std::process::id()).expect("it is alive");
+        assert!((100_000..100_000_000_000).contains(&bytes), "{bytes}");
+        assert_eq!(resident_bytes(u32::MAX), None);
+    }
+
+    #[test]
     fn this_process_uses_time() {
         let before = cpu_ns(std::process::id()).expect("it is alive");
         let (mut after, mut sum) = (before, 0_u64);
@@ -54,5 +76,16 @@ mod tests {
         }
         assert!(after > before, "{before} then {after}, {sum}");
         assert_eq!(cpu_ns(u32::MAX), None);
+    }
+
+    #[test]
+    fn both_ways_to_ask_for_time_agree() {
+        let pid = std::process::id();
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("it is alive");
+        let ticks_ns = stat_ticks(&stat).expect("it has times") * 1_000_000_000 / TICKS_PER_SECOND;
+        let clock_ns = cpu_ns(pid).expect("it is alive");
+        // Other tests run in this process at the same time.
+        let between_ns = clock_ns.abs_diff(ticks_ns);
+        assert!(between_ns < 500_000_000, "{clock_ns} and {ticks_ns}");
     }
 }

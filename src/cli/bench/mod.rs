@@ -8,7 +8,11 @@
 mod connection;
 mod control;
 mod driver;
+#[cfg(test)]
+mod fakes;
 mod floor;
+mod forwarder;
+mod idle;
 mod machine;
 mod plan;
 mod report;
@@ -43,6 +47,8 @@ pub fn run(parser: lexopt::Parser) -> Result<(), CliError> {
                 Vec::new(),
             )
         }
+        Mode::Idle => (idle::run(&plan)?, Vec::new()),
+        Mode::Forwarder => (forwarder::run(&plan)?, Vec::new()),
         _ => measure(&plan)?,
     };
     match writeln!(std::io::stdout(), "{text}") {
@@ -71,7 +77,9 @@ fn measure(plan: &Plan) -> Result<(String, Vec<String>), CliError> {
         backlog: 0,
     };
     let mut filled = None;
-    if plan.mode == Mode::Pull {
+    if plan.is_filled {
+        part.backlog = plan.count.unwrap_or(0);
+    } else if plan.mode == Mode::Pull {
         let fill = Part {
             publish: true,
             consume: false,
@@ -92,22 +100,24 @@ fn measure(plan: &Plan) -> Result<(String, Vec<String>), CliError> {
             outcome
         }
     };
-    let expected = part.backlog
-        + if part.publish {
-            outcome.total.confirmed
-        } else {
-            0
-        };
+    let published = if part.publish {
+        outcome.total.confirmed
+    } else {
+        0
+    };
+    let expected = (part.backlog + published) * plan.copies();
+    let left = if part.consume { 0 } else { expected };
     let report = Report {
         plan,
         server: &server,
         outcome: &outcome,
         seen: &seen,
         expected,
+        left,
         // A server that has stopped answering is not asked.
-        ready: match outcome.stalled {
+        held: match outcome.stalled {
             true => None,
-            false => server.ready()?,
+            false => server.held(left)?,
         },
     };
     let text = if plan.json {
@@ -129,7 +139,7 @@ fn run_part(
     seen: &mut Seen,
     name: &'static str,
 ) -> Result<Outcome, CliError> {
-    let driver = Driver::connect(plan, part, server.addr, &server.queue, seen)?;
+    let driver = Driver::connect(plan, part, server, seen)?;
     let bar = progress_bar(plan, part, name);
     let outcome = driver.run(&mut |counts, elapsed_ns| {
         if let Some(bar) = &bar {

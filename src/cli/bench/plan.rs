@@ -22,6 +22,12 @@ pub enum Mode {
     Pull,
     /// In and out at the same time.
     EndToEnd,
+    /// In, and out to every consumer.
+    FanOut,
+    /// Connections that do nothing.
+    Idle,
+    /// The server that passes fixed frames on.
+    Forwarder,
     /// No broker: what the machine itself takes.
     Floor,
 }
@@ -33,6 +39,9 @@ impl Mode {
             Mode::Publish => "publish",
             Mode::Pull => "pull",
             Mode::EndToEnd => "e2e",
+            Mode::FanOut => "fanout",
+            Mode::Idle => "idle",
+            Mode::Forwarder => "forwarder",
             Mode::Floor => "floor",
         }
     }
@@ -45,6 +54,54 @@ pub enum Protocol {
     Text,
     /// Redis': `RPUSH`, `LPOP`.
     Redis,
+    /// Redis Streams: `XADD`, `XREADGROUP`, `XACK`.
+    Streams,
+    /// NATS core: `PUB`, `SUB`.
+    Nats,
+    /// beanstalkd's: `put`, `reserve`, `delete`.
+    Beanstalkd,
+    /// AMQP 0-9-1, as RabbitMQ speaks it.
+    Amqp,
+    /// The forwarder's fixed frames.
+    Frames,
+}
+
+impl Protocol {
+    /// The protocol that an option names, with the address as its value.
+    fn of_option(name: &str) -> Option<Protocol> {
+        match name {
+            "-a" | "--addr" => Some(Protocol::Text),
+            "--redis" => Some(Protocol::Redis),
+            "--redis-streams" => Some(Protocol::Streams),
+            "--nats" => Some(Protocol::Nats),
+            "--beanstalkd" => Some(Protocol::Beanstalkd),
+            "--amqp" => Some(Protocol::Amqp),
+            "--frames" => Some(Protocol::Frames),
+            _ => None,
+        }
+    }
+
+    /// The word in a result.
+    pub fn word(self) -> &'static str {
+        match self {
+            Protocol::Text => "text",
+            Protocol::Redis => "redis",
+            Protocol::Streams => "redis-streams",
+            Protocol::Nats => "nats",
+            Protocol::Beanstalkd => "beanstalkd",
+            Protocol::Amqp => "amqp",
+            Protocol::Frames => "frames",
+        }
+    }
+
+    /// Whether the server sends messages by itself, or has to be asked; `None` when it can do both.
+    fn consume(self) -> Option<Consume> {
+        match self {
+            Protocol::Text => None,
+            Protocol::Redis | Protocol::Streams | Protocol::Beanstalkd => Some(Consume::Pull),
+            Protocol::Nats | Protocol::Amqp | Protocol::Frames => Some(Consume::Push),
+        }
+    }
 }
 
 /// How messages are received.
@@ -83,10 +140,16 @@ pub struct Plan {
     pub window: u64,
     /// End to end in a closed loop: most messages published and not received.
     pub backlog: u64,
-    /// Messages of one publish or pull command.
+    /// Messages of one publish command; of one synced write of `floor`.
     pub batch: u64,
+    /// Most messages of one pull command.
+    pub pull_batch: u64,
     /// Most handles in one `ACK`.
     pub ack_batch: usize,
+    /// `ACK!`, which is answered only when it fails.
+    pub quiet_acks: bool,
+    /// `pull`: the queue holds what a run with the same count and queue has published.
+    pub is_filled: bool,
     /// How messages are received.
     pub consume: Consume,
     /// Open loop: messages a second over all producers.
@@ -105,6 +168,16 @@ pub struct Plan {
     pub label: Option<String>,
     /// The result is a JSON object.
     pub json: bool,
+}
+
+impl Plan {
+    /// How often each message arrives.
+    pub fn copies(&self) -> u64 {
+        match self.mode {
+            Mode::FanOut => self.consumers as u64,
+            _ => 1,
+        }
+    }
 }
 
 /// Reads the arguments of `ringmq bench`.
@@ -127,7 +200,10 @@ pub fn parse(parser: lexopt::Parser) -> Result<Plan, CliError> {
         window: 1000,
         backlog: 0,
         batch: 1,
+        pull_batch: 0,
         ack_batch: 100,
+        quiet_acks: false,
+        is_filled: false,
         consume: Consume::Push,
         rate: None,
         durable: None,
@@ -138,20 +214,20 @@ pub fn parse(parser: lexopt::Parser) -> Result<Plan, CliError> {
         label: None,
         json: false,
     };
-    let mut mode = None;
+    let (mut mode, mut consume) = (None, None);
     while let Some(word) = args.next()? {
         match &word {
             Word::Value(value) if mode.is_none() => mode = Some(self::mode(&args, value)?),
             Word::Value(_) => return Err(args.unknown(&word)),
             Word::Option(name) => {
-                if !option(&mut args, name, &mut plan)? {
+                if !option(&mut args, name, &mut plan, &mut consume)? {
                     return Err(args.unknown(&word));
                 }
             }
         }
     }
     plan.mode = mode.unwrap_or(Mode::EndToEnd);
-    complete(&args, &mut plan)?;
+    complete(&args, &mut plan, consume)?;
     Ok(plan)
 }
 
@@ -160,21 +236,29 @@ fn mode(args: &Args, word: &str) -> Result<Mode, CliError> {
         "publish" | "pub" => Ok(Mode::Publish),
         "pull" => Ok(Mode::Pull),
         "e2e" | "end-to-end" => Ok(Mode::EndToEnd),
+        "fanout" | "fan-out" => Ok(Mode::FanOut),
+        "idle" => Ok(Mode::Idle),
+        "forwarder" => Ok(Mode::Forwarder),
         "floor" => Ok(Mode::Floor),
         _ => Err(args.usage(format!(
-            "the modes are publish, pull, e2e and floor, not '{word}'"
+            "the modes are publish, pull, e2e, fanout, idle, floor and forwarder, not '{word}'"
         ))),
     }
 }
 
 /// Takes over one option; false when there is none of that name.
-fn option(args: &mut Args, name: &str, plan: &mut Plan) -> Result<bool, CliError> {
+fn option(
+    args: &mut Args,
+    name: &str,
+    plan: &mut Plan,
+    consume: &mut Option<Consume>,
+) -> Result<bool, CliError> {
+    if let Some(protocol) = Protocol::of_option(name) {
+        plan.addr = args.value()?;
+        plan.protocol = protocol;
+        return Ok(true);
+    }
     match name {
-        "-a" | "--addr" => plan.addr = args.value()?,
-        "--redis" => {
-            plan.addr = args.value()?;
-            plan.protocol = Protocol::Redis;
-        }
         "--queue" => plan.queue = Some(args.value()?),
         "-n" | "--count" => plan.count = Some(args.count(1)?),
         "--duration" => plan.duration_us = Some(args.duration_us()?.max(1_000)),
@@ -185,12 +269,15 @@ fn option(args: &mut Args, name: &str, plan: &mut Plan) -> Result<bool, CliError
         "--window" => plan.window = args.count(1)?,
         "--backlog" => plan.backlog = args.count(1)?,
         "--batch" => plan.batch = args.count(1)?,
+        "--pull-batch" => plan.pull_batch = args.count(1)?,
         "--ack-batch" => plan.ack_batch = bounded(args.count(1)?),
+        "--quiet-acks" => plan.quiet_acks = true,
+        "--filled" => plan.is_filled = true,
         "--consume" => {
             let word = args.value()?;
-            plan.consume = match word.as_str() {
-                "sub" => Consume::Push,
-                "pull" => Consume::Pull,
+            *consume = match word.as_str() {
+                "sub" => Some(Consume::Push),
+                "pull" => Some(Consume::Pull),
                 _ => return Err(args.bad(&word, "sub or pull")),
             };
         }
@@ -220,7 +307,7 @@ fn bounded(count: u64) -> usize {
 }
 
 /// Fills in the defaults that depend on other options, and checks what must fit together.
-fn complete(args: &Args, plan: &mut Plan) -> Result<(), CliError> {
+fn complete(args: &Args, plan: &mut Plan, consume: Option<Consume>) -> Result<(), CliError> {
     if plan.count.is_none() && plan.duration_us.is_none() {
         match plan.mode {
             Mode::Pull => plan.count = Some(COUNT_DEFAULT),
@@ -236,6 +323,10 @@ fn complete(args: &Args, plan: &mut Plan) -> Result<(), CliError> {
         }
         plan.consume = Consume::Pull;
     }
+    if plan.is_filled && (plan.mode != Mode::Pull || plan.queue.is_none()) {
+        return Err(args.usage("--filled is for pull from a --queue that another run has filled"));
+    }
+    plan.consume = consume.unwrap_or(plan.consume);
     if plan.warmup_us == u64::MAX {
         plan.warmup_us = if plan.count.is_some() {
             0
@@ -243,14 +334,7 @@ fn complete(args: &Args, plan: &mut Plan) -> Result<(), CliError> {
             WARMUP_US_DEFAULT
         };
     }
-    if plan.protocol == Protocol::Redis {
-        if plan.durable.is_some() {
-            return Err(
-                args.usage("--durable is a queue's, and Redis has none: see its appendfsync")
-            );
-        }
-        plan.consume = Consume::Pull;
-    }
+    fits_the_protocol(args, plan)?;
     if plan.data.is_some() && plan.mode != Mode::Floor {
         return Err(args.usage("--data is where floor writes; the other modes write to the broker"));
     }
@@ -258,6 +342,9 @@ fn complete(args: &Args, plan: &mut Plan) -> Result<(), CliError> {
         return Err(args.usage(format!(
             "--size is at least {BODY_BYTES_MIN}: a body carries its number and its time"
         )));
+    }
+    if plan.pull_batch == 0 {
+        plan.pull_batch = plan.batch;
     }
     if plan.batch > plan.window {
         return Err(args.usage("--batch cannot be more than --window"));
@@ -272,6 +359,33 @@ fn complete(args: &Args, plan: &mut Plan) -> Result<(), CliError> {
         return Err(args.usage("--batch cannot be more than --backlog"));
     }
     plan.ack_batch = plan.ack_batch.min(1000);
+    Ok(())
+}
+
+/// Checks what only some protocols can do.
+fn fits_the_protocol(args: &Args, plan: &mut Plan) -> Result<(), CliError> {
+    let protocol = plan.protocol;
+    plan.consume = protocol.consume().unwrap_or(plan.consume);
+    if plan.mode == Mode::FanOut {
+        if matches!(protocol, Protocol::Beanstalkd | Protocol::Streams) {
+            return Err(args.usage("no fanout: here each message goes to one consumer"));
+        }
+        plan.consume = Consume::Push;
+    }
+    if plan.mode == Mode::Pull && protocol == Protocol::Nats {
+        return Err(args.usage("NATS core stores nothing that could be pulled"));
+    }
+    if plan.durable.is_some() && !matches!(protocol, Protocol::Text | Protocol::Amqp) {
+        return Err(args.usage(
+            "--durable is a queue's, and this server has one setting for all: see its own options, \
+             as Redis' appendfsync",
+        ));
+    }
+    let batches = matches!(protocol, Protocol::Text | Protocol::Redis) && plan.mode != Mode::FanOut;
+    let pulls = batches || protocol == Protocol::Streams;
+    if plan.batch > 1 && !batches || plan.pull_batch > 1 && !pulls {
+        return Err(args.usage("--batch and --pull-batch are for RingMQ and Redis"));
+    }
     Ok(())
 }
 
@@ -299,6 +413,10 @@ mod tests {
             (redis.protocol, redis.consume),
             (Protocol::Redis, Consume::Pull)
         );
+        let amqp = plan("pull --amqp 127.0.0.1:5672").expect("good");
+        assert_eq!(amqp.consume, Consume::Push);
+        let pushed = plan("pull --consume sub").expect("good");
+        assert_eq!(pushed.consume, Consume::Push);
     }
 
     #[test]
@@ -310,6 +428,10 @@ mod tests {
             ("--batch 2000", "--window"),
             ("pull --rate 5", "--rate"),
             ("--redis x:1 --durable disk", "appendfsync"),
+            ("fanout --beanstalkd x:1", "one consumer"),
+            ("pull --nats x:1", "stores nothing"),
+            ("--nats x:1 --batch 5", "--batch"),
+            ("pull --filled", "--filled"),
             ("--durable fsync", "none, os or disk"),
             ("--consume push", "sub or pull"),
         ];

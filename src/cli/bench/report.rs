@@ -9,6 +9,7 @@ use super::driver::Outcome;
 use super::machine;
 use super::plan::{Consume, Mode, Plan, Protocol};
 use super::seen::Seen;
+use super::wire::Receipts;
 
 /// The percentiles told, with their JSON names.
 const PERCENTILES: [(f64, &str); 5] = [
@@ -31,8 +32,10 @@ pub struct Report<'a> {
     pub seen: &'a Seen,
     /// How many were confirmed, those of a queue filled before included.
     pub expected: u64,
-    /// How many the server says are ready at the end; `None` when it was not asked.
-    pub ready: Option<u64>,
+    /// How many must be in the queue at the end.
+    pub left: u64,
+    /// How many the server says are there; `None` when it was not asked or cannot tell.
+    pub held: Option<u64>,
 }
 
 impl Report<'_> {
@@ -51,17 +54,13 @@ impl Report<'_> {
                 "messages never arrived",
             );
         }
-        let left = match self.plan.mode {
-            Mode::Publish => self.expected,
-            _ => 0,
-        };
-        if let Some(ready) = self.ready {
+        if let Some(held) = self.held {
             fault(
-                left.saturating_sub(ready),
+                self.left.saturating_sub(held),
                 "messages were confirmed and are not there",
             );
             fault(
-                ready.saturating_sub(left),
+                held.saturating_sub(self.left),
                 "messages are there and should not be",
             );
         }
@@ -89,7 +88,7 @@ impl Report<'_> {
     fn messages(&self) -> u64 {
         match self.plan.mode {
             Mode::Publish => self.outcome.measured.confirmed,
-            Mode::Pull | Mode::EndToEnd | Mode::Floor => self.outcome.measured.delivered,
+            _ => self.outcome.measured.delivered,
         }
     }
 
@@ -126,17 +125,27 @@ impl Report<'_> {
         }
         if plan.mode != Mode::Publish {
             let how = match (plan.protocol, plan.consume) {
-                (Protocol::Redis, _) => "LPOP",
-                (_, Consume::Push) => "SUB",
-                (_, Consume::Pull) => "PULL",
+                (Protocol::Redis, Consume::Pull) => "LPOP",
+                (Protocol::Redis, Consume::Push) => "SUBSCRIBE",
+                (Protocol::Streams, _) => "XREADGROUP",
+                (Protocol::Beanstalkd, _) => "reserve",
+                (Protocol::Amqp, _) => "basic.consume",
+                (Protocol::Frames, _) => "fixed frames",
+                (Protocol::Text | Protocol::Nats, Consume::Push) => "SUB",
+                (Protocol::Text | Protocol::Nats, Consume::Pull) => "PULL",
             };
             text += &format!(", {} consumers by {how}", plan.consumers);
         }
         text += &format!(", window {}, batch {}", plan.window, plan.batch);
-        if plan.protocol == Protocol::Text && plan.mode != Mode::Publish {
-            text += &format!(", ack batch {}", plan.ack_batch);
+        if plan.pull_batch != plan.batch && plan.consume == Consume::Pull {
+            text += &format!(", at most {} a pull", plan.pull_batch);
         }
-        if plan.mode == Mode::EndToEnd && plan.rate.is_none() {
+        let acks = matches!(plan.protocol, Protocol::Text | Protocol::Streams);
+        if acks && plan.mode != Mode::Publish {
+            text += &format!(", ack batch {}", plan.ack_batch);
+            text += if plan.quiet_acks { ", quiet acks" } else { "" };
+        }
+        if matches!(plan.mode, Mode::EndToEnd | Mode::FanOut) && plan.rate.is_none() {
             text += &format!(", backlog {}", plan.backlog);
         }
         match plan.rate {
@@ -177,7 +186,8 @@ impl Report<'_> {
             outcome.measured.confirmed,
             Some(outcome.receipts.histogram()),
         );
-        let arrivals = (self.plan.mode == Mode::EndToEnd).then(|| outcome.arrivals.histogram());
+        let both = matches!(self.plan.mode, Mode::EndToEnd | Mode::FanOut);
+        let arrivals = both.then(|| outcome.arrivals.histogram());
         flow("delivered", outcome.measured.delivered, arrivals);
         flow("acked", outcome.measured.acked, None);
         if let Some(cpu_ns) = outcome.server_cpu_ns {
@@ -198,12 +208,18 @@ impl Report<'_> {
         if !faults.is_empty() {
             return format!("FAULTS     {}", faults.join("; "));
         }
-        match self.plan.mode {
-            Mode::Publish => format!("verified   {} messages, one receipt each", self.expected),
-            _ => format!(
-                "verified   {} messages, each arrived exactly once",
-                self.expected
-            ),
+        format!("verified   {} messages, {}", self.expected, self.proof())
+    }
+
+    /// What was seen of every message.
+    fn proof(&self) -> &'static str {
+        match (self.plan.mode, self.held, self.server.dialect.receipts()) {
+            (Mode::Publish, Some(_), _) => "one receipt each, and all are in the queue",
+            (Mode::Publish, None, Receipts::Each) => "one receipt each",
+            (Mode::Publish, None, _) => "which the server has read",
+            (Mode::FanOut, ..) => "each arrived exactly once at every consumer",
+            (_, Some(_), _) => "each arrived exactly once, and none is left in the queue",
+            _ => "each arrived exactly once",
         }
     }
 
@@ -213,14 +229,7 @@ impl Report<'_> {
         let mut object = Object::default();
         object
             .string("mode", plan.mode.word())
-            .string(
-                "protocol",
-                if plan.protocol == Protocol::Redis {
-                    "redis"
-                } else {
-                    "text"
-                },
-            )
+            .string("protocol", plan.protocol.word())
             .string("server", &self.server.version)
             .string("machine", &machine::describe())
             .string("label", plan.label.as_deref().unwrap_or(""))
@@ -231,6 +240,7 @@ impl Report<'_> {
             .count("consumers", plan.consumers as u64)
             .count("window", plan.window)
             .count("batch", plan.batch)
+            .count("pull_batch", plan.pull_batch)
             .count("ack_batch", plan.ack_batch as u64)
             .count("backlog", plan.backlog)
             .count("rate_target", plan.rate.unwrap_or(0))
@@ -255,6 +265,20 @@ impl Report<'_> {
             )
             .raw("receipt_us", &latencies(outcome.receipts.histogram()))
             .raw("arrival_us", &latencies(outcome.arrivals.histogram()))
+            .number(
+                "first_tenth_per_s",
+                outcome.first_tenth_ns.map_or(f64::NAN, |ns| {
+                    self.expected as f64 / 10.0 / (ns.max(1) as f64 / 1e9)
+                }),
+            )
+            .string(
+                "proof",
+                if self.faults().is_empty() {
+                    self.proof()
+                } else {
+                    ""
+                },
+            )
             .count("total_confirmed", outcome.total.confirmed)
             .count("total_arrived", self.seen.count())
             .string("faults", &self.faults().join("; "));

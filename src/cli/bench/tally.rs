@@ -113,11 +113,13 @@ pub struct Tally<'a> {
     pub refused: Option<String>,
     /// Numbers below this were published.
     pub published: u64,
+    /// How often each message arrives: once, or once at each consumer.
+    pub copies: u64,
 }
 
 impl<'a> Tally<'a> {
     /// At the beginning of a part.
-    pub fn new(seen: &'a mut Seen, published: u64) -> Tally<'a> {
+    pub fn new(seen: &'a mut Seen, published: u64, copies: u64) -> Tally<'a> {
         Tally {
             seen,
             counts: Counts::default(),
@@ -128,15 +130,28 @@ impl<'a> Tally<'a> {
             level: Vec::new(),
             refused: None,
             published,
+            copies,
         }
     }
 
     /// Notes one thing that was said on a connection.
     #[inline]
-    pub fn note(&mut self, said: Said<'_>, work: &mut Work, wire: &Wire, now_ns: u64) {
+    pub fn note(&mut self, said: Said<'_>, work: &mut Work, wire: &Wire<'_>, now_ns: u64) {
         match (said, work.role) {
             (Said::Done(rest), Role::Producer) => self.receipt(rest, work, now_ns),
             (Said::Done(rest), Role::Consumer) => self.settled(rest, work),
+            (Said::Receipts(commands), _) => {
+                for _ in 0..commands {
+                    self.confirmed(work.answered(), work, now_ns);
+                }
+            }
+            (Said::RunRead, _) => self.confirmed(work.run_answered(), work, now_ns),
+            (Said::Subscribed, _) => work.unanswered = work.unanswered.saturating_sub(1),
+            (Said::Settled(messages), _) => {
+                work.unanswered = work.unanswered.saturating_sub(1);
+                self.counts.acked += messages;
+            }
+            (Said::Ping, _) => work.owes_pong = true,
             (
                 Said::Message {
                     handle,
@@ -149,11 +164,12 @@ impl<'a> Tally<'a> {
                     work.settle_later(handle);
                 }
                 self.counts.again += u64::from(again);
-                self.arrival(wire.open(body), now_ns);
+                self.arrival(wire.open(body), work.index, now_ns);
             }
             (Said::End, _) => {
                 let asked = work.pulls.pop_front().unwrap_or(0);
                 work.asked -= asked;
+                work.is_waiting = false;
                 self.asked -= asked;
             }
             (Said::Refused(line), _) => self.refusal(line, work),
@@ -168,14 +184,7 @@ impl<'a> Tally<'a> {
 
     #[inline]
     fn receipt(&mut self, rest: &[u8], work: &mut Work, now_ns: u64) {
-        let Some((due_ns, messages)) = work.answered() else {
-            self.refusal(b"a receipt that nothing was published for", work);
-            return;
-        };
-        self.counts.confirmed += messages;
-        if self.measuring {
-            self.receipts.note(due_ns, messages, now_ns);
-        }
+        self.confirmed(work.answered(), work, now_ns);
         if !rest.ends_with(&self.level) {
             self.counts.level_changes += u64::from(!self.level.is_empty());
         }
@@ -187,6 +196,19 @@ impl<'a> Tally<'a> {
             if rest.len() > word.len() {
                 self.level = word.to_vec();
             }
+        }
+    }
+
+    /// Notes the receipt of messages that were due then.
+    #[inline]
+    fn confirmed(&mut self, answered: Option<(u64, u64)>, work: &mut Work, now_ns: u64) {
+        let Some((due_ns, messages)) = answered else {
+            self.refusal(b"a receipt that nothing was published for", work);
+            return;
+        };
+        self.counts.confirmed += messages;
+        if self.measuring {
+            self.receipts.note(due_ns, messages, now_ns);
         }
     }
 
@@ -202,10 +224,11 @@ impl<'a> Tally<'a> {
     }
 
     #[inline]
-    fn arrival(&mut self, message: Option<(u64, u64)>, now_ns: u64) {
+    fn arrival(&mut self, message: Option<(u64, u64)>, consumer: u64, now_ns: u64) {
         match message {
             Some((number, due_ns)) if number < self.published => {
-                self.seen.insert(number);
+                let copy = if self.copies == 1 { 0 } else { consumer };
+                self.seen.insert(number * self.copies + copy);
                 self.counts.delivered += 1;
                 if self.measuring {
                     self.arrivals.note(due_ns, 1, now_ns);
@@ -222,5 +245,39 @@ impl<'a> Tally<'a> {
         }
         let line = String::from_utf8_lossy(line).chars().take(300).collect();
         self.refused.get_or_insert(line);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::plan;
+    use super::super::wire::dialect;
+    use super::*;
+
+    #[test]
+    fn every_consumer_of_a_fan_out_is_counted_by_itself() {
+        let args = lexopt::Parser::from_args(["fanout", "--consumers", "2"]);
+        let plan = plan::parse(args).expect("good");
+        let nowhere = "127.0.0.1:1".parse().expect("an address");
+        let dialect = dialect(&plan, "q", nowhere);
+        let wire = Wire::new(&*dialect, 16);
+        let mut seen = Seen::default();
+        let mut tally = Tally::new(&mut seen, 2, plan.copies());
+        let mut consumers = [0, 1].map(|index| Work::new(Role::Consumer, index));
+        let mut arrives = |consumer: usize, number: u64| {
+            let body = [number.to_le_bytes(), [0; 8]].concat();
+            let message = Said::Message {
+                handle: &[],
+                again: false,
+                body: &body,
+            };
+            tally.note(message, &mut consumers[consumer], &wire, 1);
+            (tally.seen.count(), tally.seen.duplicates())
+        };
+        assert_eq!(arrives(0, 0), (1, 0));
+        assert_eq!(arrives(1, 0), (2, 0));
+        assert_eq!(arrives(0, 1), (3, 0));
+        assert_eq!(arrives(0, 1), (3, 1), "the other one's is still missing");
+        assert_eq!(arrives(1, 1), (4, 1));
     }
 }

@@ -104,6 +104,7 @@ impl Session {
         let words: Vec<&str> = line.split(' ').collect();
         let mut used = end + 1;
         match words[0] {
+            "PING" => self.say("PONG"),
             "HELLO" => self.say("OK proto=1 server=fake/1"),
             "QGET" => {
                 let ready = self
@@ -258,6 +259,67 @@ fn every_mode_counts_every_message() {
     );
     sound("e2e --count 100 --window 1", 100);
     sound("e2e --count 20 --size 300000 --window 4", 20);
+}
+
+/// Good runs over a protocol: nothing is wrong, and every message has arrived.
+fn sound_over(option: &str, addr: SocketAddr, lines: &[&str]) {
+    for line in lines {
+        let words = format!("{line} {option} {addr} --stall 5s --json");
+        let args = lexopt::Parser::from_args(words.split_whitespace());
+        let plan = plan::parse(args).expect("the arguments are good");
+        let (text, faults) = measure(&plan).expect("the run ends");
+        assert_eq!(faults, Vec::<String>::new(), "{line}: {text}");
+        let arrived = match plan.mode {
+            plan::Mode::Publish => 0,
+            _ => plan.count.expect("given") * plan.copies(),
+        };
+        let count = format!("\"total_confirmed\":{},", plan.count.expect("given"));
+        assert!(
+            plan.mode == plan::Mode::Pull || text.contains(&count),
+            "{line}: {text}"
+        );
+        let arrived = format!("\"total_arrived\":{arrived},");
+        assert!(text.contains(&arrived), "{line}: {text}");
+    }
+}
+
+#[test]
+fn what_is_never_confirmed_is_counted_when_it_arrives() {
+    let lines = [
+        "publish --count 3000 --producers 3 --window 100",
+        "e2e --count 500 --window 1 --backlog 1",
+        "e2e --count 3000 --producers 3 --consumers 2 --window 10 --backlog 30",
+        "fanout --count 1000 --consumers 3 --window 50 --backlog 50",
+    ];
+    for line in lines {
+        sound_over("--nats", super::fakes::nats(), &[line]);
+    }
+}
+
+#[test]
+fn consumers_that_must_ask_wait_and_hold_nothing_up() {
+    let lines = [
+        "e2e --count 500 --window 1 --backlog 1",
+        "e2e --count 3000 --producers 4 --consumers 4 --window 100 --backlog 400",
+        "e2e --count 1000 --producers 2 --consumers 8 --window 2 --backlog 4",
+        "pull --count 2000 --consumers 2 --window 50",
+    ];
+    for line in lines {
+        sound_over("--beanstalkd", super::fakes::beanstalkd(), &[line]);
+    }
+}
+
+#[test]
+fn fixed_frames_go_through_the_forwarder() {
+    let lines = [
+        "publish --count 5000 --producers 3",
+        "pull --count 5000 --size 300",
+        "e2e --count 5000 --window 1",
+        "e2e --count 5000 --producers 3 --consumers 2 --window 10 --backlog 30",
+        "e2e --count 20 --size 300000 --window 4",
+        "fanout --count 3000 --consumers 5 --window 100 --backlog 100",
+    ];
+    sound_over("--frames", super::forwarder::start(), &lines);
 }
 
 #[test]
