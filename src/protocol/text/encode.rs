@@ -123,12 +123,17 @@ pub fn reply(out: &mut Vec<u8>, tag: Option<&[u8]>, reply: &Reply<'_>) {
 pub fn receipt(out: &mut Vec<u8>, id: MessageId, level: Level) {
     out.extend_from_slice(b"OK ");
     number(out, id);
-    out.extend_from_slice(match level {
+    out.extend_from_slice(receipt_end(level));
+}
+
+#[inline]
+fn receipt_end(level: Level) -> &'static [u8] {
+    match level {
         Level::None => b" mem\n",
         Level::Os => b" os\n",
         Level::Disk => b" disk\n",
         Level::Quorum => b" quorum\n",
-    });
+    }
 }
 
 /// The answer to an ack of one live delivery.
@@ -149,13 +154,15 @@ impl Receipts {
 
     /// Begins with that id.
     pub fn new(first: MessageId, level: Level) -> Receipts {
-        let mut text = Vec::with_capacity(Receipts::BYTES_MAX);
-        receipt(&mut text, first, level);
         let mut line = [0; Receipts::BYTES_MAX];
-        let start = line.len() - text.len();
-        line[start..].copy_from_slice(&text);
-        let space = text.iter().rposition(|octet| *octet == b' ');
-        let last = start + space.expect("the level stands behind a space") - 1;
+        let mut start = line.len();
+        let mut digits = itoa::Buffer::new();
+        let id = digits.format(first).as_bytes();
+        for part in [receipt_end(level), id, b"OK "] {
+            start -= part.len();
+            line[start..][..part.len()].copy_from_slice(part);
+        }
+        let last = line.len() - receipt_end(level).len() - 1;
         Receipts { line, start, last }
     }
 
