@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::pipeline::World;
-use crate::runs::seeds;
+use crate::runs::{seeds, total};
 use crate::wire::Line;
 
 /// What is done in a run.
@@ -362,14 +362,8 @@ fn number_of(line: &Line) -> Result<u64, String> {
 
 #[test]
 fn groups_miss_nothing_and_repeat_nothing() {
-    let mut deliveries = 0;
     let seeds = seeds(200);
-    for seed in seeds.clone() {
-        match run(seed) {
-            Ok(count) => deliveries += count,
-            Err(what) => panic!("seed {seed}: {what}"),
-        }
-    }
+    let deliveries = total(seeds.clone(), run);
     let least = (seeds.end - seeds.start) * 10;
     assert!(deliveries > least, "only {deliveries} messages");
 }

@@ -16,7 +16,7 @@ use ringmq::shard::{ConnKey, Now, Shard};
 
 use crate::disk::{Crash, SimDisk};
 use crate::rng::Rng;
-use crate::runs::seeds;
+use crate::runs::{seeds, total};
 use crate::storage::{Delays, JobsHandle, SimStorage};
 use crate::wire::{Line, LineReader};
 
@@ -501,14 +501,8 @@ fn is_terminal(line: &Line) -> bool {
 
 #[test]
 fn what_comes_out_is_what_went_in() {
-    let mut commits = 0;
     let seeds = seeds(60);
-    for seed in seeds.clone() {
-        match run(seed) {
-            Ok(done) => commits += done,
-            Err(what) => panic!("seed {seed}: {what}"),
-        }
-    }
+    let commits = total(seeds.clone(), run);
     let least = 8 * (seeds.end - seeds.start);
     assert!(commits > least, "only {commits} transactions were done");
 }

@@ -25,6 +25,19 @@ pub fn seeds(usual: u64) -> std::ops::Range<u64> {
     }
 }
 
+/// Runs these seeds and adds up what each of them has done.
+///
+/// # Panics
+/// With the first seed that breaks a promise, and what it broke.
+pub fn total<T: std::iter::Sum>(
+    seeds: std::ops::Range<u64>,
+    run: impl Fn(u64) -> Result<T, String>,
+) -> T {
+    seeds
+        .map(|seed| run(seed).unwrap_or_else(|what| panic!("seed {seed}: {what}")))
+        .sum()
+}
+
 #[test]
 fn seeds_keep_every_promise() {
     let print = std::env::var("RINGMQ_TRACE").is_ok_and(|value| value == "1");

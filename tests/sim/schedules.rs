@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use crate::pipeline::World;
-use crate::runs::seeds;
+use crate::runs::{seeds, total};
 
 /// How long a run is, microseconds.
 const LENGTH_US: u64 = 15_000_000;
@@ -79,14 +79,8 @@ pub fn run(seed: u64) -> Result<usize, String> {
 
 #[test]
 fn a_schedule_publishes_once_in_each_interval() {
-    let mut messages = 0;
     let seeds = seeds(60);
-    for seed in seeds.clone() {
-        match run(seed) {
-            Ok(count) => messages += count,
-            Err(what) => panic!("seed {seed}: {what}"),
-        }
-    }
+    let messages = total(seeds.clone(), run);
     let least = (seeds.end - seeds.start) as usize;
     assert!(messages > least, "only {messages} messages");
 }

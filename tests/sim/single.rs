@@ -5,7 +5,7 @@
 //! last, as long as it has a subscription or holds what a pull of its own gave it.
 
 use crate::pipeline::World;
-use crate::runs::seeds;
+use crate::runs::{seeds, total};
 use crate::wire::Line;
 
 /// What is done in a run.
@@ -219,14 +219,8 @@ impl Model {
 
 #[test]
 fn one_consumer_is_served_at_a_time() {
-    let mut deliveries = 0;
     let seeds = seeds(200);
-    for seed in seeds.clone() {
-        match run(seed) {
-            Ok(count) => deliveries += count,
-            Err(what) => panic!("seed {seed}: {what}"),
-        }
-    }
+    let deliveries = total(seeds.clone(), run);
     let least = (seeds.end - seeds.start) * 20;
     assert!(deliveries > least, "only {deliveries} messages");
 }

@@ -69,6 +69,14 @@ pub fn server_version(addr: SocketAddr) -> Result<String, CliError> {
     Ok(format!("redis/{}", version.unwrap_or("unknown")))
 }
 
+/// What a command answers with a number; `None` if it answers something else.
+pub fn length(addr: SocketAddr, command: &str) -> Result<Option<u64>, CliError> {
+    let answer = ask(addr, command)?;
+    let line = answer.lines().next();
+    let number = line.and_then(|line| line.strip_prefix(':'));
+    Ok(number.and_then(count))
+}
+
 /// The first exchange of a connection.
 pub fn greet(stream: &mut TcpStream) -> io::Result<()> {
     let answer = ask_line(stream, b"PING\r\n")?;
@@ -152,12 +160,7 @@ impl Dialect for Redis {
         if self.fan_out {
             return Ok(None);
         }
-        let answer = ask(self.addr, &format!("LLEN {}", self.key))?;
-        let line = answer
-            .lines()
-            .next()
-            .and_then(|line| line.strip_prefix(':'));
-        Ok(line.and_then(count))
+        length(self.addr, &format!("LLEN {}", self.key))
     }
 
     fn clean_up(&self) -> Result<(), CliError> {

@@ -9,7 +9,7 @@ use crate::cli::bench::plan::{Mode, Plan};
 use crate::cli::error::CliError;
 use crate::protocol::text::value::decimal;
 
-use super::redis::{ask, greet, push_bulk, server_version};
+use super::redis::{ask, greet, length, push_bulk, server_version};
 use super::{Dialect, Said, Settling, push_decimal};
 
 /// A stream with one group.
@@ -111,12 +111,7 @@ impl Dialect for Streams {
     /// Entries that the group has not read or not acked; without consumers, the stream's.
     fn held(&self) -> Result<Option<u64>, CliError> {
         if self.mode == Mode::Publish {
-            let answer = ask(self.addr, &format!("XLEN {}", self.key))?;
-            let line = answer
-                .lines()
-                .next()
-                .and_then(|line| line.strip_prefix(':'));
-            return Ok(line.and_then(count));
+            return length(self.addr, &format!("XLEN {}", self.key));
         }
         let answer = ask(self.addr, &format!("XINFO GROUPS {}", self.key))?;
         let pending = field(&answer, "pending");
