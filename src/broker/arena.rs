@@ -125,6 +125,38 @@ pub struct Stored<'a> {
     pub body: Payload<'a>,
 }
 
+/// Looks at messages of an arena, best in the order of their places: it remembers the last one's chunk.
+#[derive(Debug)]
+pub struct Cursor<'a> {
+    arena: &'a Arena,
+    base: u64,
+    data: &'a [u8],
+}
+
+impl<'a> Cursor<'a> {
+    /// The body of the message at a place if it has no sections and no memory of its own.
+    ///
+    /// # Panics
+    /// If there is no message.
+    #[inline]
+    pub fn plain(&mut self, place: u64) -> Option<&'a [u8]> {
+        if is_request(place) {
+            return None;
+        }
+        if place.wrapping_sub(self.base) >= self.data.len() as u64 {
+            let chunk = &self.arena.chunks[self.arena.at(place)];
+            (self.base, self.data) = (chunk.base, &chunk.data);
+        }
+        let (flags, mut rest) = self.data[(place - self.base) as usize..].split_first()?;
+        if *flags != 0 {
+            return None;
+        }
+        take_varint(&mut rest);
+        let len = take_varint(&mut rest) as usize;
+        Some(&rest[..len])
+    }
+}
+
 /// The messages of one `none` queue.
 #[derive(Debug, Default)]
 pub struct Arena {
@@ -337,6 +369,15 @@ impl Arena {
             time_ms,
             sections,
             body,
+        }
+    }
+
+    /// For looking at several messages, one after another.
+    pub fn cursor(&self) -> Cursor<'_> {
+        Cursor {
+            arena: self,
+            base: 0,
+            data: &[],
         }
     }
 

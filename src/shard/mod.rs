@@ -45,6 +45,7 @@ use crate::config::{Config, Limits};
 use crate::fault::{Fault, planted};
 use crate::log::disk::Storage;
 use crate::log::{BlockSlot, Log, OpenError, OpenOptions, Recovered};
+use crate::protocol::text::handles::Typed;
 use conn::{Blocked, Conn, Life, ReadInto};
 use engine::{Engine, Receiver, Return};
 use waiters::Waiters;
@@ -140,6 +141,8 @@ pub struct Shard<S: Storage> {
     live: live::Live,
     /// Scratch for tokens that were stale, and texts.
     text: Vec<u8>,
+    /// Scratch for the handles of an ack.
+    handles: Vec<Typed>,
 }
 
 impl<S: Storage> Shard<S> {
@@ -211,6 +214,7 @@ impl<S: Storage> Shard<S> {
             requests: request::Requests::new(random),
             live: live::Live::default(),
             text: Vec::new(),
+            handles: Vec::new(),
         };
         Ok((shard, recovered))
     }

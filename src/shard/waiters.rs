@@ -25,6 +25,14 @@ pub struct Terms {
     pub hold: bool,
 }
 
+impl Terms {
+    /// Is each message leased and sent as it is, and nothing else done?
+    #[inline]
+    pub fn are_plain(&self) -> bool {
+        !self.ack_auto && !self.timestamps && !self.hold
+    }
+}
+
 /// Who waits.
 #[derive(Debug)]
 pub enum Waiter {

@@ -9,6 +9,7 @@ mod bindings;
 mod cast;
 mod definitions;
 mod deliver;
+mod deliver_run;
 mod groups;
 mod publish;
 mod publish_run;
