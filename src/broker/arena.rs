@@ -185,12 +185,11 @@ impl Arena {
         pool: &mut ChunkPool,
     ) -> u64 {
         let owned = match body {
-            Body::Owned(bytes) if bytes.len() >= OWN_BYTES_MIN => Some(OwnBody {
-                bytes: bytes.clone(),
-                share: None,
-            }),
-            _ => None,
+            _ if body.as_slice().len() < OWN_BYTES_MIN => None,
+            Body::Owned(bytes) => Some(bytes.clone()),
+            Body::Borrowed(octets) => Some(Bytes::copy_from_slice(octets)),
         };
+        let owned = owned.map(|bytes| OwnBody { bytes, share: None });
         self.push_entry(time_ms, sections, body, owned, pool)
     }
 

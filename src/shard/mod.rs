@@ -91,10 +91,10 @@ enum Ending {
 
 /// Size of the buffer that sockets are read into, bytes.
 const SCRATCH_BYTES: usize = 256 << 10;
-/// Output buffers kept for reuse, the largest of them, and their memory in all. A thousand small
-/// messages that are let out at once must fit one, or it is made anew each time.
+/// Output buffers kept for reuse, the largest of them, and their memory in all. What a connection may have
+/// in its output at most must fit one, or memory is asked for, and zeroed by the system, each time.
 const POOL_COUNT: usize = 256;
-const POOL_BUFFER_BYTES_MAX: usize = 256 << 10;
+const POOL_BUFFER_BYTES_MAX: usize = 2 << 20;
 const POOL_BYTES_MAX: usize = 16 << 20;
 
 /// A whole broker without its sockets.
