@@ -6,6 +6,7 @@
 mod ack_run;
 mod admin;
 mod cast;
+mod cast_run;
 mod conn;
 mod consume;
 mod drain;
@@ -141,6 +142,8 @@ pub struct Shard<S: Storage> {
     live: live::Live,
     /// Scratch for tokens that were stale, and texts.
     text: Vec<u8>,
+    /// Scratch for a run of casts.
+    cast_run: cast_run::CastRun,
     /// Scratch for the handles of an ack.
     handles: Vec<Typed>,
 }
@@ -214,6 +217,7 @@ impl<S: Storage> Shard<S> {
             requests: request::Requests::new(random),
             live: live::Live::default(),
             text: Vec::new(),
+            cast_run: cast_run::CastRun::default(),
             handles: Vec::new(),
         };
         Ok((shard, recovered))

@@ -123,27 +123,41 @@ fn publish<'a>(input: &'a [u8], start: usize, limits: &Limits) -> Option<(usize,
 
 /// How a publish that is answered begins.
 pub const PUBLISH: &[u8] = b"PUB ";
+/// How a cast that is answered begins.
+pub const CAST: &[u8] = b"CAST ";
 
-/// Does `input` begin with a publish that is answered, to the queue of this plain name, without options?
+/// Does `input` begin with that verb and this plain name, and is a body all that follows?
 #[inline]
-pub fn is_publish(input: &[u8], name: &[u8]) -> bool {
-    let at = PUBLISH.len() + name.len();
-    input.starts_with(PUBLISH)
+pub fn is_to(input: &[u8], verb: &[u8], name: &[u8]) -> bool {
+    let at = verb.len() + name.len();
+    input.starts_with(verb)
         && matches!(input.get(at..at + 2), Some(b" $" | b" :"))
-        && input[PUBLISH.len()..at] == *name
+        && input[verb.len()..at] == *name
 }
 
-/// The body of a whole plain publish to that queue at the front of `input`, and the length of both.
+/// The body of a whole command at the front of `input` that [`is_to`] that name, and the command's length.
 #[inline]
-pub fn publish_to<'a>(input: &'a [u8], name: &[u8], limits: &Limits) -> Option<(&'a [u8], usize)> {
-    if !is_publish(input, name) {
+pub fn body_to<'a>(
+    input: &'a [u8],
+    verb: &[u8],
+    name: &[u8],
+    limits: &Limits,
+) -> Option<(&'a [u8], usize)> {
+    if !is_to(input, verb, name) {
         return None;
     }
-    let start = PUBLISH.len() + name.len() + 2;
+    let start = verb.len() + name.len() + 2;
     match input[start - 1] {
         b'$' => counted(input, start, limits),
         _ => inline(input, start, limits),
     }
+}
+
+/// The plain name behind that verb.
+#[inline]
+pub fn name_behind<'a>(input: &'a [u8], verb: &[u8]) -> Option<&'a [u8]> {
+    let input = input.strip_prefix(verb)?;
+    Some(&input[..name_end(input, 0)?])
 }
 
 #[inline]
