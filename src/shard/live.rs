@@ -325,7 +325,7 @@ impl<S: Storage> Shard<S> {
         now: Now,
     ) -> bool {
         let found = self.live_receivers(receivers);
-        let plain = found.len() > 0
+        let plain = !found.is_empty()
             && found.iter().all(|(slot, _, key)| {
                 let subscription = &self.live.subscriptions[*key as usize];
                 subscription.tag.is_empty() && !subscription.timestamps && *slot as usize != asker
