@@ -122,31 +122,31 @@ fn publish<'a>(input: &'a [u8], start: usize, limits: &Limits) -> Option<(usize,
 }
 
 /// How a publish that is answered begins.
-pub const PUBLISH: &[u8] = b"PUB ";
+pub const PUBLISH: &[u8; 4] = b"PUB ";
 /// How a cast that is answered begins.
-pub const CAST: &[u8] = b"CAST ";
+pub const CAST: &[u8; 5] = b"CAST ";
 
 /// Does `input` begin with that verb and this plain name, and is a body all that follows?
 #[inline]
-pub fn is_to(input: &[u8], verb: &[u8], name: &[u8]) -> bool {
-    let at = verb.len() + name.len();
-    input.starts_with(verb)
+pub fn is_to<const N: usize>(input: &[u8], verb: &[u8; N], name: &[u8]) -> bool {
+    let at = N + name.len();
+    input.first_chunk() == Some(verb)
         && matches!(input.get(at..at + 2), Some(b" $" | b" :"))
-        && input[verb.len()..at] == *name
+        && input[N..at] == *name
 }
 
 /// The body of a whole command at the front of `input` that [`is_to`] that name, and the command's length.
 #[inline]
-pub fn body_to<'a>(
+pub fn body_to<'a, const N: usize>(
     input: &'a [u8],
-    verb: &[u8],
+    verb: &[u8; N],
     name: &[u8],
     limits: &Limits,
 ) -> Option<(&'a [u8], usize)> {
     if !is_to(input, verb, name) {
         return None;
     }
-    let start = verb.len() + name.len() + 2;
+    let start = N + name.len() + 2;
     match input[start - 1] {
         b'$' => counted(input, start, limits),
         _ => inline(input, start, limits),
