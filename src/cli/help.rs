@@ -95,7 +95,7 @@ const SERVE: &str = "\
 ringmq [serve] [OPTIONS]          run a broker until SIGTERM or Ctrl-C
 
 Where
-  -l, --listen ADDR:PORT          repeatable; text:// in front pins the protocol [127.0.0.1:7766]
+  -l, --listen ADDR:PORT          repeatable; text:// or http:// in front takes only that [127.0.0.1:7766]
       --insecure                  allow --listen beyond loopback: there is no authentication yet
   -d, --data DIR                  the data directory, made if missing [./ringmq-data]
       --data-must-exist           refuse a missing or empty data directory

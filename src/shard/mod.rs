@@ -101,7 +101,12 @@ const POOL_BYTES_MAX: usize = 16 << 20;
 fn entrances(config: &Config) -> Vec<Entrance> {
     let pinned = config.pinned.iter().copied().chain(std::iter::repeat(None));
     let listeners = config.listen.iter().zip(pinned);
-    listeners.map(|(_, pinned)| Entrance { pinned }).collect()
+    listeners
+        .map(|(address, pinned)| Entrance {
+            pinned,
+            is_loopback: address.ip().is_loopback(),
+        })
+        .collect()
 }
 
 /// A whole broker without its sockets.
@@ -260,7 +265,10 @@ impl<S: Storage> Shard<S> {
         self.next_generation = self.next_generation.wrapping_add(1);
         let holder = self.engine.leases.add_holder();
         let entrance = self.entrances.get(listener).copied();
-        let entrance = entrance.unwrap_or(Entrance { pinned: None });
+        let entrance = entrance.unwrap_or(Entrance {
+            pinned: None,
+            is_loopback: true,
+        });
         let slot = self
             .conns
             .insert(Conn::new(generation, peer, entrance, holder, now.us));

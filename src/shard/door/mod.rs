@@ -5,6 +5,9 @@
 //! protocol is not here: it needs no state beside its decoder and is written to where it is told something,
 //! which every `is_text` marks.
 
+mod http;
+mod metrics;
+
 use super::conn::{Conn, Life};
 use super::{Now, Shard};
 use crate::broker::id::Handle;
@@ -22,6 +25,8 @@ pub enum Session {
     Undecided,
     /// The line protocol.
     Text,
+    /// HTTP/1.1.
+    Http(Box<http::Session>),
 }
 
 /// What the shard tells a connection: the answer to a command, or something that comes by itself.
@@ -60,6 +65,7 @@ impl Session {
     pub fn body_space(&mut self) -> Option<&mut [u8]> {
         match self {
             Session::Undecided | Session::Text => None,
+            Session::Http(session) => session.decoder.body_space(),
         }
     }
 
@@ -69,6 +75,7 @@ impl Session {
             Session::Undecided | Session::Text => {
                 panic!("{count} bytes were received into no body")
             }
+            Session::Http(session) => session.decoder.body_filled(count),
         }
     }
 
@@ -76,6 +83,7 @@ impl Session {
     pub fn in_frame(&self) -> bool {
         match self {
             Session::Undecided | Session::Text => false,
+            Session::Http(session) => session.decoder.in_frame(),
         }
     }
 
@@ -83,6 +91,7 @@ impl Session {
     pub fn unfinished(&self) -> Option<Error> {
         match self {
             Session::Undecided | Session::Text => None,
+            Session::Http(session) => session.unfinished(),
         }
     }
 
@@ -90,6 +99,7 @@ impl Session {
     pub fn memory(&self) -> usize {
         match self {
             Session::Undecided | Session::Text => 0,
+            Session::Http(session) => session.memory(),
         }
     }
 }
@@ -109,6 +119,7 @@ impl Conn {
                 }
                 Told::Expired(handle) => encode::expired(self.out.writer(pool), handle),
             },
+            Session::Http(_) => self.tell_http(pool, told),
         }
     }
 }
@@ -129,6 +140,7 @@ impl<S: Storage> Shard<S> {
         }
         match self.conns[slot].session {
             Session::Undecided | Session::Text => self.run_text(slot, input, now),
+            Session::Http(_) => self.run_http(slot, input, now),
         }
     }
 
@@ -140,7 +152,8 @@ impl<S: Storage> Shard<S> {
         }
         match door {
             Door::Text => Some(Session::Text),
-            Door::Resp | Door::Http | Door::Amqp | Door::Tls => None,
+            Door::Http => Some(Session::Http(Box::default())),
+            Door::Resp | Door::Amqp | Door::Tls => None,
         }
     }
 
