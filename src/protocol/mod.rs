@@ -3,4 +3,5 @@
 pub mod collect;
 pub mod detect;
 pub mod http;
+pub mod resp;
 pub mod text;

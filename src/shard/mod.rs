@@ -136,6 +136,9 @@ pub struct Shard<S: Storage> {
     /// Connections whose next command waits for a read from the disk, or goes on with a long job.
     cold: Vec<ConnKey>,
     closing: VecDeque<ConnKey>,
+    /// Connections whose peers' acknowledgements are asked for, and when they are asked for again.
+    asking: VecDeque<ConnKey>,
+    ask_again: VecDeque<(u64, ConnKey)>,
     /// Whose leases a holder's are, for holders that are connections.
     holders: Vec<Option<ConnKey>>,
     /// A long command goes on in the next turn.
@@ -214,6 +217,8 @@ impl<S: Storage> Shard<S> {
             gated: Vec::new(),
             cold: Vec::new(),
             closing: VecDeque::new(),
+            asking: VecDeque::new(),
+            ask_again: VecDeque::new(),
             holders: Vec::new(),
             goes_on: false,
             receivers: Vec::new(),
@@ -416,6 +421,9 @@ impl<S: Storage> Shard<S> {
             self.answer_error(slot, None, &error);
             self.conns[slot].life = Life::Closing;
             self.mark_dirty(slot);
+            return;
+        }
+        if done && self.awaits_peer(slot) {
             return;
         }
         if done {

@@ -7,6 +7,7 @@
 
 mod http;
 mod metrics;
+mod resp;
 
 use super::conn::{Conn, Life};
 use super::{Now, Shard};
@@ -27,6 +28,8 @@ pub enum Session {
     Text,
     /// HTTP/1.1.
     Http(Box<http::Session>),
+    /// RESP.
+    Resp(Box<resp::Session>),
 }
 
 /// What the shard tells a connection: the answer to a command, or something that comes by itself.
@@ -61,10 +64,20 @@ impl Session {
         matches!(self, Session::Text)
     }
 
+    /// What it is called.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Session::Undecided => "-",
+            Session::Text => Door::Text.word(),
+            Session::Http(_) => Door::Http.word(),
+            Session::Resp(_) => Door::Resp.word(),
+        }
+    }
+
     /// See [`Conn::body_space`].
     pub fn body_space(&mut self) -> Option<&mut [u8]> {
         match self {
-            Session::Undecided | Session::Text => None,
+            Session::Undecided | Session::Text | Session::Resp(_) => None,
             Session::Http(session) => session.decoder.body_space(),
         }
     }
@@ -72,7 +85,7 @@ impl Session {
     /// See [`Conn::body_filled`].
     pub fn body_filled(&mut self, count: usize) {
         match self {
-            Session::Undecided | Session::Text => {
+            Session::Undecided | Session::Text | Session::Resp(_) => {
                 panic!("{count} bytes were received into no body")
             }
             Session::Http(session) => session.decoder.body_filled(count),
@@ -84,6 +97,7 @@ impl Session {
         match self {
             Session::Undecided | Session::Text => false,
             Session::Http(session) => session.decoder.in_frame(),
+            Session::Resp(session) => session.in_frame(),
         }
     }
 
@@ -92,6 +106,7 @@ impl Session {
         match self {
             Session::Undecided | Session::Text => None,
             Session::Http(session) => session.unfinished(),
+            Session::Resp(session) => session.unfinished(),
         }
     }
 
@@ -100,6 +115,7 @@ impl Session {
         match self {
             Session::Undecided | Session::Text => 0,
             Session::Http(session) => session.memory(),
+            Session::Resp(session) => session.memory(),
         }
     }
 }
@@ -120,6 +136,7 @@ impl Conn {
                 Told::Expired(handle) => encode::expired(self.out.writer(pool), handle),
             },
             Session::Http(_) => self.tell_http(pool, told),
+            Session::Resp(_) => self.tell_resp(pool, tag, told),
         }
     }
 }
@@ -141,19 +158,27 @@ impl<S: Storage> Shard<S> {
         match self.conns[slot].session {
             Session::Undecided | Session::Text => self.run_text(slot, input, now),
             Session::Http(_) => self.run_http(slot, input, now),
+            Session::Resp(_) => self.run_resp(slot, input, now),
         }
     }
 
     /// The session for a client that speaks so; `None` if its listener takes only another, or none is there.
     fn open_door(&self, slot: usize, door: Door) -> Option<Session> {
         let pinned = self.conns[slot].entrance.pinned;
+        if (pinned, door) == (Some(Door::Resp), Door::Text) {
+            // Where nothing else can be meant, a person may type.
+            return Some(Session::Resp(Box::new(resp::Session::new(true))));
+        }
         if pinned.is_some_and(|pinned| pinned != door) {
             return None;
         }
         match door {
             Door::Text => Some(Session::Text),
             Door::Http => Some(Session::Http(Box::default())),
-            Door::Resp | Door::Amqp | Door::Tls => None,
+            Door::Resp => Some(Session::Resp(Box::new(resp::Session::new(
+                pinned.is_some(),
+            )))),
+            Door::Amqp | Door::Tls => None,
         }
     }
 
