@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use crate::broker::id::Level;
 use crate::broker::settings::SettingsPatch;
-use crate::config::Config;
+use crate::config::{Config, Door};
 use crate::protocol::text::settings;
 
 use super::args::{ADDR_DEFAULT, Args, Word};
@@ -78,6 +78,14 @@ fn option(
             options.set.push(setting(args, &text)?);
         }
         "--data-must-exist" => config.data_must_exist = true,
+        "--resp-pop" => {
+            let word = args.value()?;
+            config.limits.pop_is_classic = match word.as_str() {
+                "safe" => false,
+                "classic" => true,
+                _ => return Err(args.bad(&word, "safe or classic")),
+            };
+        }
         "--insecure" => config.insecure = true,
         "--spin" => config.spin = true,
         "--log-level" => {
@@ -174,23 +182,29 @@ fn put_together(args: &Args, options: &Options, config: &mut Config) -> Result<(
         }
         config.queue_defaults.durable = Level::None;
     }
-    config.listen = addresses(args, &options.listen)?;
+    let listen = addresses(args, &options.listen)?;
+    (config.listen, config.pinned) = listen.into_iter().unzip();
     config.check().map_err(|reason| args.usage(reason))
 }
 
 /// The addresses to listen on; a name that stands for several addresses gives them all.
-fn addresses(args: &Args, listen: &[String]) -> Result<Vec<SocketAddr>, CliError> {
+fn addresses(args: &Args, listen: &[String]) -> Result<Vec<(SocketAddr, Option<Door>)>, CliError> {
     let default = [ADDR_DEFAULT.to_owned()];
     let listen = if listen.is_empty() { &default } else { listen };
     let mut addresses = Vec::new();
     for text in listen {
-        let plain = match text.split_once("://") {
-            None => text.as_str(),
-            Some(("text", plain)) => plain,
-            Some((protocol, _)) => {
-                return Err(args.usage(format!(
-                    "--listen {text}: this version speaks only text, not {protocol}"
-                )));
+        let (plain, pinned) = match text.split_once("://") {
+            None => (text.as_str(), None),
+            Some((word, plain)) => {
+                let known = Door::BUILT.iter().find(|door| door.word() == word);
+                let Some(door) = known else {
+                    let words: Vec<_> = Door::BUILT.iter().map(|door| door.word()).collect();
+                    return Err(args.usage(format!(
+                        "--listen {text}: this version speaks only {}, not {word}",
+                        words.join(", ")
+                    )));
+                };
+                (plain, Some(*door))
             }
         };
         let resolved = plain.to_socket_addrs().map_err(|error| {
@@ -199,8 +213,9 @@ fn addresses(args: &Args, listen: &[String]) -> Result<Vec<SocketAddr>, CliError
             ))
         })?;
         for address in resolved {
-            if !addresses.contains(&address) || address.port() == 0 {
-                addresses.push(address);
+            let known = addresses.iter().any(|(known, _)| *known == address);
+            if !known || address.port() == 0 {
+                addresses.push((address, pinned));
             }
         }
     }
@@ -247,11 +262,14 @@ mod tests {
     fn listening() {
         let config = accepts("--listen text://127.0.0.1:0 --listen=[::1]:9");
         assert_eq!(config.listen.len(), 2);
+        assert_eq!(config.pinned, [Some(Door::Text), None]);
         refuses("--listen 0.0.0.0:7766", "--insecure");
         refuses("--listen [::]:7766", "no authentication");
         assert!(accepts("--listen 0.0.0.0:7766 --insecure").insecure);
         refuses("--listen 7766", "127.0.0.1:7766");
-        refuses("--listen amqp://127.0.0.1:5672", "only text");
+        let pinned = accepts("--listen resp://127.0.0.1:0 --listen http://127.0.0.1:0").pinned;
+        assert_eq!(pinned, [Some(Door::Resp), Some(Door::Http)]);
+        refuses("--listen ftp://127.0.0.1:21", "only text, resp, http");
     }
 
     #[test]
@@ -296,6 +314,8 @@ mod tests {
 
     #[test]
     fn what_is_not_there() {
+        assert!(accepts("--resp-pop classic").limits.pop_is_classic);
+        refuses("--resp-pop quick", "safe or classic");
         refuses("--frob", "no option --frob");
         refuses("jobs", "one argument too many");
         refuses("--data", "missing");

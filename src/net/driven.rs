@@ -8,8 +8,8 @@ use crate::shard::{ConnKey, Now, Shard, Stop};
 /// The reactor's view of a [`Shard`]; the methods' contracts are the shard's own. A trait, so that
 /// the reactor is tested without a broker behind it.
 pub trait Driven {
-    /// See [`Shard::handle_accept`].
-    fn handle_accept(&mut self, peer: &str, now: Now) -> Option<ConnKey>;
+    /// See [`Shard::handle_accept_at`].
+    fn handle_accept(&mut self, peer: &str, listener: usize, now: Now) -> Option<ConnKey>;
     /// See [`Shard::receive_space`].
     fn receive_space(&mut self, conn: ConnKey) -> Option<&mut [u8]>;
     /// See [`Shard::handle_received`].
@@ -30,6 +30,12 @@ pub trait Driven {
     fn handle_sent(&mut self, conn: ConnKey, count: usize, now: Now) -> bool;
     /// See [`Shard::poll_close`].
     fn poll_close(&mut self) -> Option<ConnKey>;
+    /// See [`Shard::poll_unacknowledged`].
+    fn poll_unacknowledged(&mut self) -> Option<ConnKey> {
+        None
+    }
+    /// See [`Shard::handle_unacknowledged`].
+    fn handle_unacknowledged(&mut self, _conn: ConnKey, _bytes: usize, _now: Now) {}
     /// See [`Shard::poll_timeout`].
     fn poll_timeout(&self) -> Option<u64>;
     /// See [`Shard::handle_shutdown`].
@@ -39,8 +45,8 @@ pub trait Driven {
 }
 
 impl<S: Storage> Driven for Shard<S> {
-    fn handle_accept(&mut self, peer: &str, now: Now) -> Option<ConnKey> {
-        Shard::handle_accept(self, peer, now)
+    fn handle_accept(&mut self, peer: &str, listener: usize, now: Now) -> Option<ConnKey> {
+        Shard::handle_accept_at(self, peer, listener, now)
     }
     fn receive_space(&mut self, conn: ConnKey) -> Option<&mut [u8]> {
         Shard::receive_space(self, conn)
@@ -71,6 +77,12 @@ impl<S: Storage> Driven for Shard<S> {
     }
     fn poll_close(&mut self) -> Option<ConnKey> {
         Shard::poll_close(self)
+    }
+    fn poll_unacknowledged(&mut self) -> Option<ConnKey> {
+        Shard::poll_unacknowledged(self)
+    }
+    fn handle_unacknowledged(&mut self, conn: ConnKey, bytes: usize, now: Now) {
+        Shard::handle_unacknowledged(self, conn, bytes, now);
     }
     fn poll_timeout(&self) -> Option<u64> {
         Shard::poll_timeout(self)

@@ -198,8 +198,8 @@ impl Reactor {
 
     fn accept<D: Driven>(&mut self, driven: &mut D, now: Now) {
         let mut left = ACCEPTS_MAX;
-        while let Some((stream, peer)) = self.listeners.accept(&mut left, now.us) {
-            let Some(key) = driven.handle_accept(&peer.to_string(), now) else {
+        while let Some((listener, stream, peer)) = self.listeners.accept(&mut left, now.us) {
+            let Some(key) = driven.handle_accept(&peer.to_string(), listener, now) else {
                 continue;
             };
             if let Err(error) = self.connections.add(key, stream, self.poll.registry()) {
@@ -230,6 +230,11 @@ impl Reactor {
             .write(driven, registry, now, |driven, stream, key| {
                 reset(driven, stream, key, registry, now);
             });
+        while let Some(key) = driven.poll_unacknowledged() {
+            // Nobody there has taken nothing more.
+            let bytes = self.connections.unacknowledged(key).unwrap_or(usize::MAX);
+            driven.handle_unacknowledged(key, bytes, now);
+        }
         // What has left may have made room for more; that is the next turn's.
         while let Some(key) = driven.poll_output() {
             self.connections.handle_output(key);

@@ -2,6 +2,7 @@
 
 use super::Now;
 use super::conn::Conn;
+use super::door::Told;
 use super::engine::{Engine, Next, Taken};
 use super::waiters::Terms;
 use crate::broker::arena::is_request;
@@ -72,6 +73,7 @@ pub(super) fn hand_out<S: Storage>(
             && queue.ready() > 1
             && queue.gives_plainly()
             && terms.are_plain()
+            && conn.session.is_text()
             && let Some(plain) = plain
                 .get_or_insert_with(|| encode::Plain::new(tag, &queue.printed, engine.incarnation))
         {
@@ -90,7 +92,11 @@ pub(super) fn hand_out<S: Storage>(
                 continue;
             }
         }
-        let taken = match engine.take_next(key, now) {
+        let next = match terms.from_tail {
+            false => engine.take_next(key, now),
+            true => engine.take_last(key, now),
+        };
+        let taken = match next {
             Next::Taken(taken) => taken,
             Next::Empty => {
                 given.stopped = Stopped::Empty;
@@ -240,5 +246,8 @@ pub fn write_message(
         headers,
         body,
     };
+    if !conn.session.is_text() {
+        return conn.tell(pool, tag, Told::Message(&delivery));
+    }
     encode::message(&mut conn.out, pool, tag, &delivery);
 }

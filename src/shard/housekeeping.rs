@@ -2,7 +2,7 @@
 
 use super::conn::{Blocked, Life, Unseen};
 use super::engine::Return;
-use super::failure::{answer_failed, answer_stalled};
+use super::failure::{DISK_FAILED, NO_SPACE, answer_failed, answer_stalled};
 use super::{ConnKey, Ending, Now, Shard, Stop};
 use crate::broker::index::Slot;
 use crate::broker::reply::ErrorCode;
@@ -73,6 +73,7 @@ impl<S: Storage> Shard<S> {
         self.engine.handle_timers(now);
         self.end_waits(now);
         self.end_requests(now);
+        self.ask_due(now);
         self.housekeeping.again |= self.engine.drain_doomed();
         self.housekeeping.again |= self.engine.free_unwanted(now);
         // Two rounds: what is visible is handed out before the commit, so that what that settles is in
@@ -345,7 +346,7 @@ impl<S: Storage> Shard<S> {
         let slots: Vec<usize> = self.conns.iter().map(|(slot, _)| slot).collect();
         for slot in slots {
             let gated = self.conns[slot].take_gated();
-            if !gated.is_empty() {
+            if !gated.is_empty() && !self.answer_unknown(slot, DISK_FAILED) {
                 let out = self.conns[slot].out.writer(&mut self.pool);
                 answer_failed(out, &gated);
             }
@@ -363,7 +364,11 @@ impl<S: Storage> Shard<S> {
             conn.published = Unseen::default();
             let late_from = conn.late_from();
             let gated = conn.take_gated();
-            answer_stalled(conn.out.writer(&mut self.pool), &gated);
+            if !gated.is_empty() && !self.answer_unknown(slot, NO_SPACE) {
+                let out = self.conns[slot].out.writer(&mut self.pool);
+                answer_stalled(out, &gated);
+            }
+            let conn = &mut self.conns[slot];
             if let Blocked::Log(_) = conn.blocked {
                 conn.blocked = Blocked::No;
             }
@@ -411,7 +416,7 @@ impl<S: Storage> Shard<S> {
             if let Some(log) = &mut self.engine.log {
                 log.trim((budget - budget / 4).saturating_sub(others));
             }
-            used = self.engine.count_memory(0) + buffers;
+            used = self.engine.memory() + buffers;
             if used > budget {
                 self.spill_blocks(0);
                 used = self.engine.count_memory(usize::MAX) + buffers;
@@ -502,7 +507,7 @@ impl<S: Storage> Shard<S> {
         let mut watched = false;
         let mut stalled = Vec::new();
         for (slot, conn) in &self.conns {
-            if conn.life != Life::Open || conn.blocked != Blocked::No || !conn.decoder.in_frame() {
+            if conn.life != Life::Open || conn.blocked != Blocked::No || !conn.in_frame() {
                 continue;
             }
             watched = true;
@@ -538,6 +543,7 @@ impl<S: Storage> Shard<S> {
             || !self.resuming.is_empty()
             || !self.engine.runnable.is_empty()
             || !self.readable.is_empty()
+            || !self.asking.is_empty()
             || self.has_unwritten();
         if busy {
             return Some(0);
@@ -556,10 +562,13 @@ impl<S: Storage> Shard<S> {
             self.waiters.next_deadline_us(),
             self.requests.next_deadline_us(),
             self.drained_at_us(),
+            self.ask_again.front().map(|(at_us, _)| *at_us),
         ]
         .into_iter()
         .flatten()
         .min()
+        // Some wait for ever, and some leases have no end.
+        .filter(|at_us| *at_us != u64::MAX)
     }
 
     /// Something happened after the turn's end (a connection went, and its leases with it) that must

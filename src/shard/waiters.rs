@@ -23,13 +23,15 @@ pub struct Terms {
     pub timestamps: bool,
     /// The lease outlives the connection.
     pub hold: bool,
+    /// Messages are taken at the end that leaves last.
+    pub from_tail: bool,
 }
 
 impl Terms {
     /// Is each message leased and sent as it is, and nothing else done?
     #[inline]
     pub fn are_plain(&self) -> bool {
-        !self.ack_auto && !self.timestamps && !self.hold
+        !self.ack_auto && !self.timestamps && !self.hold && !self.from_tail
     }
 }
 

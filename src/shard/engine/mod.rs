@@ -334,18 +334,19 @@ impl<S: Storage> Engine<S> {
         }
     }
 
-    /// Memory held for messages and what is known of them, bytes; so many queues are looked at again.
-    pub fn count_memory(&mut self, queues: usize) -> usize {
-        let Engine {
-            census,
-            queues: all,
-            ..
-        } = self;
-        census.count(all, queues)
+    /// Memory held for messages and what is known of them, bytes; that of each queue by the last look at it.
+    pub fn memory(&self) -> usize {
+        self.census.total()
             + self.message_memory()
             + self.leases.memory()
             + self.topics.memory()
             + self.schedules.memory()
+    }
+
+    /// The same after so many queues were looked at again.
+    pub fn count_memory(&mut self, queues: usize) -> usize {
+        self.census.count(&mut self.queues, queues);
+        self.memory()
     }
 
     /// Memory of the messages alone, bytes; quick.
