@@ -139,6 +139,8 @@ pub struct Shard<S: Storage> {
     cold: Vec<ConnKey>,
     closing: VecDeque<ConnKey>,
     /// Connections whose peers' acknowledgements are asked for, and when they are asked for again.
+    /// Who has what of the streams of RESP.
+    consumers: door::Consumers,
     asking: VecDeque<ConnKey>,
     ask_again: VecDeque<(u64, ConnKey)>,
     /// Whose leases a holder's are, for holders that are connections.
@@ -223,6 +225,7 @@ impl<S: Storage> Shard<S> {
             gated: Vec::new(),
             cold: Vec::new(),
             closing: VecDeque::new(),
+            consumers: door::Consumers::default(),
             asking: VecDeque::new(),
             ask_again: VecDeque::new(),
             holders: Vec::new(),

@@ -9,6 +9,8 @@ mod http;
 mod metrics;
 mod resp;
 
+pub(super) use resp::Consumers;
+
 use super::conn::{Conn, Life};
 use super::{Now, Shard};
 use crate::broker::id::Handle;
@@ -188,6 +190,10 @@ impl<S: Storage> Shard<S> {
         let conn = &mut self.conns[slot];
         if matches!(conn.session, Session::Undecided | Session::Text) {
             return false;
+        }
+        if let Session::Resp(session) = &mut conn.session {
+            // The places where replies end mean nothing any more: what was popped goes back.
+            session.forget_pops();
         }
         let error = Error::new(ErrorCode::UnknownResult, why);
         conn.tell(&mut self.pool, None, Told::Reply(&Reply::Error(&error)));
