@@ -1,4 +1,5 @@
 //! The protocols: bytes in, commands out; replies in, bytes out. No sockets, no clock.
 
+pub mod amqp;
 pub mod detect;
 pub mod text;
