@@ -5,6 +5,37 @@ use std::path::PathBuf;
 
 use crate::broker::settings::Settings;
 
+/// The protocols that a connection can speak.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Door {
+    /// The line protocol: everything that is none of the others.
+    Text,
+    /// Redis: the first byte is `*`.
+    Resp,
+    /// A method in capitals and a space.
+    Http,
+    /// `AMQP` and a zero byte.
+    Amqp,
+    /// A TLS handshake record: the first byte is 0x16.
+    Tls,
+}
+
+impl Door {
+    /// Those that this version answers on.
+    pub const BUILT: &[Door] = &[Door::Text];
+
+    /// The word before `://` in `--listen`.
+    pub fn word(self) -> &'static str {
+        match self {
+            Door::Text => "text",
+            Door::Resp => "resp",
+            Door::Http => "http",
+            Door::Amqp => "amqp",
+            Door::Tls => "tls",
+        }
+    }
+}
+
 /// What a connection may send and what is kept for it.
 #[derive(Clone, Debug)]
 pub struct Limits {
@@ -81,6 +112,8 @@ impl Default for LogConfig {
 pub struct Config {
     /// Where it listens.
     pub listen: Vec<SocketAddr>,
+    /// The only protocol that the listener of the same index takes; `None`, or no entry: any.
+    pub pinned: Vec<Option<Door>>,
     /// Listening elsewhere than on loopback is wanted.
     pub insecure: bool,
     /// The data directory; `None` is `--memory`.
@@ -104,6 +137,7 @@ impl Default for Config {
     fn default() -> Config {
         Config {
             listen: vec![SocketAddr::from(([127, 0, 0, 1], 0))],
+            pinned: Vec::new(),
             insecure: false,
             data: None,
             data_must_exist: false,
@@ -132,6 +166,10 @@ impl Config {
                  listen on 127.0.0.1, or add --insecure if the network is trusted"
             ));
         }
+        assert!(
+            self.pinned.len() <= self.listen.len(),
+            "a pin belongs to a listener"
+        );
         let limits = &self.limits;
         let log = &self.log;
         in_range(

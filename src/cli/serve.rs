@@ -320,6 +320,7 @@ mod tests {
 
     fn config(data: Option<std::path::PathBuf>) -> Config {
         Config {
+            pinned: Vec::new(),
             listen: vec!["127.0.0.1:0".parse().expect("an address")],
             insecure: false,
             data,

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use crate::broker::id::Level;
 use crate::broker::settings::SettingsPatch;
-use crate::config::Config;
+use crate::config::{Config, Door};
 use crate::protocol::text::settings;
 
 use super::args::{ADDR_DEFAULT, Args, Word};
@@ -174,23 +174,29 @@ fn put_together(args: &Args, options: &Options, config: &mut Config) -> Result<(
         }
         config.queue_defaults.durable = Level::None;
     }
-    config.listen = addresses(args, &options.listen)?;
+    let listen = addresses(args, &options.listen)?;
+    (config.listen, config.pinned) = listen.into_iter().unzip();
     config.check().map_err(|reason| args.usage(reason))
 }
 
 /// The addresses to listen on; a name that stands for several addresses gives them all.
-fn addresses(args: &Args, listen: &[String]) -> Result<Vec<SocketAddr>, CliError> {
+fn addresses(args: &Args, listen: &[String]) -> Result<Vec<(SocketAddr, Option<Door>)>, CliError> {
     let default = [ADDR_DEFAULT.to_owned()];
     let listen = if listen.is_empty() { &default } else { listen };
     let mut addresses = Vec::new();
     for text in listen {
-        let plain = match text.split_once("://") {
-            None => text.as_str(),
-            Some(("text", plain)) => plain,
-            Some((protocol, _)) => {
-                return Err(args.usage(format!(
-                    "--listen {text}: this version speaks only text, not {protocol}"
-                )));
+        let (plain, pinned) = match text.split_once("://") {
+            None => (text.as_str(), None),
+            Some((word, plain)) => {
+                let known = Door::BUILT.iter().find(|door| door.word() == word);
+                let Some(door) = known else {
+                    let words: Vec<_> = Door::BUILT.iter().map(|door| door.word()).collect();
+                    return Err(args.usage(format!(
+                        "--listen {text}: this version speaks only {}, not {word}",
+                        words.join(", ")
+                    )));
+                };
+                (plain, Some(*door))
             }
         };
         let resolved = plain.to_socket_addrs().map_err(|error| {
@@ -199,8 +205,9 @@ fn addresses(args: &Args, listen: &[String]) -> Result<Vec<SocketAddr>, CliError
             ))
         })?;
         for address in resolved {
-            if !addresses.contains(&address) || address.port() == 0 {
-                addresses.push(address);
+            let known = addresses.iter().any(|(known, _)| *known == address);
+            if !known || address.port() == 0 {
+                addresses.push((address, pinned));
             }
         }
     }
@@ -247,6 +254,7 @@ mod tests {
     fn listening() {
         let config = accepts("--listen text://127.0.0.1:0 --listen=[::1]:9");
         assert_eq!(config.listen.len(), 2);
+        assert_eq!(config.pinned, [Some(Door::Text), None]);
         refuses("--listen 0.0.0.0:7766", "--insecure");
         refuses("--listen [::]:7766", "no authentication");
         assert!(accepts("--listen 0.0.0.0:7766 --insecure").insecure);

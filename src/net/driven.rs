@@ -8,8 +8,8 @@ use crate::shard::{ConnKey, Now, Shard, Stop};
 /// The reactor's view of a [`Shard`]; the methods' contracts are the shard's own. A trait, so that
 /// the reactor is tested without a broker behind it.
 pub trait Driven {
-    /// See [`Shard::handle_accept`].
-    fn handle_accept(&mut self, peer: &str, now: Now) -> Option<ConnKey>;
+    /// See [`Shard::handle_accept_at`].
+    fn handle_accept(&mut self, peer: &str, listener: usize, now: Now) -> Option<ConnKey>;
     /// See [`Shard::receive_space`].
     fn receive_space(&mut self, conn: ConnKey) -> Option<&mut [u8]>;
     /// See [`Shard::handle_received`].
@@ -39,8 +39,8 @@ pub trait Driven {
 }
 
 impl<S: Storage> Driven for Shard<S> {
-    fn handle_accept(&mut self, peer: &str, now: Now) -> Option<ConnKey> {
-        Shard::handle_accept(self, peer, now)
+    fn handle_accept(&mut self, peer: &str, listener: usize, now: Now) -> Option<ConnKey> {
+        Shard::handle_accept_at(self, peer, listener, now)
     }
     fn receive_space(&mut self, conn: ConnKey) -> Option<&mut [u8]> {
         Shard::receive_space(self, conn)

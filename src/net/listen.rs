@@ -169,12 +169,12 @@ impl Listeners {
         self.retry_us
     }
 
-    /// The next waiting connection. `left` counts the attempts of this turn down.
+    /// The next waiting connection, with the index of its listener. `left` counts the attempts of this turn down.
     pub(super) fn accept(
         &mut self,
         left: &mut usize,
         now_us: u64,
-    ) -> Option<(TcpStream, SocketAddr)> {
+    ) -> Option<(usize, TcpStream, SocketAddr)> {
         if self.retry_us.is_some_and(|retry_us| retry_us > now_us) {
             return None;
         }
@@ -183,7 +183,7 @@ impl Listeners {
             let index = self.listeners.iter().position(|listener| listener.ready)?;
             *left -= 1;
             match self.accept_from(index, now_us) {
-                Accepted::Connection(socket, peer) => return Some((socket, peer)),
+                Accepted::Connection(socket, peer) => return Some((index, socket, peer)),
                 Accepted::Skip => {}
                 Accepted::None => self.listeners[index].ready = false,
                 Accepted::Later => {
@@ -293,7 +293,7 @@ mod tests {
         let start = std::time::Instant::now();
         let accepted = loop {
             listeners.handle_ready(0);
-            if let Some((stream, peer)) = listeners.accept(&mut 10, 0) {
+            if let Some((_, stream, peer)) = listeners.accept(&mut 10, 0) {
                 assert_eq!(peer, client.local_addr().expect("it is connected"));
                 break stream;
             }

@@ -198,8 +198,8 @@ impl Reactor {
 
     fn accept<D: Driven>(&mut self, driven: &mut D, now: Now) {
         let mut left = ACCEPTS_MAX;
-        while let Some((stream, peer)) = self.listeners.accept(&mut left, now.us) {
-            let Some(key) = driven.handle_accept(&peer.to_string(), now) else {
+        while let Some((listener, stream, peer)) = self.listeners.accept(&mut left, now.us) {
+            let Some(key) = driven.handle_accept(&peer.to_string(), listener, now) else {
                 continue;
             };
             if let Err(error) = self.connections.add(key, stream, self.poll.registry()) {

@@ -85,7 +85,7 @@ impl Echo {
 }
 
 impl Driven for Echo {
-    fn handle_accept(&mut self, _peer: &str, _now: Now) -> Option<ConnKey> {
+    fn handle_accept(&mut self, _peer: &str, _listener: usize, _now: Now) -> Option<ConnKey> {
         if self.lines.iter().filter(|line| line.open).count() >= self.connections_max {
             return None;
         }

@@ -1,27 +1,6 @@
 //! Tells by a connection's first bytes which protocol its client speaks. Consumes nothing.
 
-/// The protocols that a listener can recognise.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Door {
-    /// The line protocol: everything that is none of the others.
-    Text,
-    /// Redis: the first byte is `*`.
-    Resp,
-    /// A method in capitals and a space.
-    Http,
-    /// `AMQP` and a zero byte.
-    Amqp,
-    /// A TLS handshake record: the first byte is 0x16.
-    Tls,
-}
-
-impl Door {
-    /// This version answers on that door; a connection to any other is closed at once, so that
-    /// nothing inside it is run as commands.
-    pub fn is_built(self) -> bool {
-        self == Door::Text
-    }
-}
+pub use crate::config::Door;
 
 /// What an AMQP client sends first, as far as it must be seen.
 const AMQP: &[u8] = b"AMQP\0";

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 
+use super::door::Session;
 use super::jobs::Progress;
 use super::transaction::Transaction;
 use crate::broker::id::Level;
@@ -11,7 +12,9 @@ use crate::broker::id::QueueUid;
 use crate::broker::lease::HolderKey;
 use crate::broker::pattern::Pattern;
 use crate::broker::queue::{QueueKey, WaiterKey};
+use crate::broker::reply::Error;
 use crate::buffer::send::{Pool, SendRing};
+use crate::config::Door;
 use crate::log::LogIndex;
 use crate::protocol::text::decode::Decoder;
 
@@ -234,6 +237,13 @@ impl Default for QuietCount {
     }
 }
 
+/// The listener that a connection came by.
+#[derive(Clone, Copy, Debug)]
+pub struct Entrance {
+    /// The only protocol that it takes.
+    pub pinned: Option<Door>,
+}
+
 /// One connection.
 #[derive(Debug)]
 pub struct Conn {
@@ -249,8 +259,10 @@ pub struct Conn {
     pub life: Life,
     /// The line protocol's state.
     pub decoder: Decoder,
-    /// The first bytes were looked at and are of the line protocol.
-    pub detected: bool,
+    /// What it speaks, and the state of a door other than the line protocol's.
+    pub session: Session,
+    /// The listener that it came by.
+    pub entrance: Entrance,
     /// Input not used yet.
     pub tail: Tail,
     /// Where the read under way goes.
@@ -312,7 +324,13 @@ pub struct Conn {
 
 impl Conn {
     /// A new connection.
-    pub fn new(generation: u32, peer: &str, holder: HolderKey, now_us: u64) -> Conn {
+    pub fn new(
+        generation: u32,
+        peer: &str,
+        entrance: Entrance,
+        holder: HolderKey,
+        now_us: u64,
+    ) -> Conn {
         Conn {
             generation,
             peer: peer.into(),
@@ -320,7 +338,8 @@ impl Conn {
             wants_expired: false,
             life: Life::Open,
             decoder: Decoder::default(),
-            detected: false,
+            session: Session::Undecided,
+            entrance,
             tail: Tail::default(),
             reading: ReadInto::Scratch,
             read_wanted: false,
@@ -350,6 +369,39 @@ impl Conn {
             quiet: QuietCount::default(),
             transaction: None,
             heard_us: now_us,
+        }
+    }
+
+    /// Inside a large body: where its next bytes can be received to.
+    pub fn body_space(&mut self) -> Option<&mut [u8]> {
+        match self.session {
+            Session::Text => self.decoder.body_space(),
+            _ => self.session.body_space(),
+        }
+    }
+
+    /// So many bytes were received into the space.
+    pub fn body_filled(&mut self, count: usize) {
+        match self.session {
+            Session::Text => self.decoder.body_filled(count),
+            _ => self.session.body_filled(count),
+        }
+    }
+
+    /// A command has begun and is not complete.
+    #[inline]
+    pub fn in_frame(&self) -> bool {
+        match self.session {
+            Session::Text => self.decoder.in_frame(),
+            _ => self.session.in_frame(),
+        }
+    }
+
+    /// What to answer when the input ends here; `None` between commands.
+    pub fn unfinished(&self) -> Option<Error> {
+        match self.session {
+            Session::Text => self.decoder.unfinished(),
+            _ => self.session.unfinished(),
         }
     }
 
@@ -456,6 +508,7 @@ impl Conn {
         self.out.memory()
             + self.tail.memory()
             + self.decoder.memory()
+            + self.session.memory()
             + self.pulled.capacity() * size_of::<QueueUid>()
             + self.transaction.as_ref().map_or(0, |open| open.memory())
     }

@@ -7,6 +7,7 @@
 use std::cmp::Reverse;
 
 use super::conn::{Blocked, Life, Wait};
+use super::door::Told;
 use super::hand_out::{Stopped, hand_out};
 use super::waiters::{COLD_PATIENCE_US, PullWaiter, Subscription, Terms, Waiter};
 use super::{ConnKey, Now, Shard};
@@ -15,7 +16,6 @@ use crate::broker::lease::{HolderKey, Leases};
 use crate::broker::queue::{QueueKey, WaiterKey};
 use crate::broker::reply::Reply;
 use crate::log::disk::Storage;
-use crate::protocol::text::encode;
 
 impl<S: Storage> Shard<S> {
     /// Runs a pull: gives what is ready, or waits.
@@ -140,14 +140,8 @@ impl<S: Storage> Shard<S> {
     fn end_pull(&mut self, slot: usize, tag: &[u8], count: u32) {
         let conn = &mut self.conns[slot];
         let tag = (!tag.is_empty()).then_some(tag);
-        let out = conn.out.writer(&mut self.pool);
-        encode::reply(
-            out,
-            tag,
-            &Reply::End {
-                count: u64::from(count),
-            },
-        );
+        let count = u64::from(count);
+        conn.tell(&mut self.pool, tag, Told::Reply(&Reply::End { count }));
         let end = conn.out.end();
         for (until, _) in conn
             .holding

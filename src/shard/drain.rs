@@ -5,12 +5,13 @@
 //! of SIGTERM; it comes when nothing is leased any more, or when the time is up.
 
 use super::conn::Need;
+use super::door::Told;
 use super::session::Asker;
 use super::{Ending, Now, Shard};
 use crate::broker::reply::{Error, ErrorCode, Reply};
 use crate::fault::{Fault, planted};
 use crate::log::disk::Storage;
-use crate::protocol::text::encode;
+use crate::protocol::text::encode::Gone;
 
 /// How long leases are waited for if `DRAIN` does not say, microseconds.
 const DRAIN_US: u64 = 30_000_000;
@@ -56,8 +57,8 @@ impl<S: Storage> Shard<S> {
             if let Some(subscription) = self.waiters.subscription(wait.waiter) {
                 let source = &self.engine.queue(subscription.queue).printed;
                 let tag = (!wait.tag.is_empty()).then_some(&*wait.tag);
-                let out = self.conns[slot].out.writer(&mut self.pool);
-                encode::gone(out, tag, source, encode::Gone::Drain);
+                let why = Gone::Drain;
+                self.conns[slot].tell(&mut self.pool, tag, Told::Gone { source, why });
             }
         }
     }

@@ -4,10 +4,10 @@ use crate::broker::reply::{Error, ErrorCode, Reply};
 use crate::protocol::text::encode;
 
 /// Why a result is unknown when the log has failed.
-const DISK_FAILED: &str =
+pub(super) const DISK_FAILED: &str =
     "the disk failed before this was safe; it may or may not be there after the restart";
 /// Why it is when the filesystem has taken back the space of a segment.
-const NO_SPACE: &str =
+pub(super) const NO_SPACE: &str =
     "the disk has no space to make this safe; it may or may not be there when it has";
 
 /// Rewrites output that waited for a log which has failed: every success line becomes

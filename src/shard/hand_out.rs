@@ -2,6 +2,7 @@
 
 use super::Now;
 use super::conn::Conn;
+use super::door::Told;
 use super::engine::{Engine, Next, Taken};
 use super::waiters::Terms;
 use crate::broker::arena::is_request;
@@ -210,5 +211,8 @@ pub fn write_message(
         headers,
         body,
     };
+    if !conn.session.is_text() {
+        return conn.tell(pool, tag, Told::Message(&delivery));
+    }
     encode::message(&mut conn.out, pool, tag, &delivery);
 }

@@ -2,7 +2,7 @@
 
 use super::conn::{Blocked, Life, Unseen};
 use super::engine::Return;
-use super::failure::{answer_failed, answer_stalled};
+use super::failure::{DISK_FAILED, NO_SPACE, answer_failed, answer_stalled};
 use super::{ConnKey, Ending, Now, Shard, Stop};
 use crate::broker::index::Slot;
 use crate::broker::reply::ErrorCode;
@@ -343,7 +343,7 @@ impl<S: Storage> Shard<S> {
         let slots: Vec<usize> = self.conns.iter().map(|(slot, _)| slot).collect();
         for slot in slots {
             let gated = self.conns[slot].take_gated();
-            if !gated.is_empty() {
+            if !gated.is_empty() && !self.answer_unknown(slot, DISK_FAILED) {
                 let out = self.conns[slot].out.writer(&mut self.pool);
                 answer_failed(out, &gated);
             }
@@ -361,7 +361,11 @@ impl<S: Storage> Shard<S> {
             conn.published = Unseen::default();
             let late_from = conn.late_from();
             let gated = conn.take_gated();
-            answer_stalled(conn.out.writer(&mut self.pool), &gated);
+            if !gated.is_empty() && !self.answer_unknown(slot, NO_SPACE) {
+                let out = self.conns[slot].out.writer(&mut self.pool);
+                answer_stalled(out, &gated);
+            }
+            let conn = &mut self.conns[slot];
             if let Blocked::Log(_) = conn.blocked {
                 conn.blocked = Blocked::No;
             }
@@ -503,7 +507,7 @@ impl<S: Storage> Shard<S> {
         let mut watched = false;
         let mut stalled = Vec::new();
         for (slot, conn) in &self.conns {
-            if conn.life != Life::Open || conn.blocked != Blocked::No || !conn.decoder.in_frame() {
+            if conn.life != Life::Open || conn.blocked != Blocked::No || !conn.in_frame() {
                 continue;
             }
             watched = true;

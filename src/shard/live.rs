@@ -10,6 +10,7 @@ use slab::Slab;
 
 use super::cast::no_memory;
 use super::conn::{Life, Need};
+use super::door::Told;
 use super::engine::Receiver;
 use super::interest::tag_in_use;
 use super::session::Asker;
@@ -178,8 +179,9 @@ impl<S: Storage> Shard<S> {
             self.tell_lag(slot, key);
             let subscription = &self.live.subscriptions[key as usize];
             let tag = (!subscription.tag.is_empty()).then_some(&*subscription.tag);
-            let out = self.conns[slot].out.writer(&mut self.pool);
-            encode::gone(out, tag, &subscription.pattern.printed(), Gone::Drain);
+            let source = &subscription.pattern.printed();
+            let why = Gone::Drain;
+            self.conns[slot].tell(&mut self.pool, tag, Told::Gone { source, why });
         }
     }
 
@@ -284,7 +286,9 @@ impl<S: Storage> Shard<S> {
                     None => Payload::Slice(body.as_slice()),
                 },
             };
-            if large.is_some() {
+            if !conn.session.is_text() {
+                conn.tell(&mut self.pool, tag, Told::Message(&delivery));
+            } else if large.is_some() {
                 encode::message(&mut conn.out, &mut self.pool, tag, &delivery);
             } else {
                 let same = written.as_ref().is_some_and(|(tag, timestamps)| {
@@ -322,8 +326,8 @@ impl<S: Storage> Shard<S> {
         let dropped = std::mem::take(&mut subscription.dropped);
         if dropped > 0 {
             let tag = (!subscription.tag.is_empty()).then_some(&*subscription.tag);
-            let out = self.conns[slot].out.writer(&mut self.pool);
-            encode::lag(out, tag, &subscription.pattern.printed(), dropped);
+            let pattern = &subscription.pattern.printed();
+            self.conns[slot].tell(&mut self.pool, tag, Told::Lag { pattern, dropped });
             self.mark_dirty(slot);
         }
     }

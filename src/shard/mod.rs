@@ -8,6 +8,7 @@ mod admin;
 mod cast;
 mod conn;
 mod consume;
+mod door;
 mod drain;
 mod engine;
 mod failure;
@@ -45,7 +46,7 @@ use crate::config::{Config, Limits};
 use crate::fault::{Fault, planted};
 use crate::log::disk::Storage;
 use crate::log::{BlockSlot, Log, OpenError, OpenOptions, Recovered};
-use conn::{Blocked, Conn, Life, ReadInto};
+use conn::{Blocked, Conn, Entrance, Life, ReadInto};
 use engine::{Engine, Receiver, Return};
 use waiters::Waiters;
 
@@ -96,11 +97,20 @@ const POOL_COUNT: usize = 256;
 const POOL_BUFFER_BYTES_MAX: usize = 256 << 10;
 const POOL_BYTES_MAX: usize = 16 << 20;
 
+/// What is known of the listeners.
+fn entrances(config: &Config) -> Vec<Entrance> {
+    let pinned = config.pinned.iter().copied().chain(std::iter::repeat(None));
+    let listeners = config.listen.iter().zip(pinned);
+    listeners.map(|(_, pinned)| Entrance { pinned }).collect()
+}
+
 /// A whole broker without its sockets.
 pub struct Shard<S: Storage> {
     limits: Limits,
     memory_budget_bytes: usize,
     node: String,
+    /// Of every listener, by its index.
+    entrances: Vec<Entrance>,
     conns: Slab<Conn>,
     next_generation: u32,
     /// Counts the turns.
@@ -184,6 +194,7 @@ impl<S: Storage> Shard<S> {
             limits: config.limits.clone(),
             memory_budget_bytes: config.memory_budget_bytes,
             node: "ringmq".to_owned(),
+            entrances: entrances(config),
             conns: Slab::new(),
             next_generation: 1,
             turn: 1,
@@ -230,8 +241,14 @@ impl<S: Storage> Shard<S> {
         (conn.generation == key.generation).then_some(key.slot as usize)
     }
 
-    /// A new connection; `None` when there are too many, or none is taken any more (close the socket).
+    /// A new connection that came by the first listener, see [`Shard::handle_accept_at`].
     pub fn handle_accept(&mut self, peer: &str, now: Now) -> Option<ConnKey> {
+        self.handle_accept_at(peer, 0, now)
+    }
+
+    /// A new connection that came by that listener; `None` when there are too many, or none is taken any
+    /// more (close the socket).
+    pub fn handle_accept_at(&mut self, peer: &str, listener: usize, now: Now) -> Option<ConnKey> {
         if self.conns.len() >= self.limits.connections_max
             || self.ending != Ending::No
             || self.failed.is_some()
@@ -242,9 +259,11 @@ impl<S: Storage> Shard<S> {
         let generation = self.next_generation;
         self.next_generation = self.next_generation.wrapping_add(1);
         let holder = self.engine.leases.add_holder();
+        let entrance = self.entrances.get(listener).copied();
+        let entrance = entrance.unwrap_or(Entrance { pinned: None });
         let slot = self
             .conns
-            .insert(Conn::new(generation, peer, holder, now.us));
+            .insert(Conn::new(generation, peer, entrance, holder, now.us));
         self.totals.connections += 1;
         let key = ConnKey {
             slot: slot as u32,
@@ -282,16 +301,9 @@ impl<S: Storage> Shard<S> {
             return None;
         }
         let conn = &mut self.conns[slot];
-        if conn.blocked == Blocked::No
-            && conn.tail.is_empty()
-            && conn.decoder.body_space().is_some()
-        {
+        if conn.blocked == Blocked::No && conn.tail.is_empty() && conn.body_space().is_some() {
             conn.reading = ReadInto::Body;
-            return Some(
-                conn.decoder
-                    .body_space()
-                    .expect("the decoder is inside a body"),
-            );
+            return Some(conn.body_space().expect("the decoder is inside a body"));
         }
         if conn.tail.is_empty() && conn.blocked == Blocked::No {
             conn.reading = ReadInto::Scratch;
@@ -310,7 +322,7 @@ impl<S: Storage> Shard<S> {
         self.totals.bytes_in += count as u64;
         match conn.reading {
             ReadInto::Body => {
-                conn.decoder.body_filled(count);
+                conn.body_filled(count);
                 self.run_input(slot, now);
             }
             ReadInto::Tail => {
@@ -341,7 +353,7 @@ impl<S: Storage> Shard<S> {
 
     fn after_run(&mut self, slot: usize, now: Now) {
         let conn = &mut self.conns[slot];
-        if conn.decoder.in_frame() || !conn.tail.is_empty() {
+        if conn.in_frame() || !conn.tail.is_empty() {
             self.housekeeping.watch_stalls(now, self.limits.stall_us);
         }
         if !conn.out.is_empty() {
@@ -390,7 +402,7 @@ impl<S: Storage> Shard<S> {
         };
         if done
             && self.conns[slot].life == Life::HalfClosed
-            && let Some(error) = self.conns[slot].decoder.unfinished()
+            && let Some(error) = self.conns[slot].unfinished()
         {
             // The peer ended its side inside a command: it is told, and nothing of it is run.
             self.answer_error(slot, None, &error);

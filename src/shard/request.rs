@@ -13,6 +13,7 @@ use foldhash::fast::FixedState;
 use siphasher::sip128::{Hasher128, SipHasher24};
 
 use super::conn::{Blocked, Need};
+use super::door::Told;
 use super::drain::draining;
 use super::engine::Refused;
 use super::session::{Asker, Flow};
@@ -23,7 +24,7 @@ use crate::broker::queue::QueueKey;
 use crate::broker::reply::{Delivery, Error, ErrorCode, Payload, Reply};
 use crate::fault::{Fault, planted};
 use crate::log::disk::Storage;
-use crate::protocol::text::{encode, value};
+use crate::protocol::text::value;
 
 /// Characters of a token: 128 bits in hexadecimal.
 const TOKEN_CHARS: usize = 32;
@@ -245,9 +246,8 @@ impl<S: Storage> Shard<S> {
         };
         let tag = (!pending.tag.is_empty()).then_some(&*pending.tag);
         let conn = &mut self.conns[slot];
-        encode::message(&mut conn.out, &mut self.pool, tag, &delivery);
-        let out = conn.out.writer(&mut self.pool);
-        encode::reply(out, tag, &Reply::End { count: 1 });
+        conn.tell(&mut self.pool, tag, Told::Message(&delivery));
+        conn.tell(&mut self.pool, tag, Told::Reply(&Reply::End { count: 1 }));
         self.mark_dirty(slot);
         self.answer_when(asker, Need::NOW, &Reply::Ok);
         Ok(())

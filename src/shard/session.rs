@@ -7,6 +7,7 @@
 use bytes::Bytes;
 
 use super::conn::{Blocked, Life, Need};
+use super::door::Told;
 use super::drain::draining;
 use super::engine::{Receipt, Refused};
 use super::transaction::Kept;
@@ -19,7 +20,6 @@ use crate::broker::reply::{Error, ErrorCode, Reply};
 use crate::fault::{Fault, planted};
 use crate::log::Room;
 use crate::log::disk::Storage;
-use crate::protocol::detect::detect;
 use crate::protocol::text::decode::{Decoder, Step};
 use crate::protocol::text::{batch, encode, help, value};
 
@@ -46,16 +46,15 @@ pub(super) struct Asker<'a> {
 impl<S: Storage> Shard<S> {
     /// Runs the commands at the front of `input`; returns how many bytes were used up.
     pub(super) fn run(&mut self, slot: usize, input: &[u8], now: Now) -> usize {
-        if !self.conns[slot].detected {
-            match detect(input) {
-                Some(door) if door.is_built() => self.conns[slot].detected = true,
-                Some(_) => {
-                    self.conns[slot].life = Life::Closing;
-                    return input.len();
-                }
-                None => return 0,
-            }
+        if !self.conns[slot].session.is_text() {
+            return self.run_at_door(slot, input, now);
         }
+        self.run_text(slot, input, now)
+    }
+
+    /// The same for a connection that speaks the line protocol.
+    #[inline]
+    pub(super) fn run_text(&mut self, slot: usize, input: &[u8], now: Now) -> usize {
         let mut decoder = std::mem::take(&mut self.conns[slot].decoder);
         let used = self.run_with(slot, &mut decoder, input, now);
         self.conns[slot].decoder = decoder;
@@ -121,12 +120,13 @@ impl<S: Storage> Shard<S> {
     /// May the connection's next command be run? An empty line in front of what a waiting pull keeps
     /// back ends that wait.
     #[inline]
-    fn may_run(&mut self, slot: usize, rest: &[u8]) -> bool {
+    pub(super) fn may_run(&mut self, slot: usize, rest: &[u8]) -> bool {
         let conn = &mut self.conns[slot];
         match conn.blocked {
             Blocked::No => {}
             Blocked::Pull(waiter) => {
-                if rest.starts_with(b"\n") || rest.starts_with(b"\r\n") {
+                if conn.session.is_text() && (rest.starts_with(b"\n") || rest.starts_with(b"\r\n"))
+                {
                     self.finish_pull(waiter, 0);
                     return self.conns[slot].blocked == Blocked::No;
                 }
@@ -175,7 +175,11 @@ impl<S: Storage> Shard<S> {
     /// Appends an answer to the connection's output.
     #[inline]
     pub(super) fn answer(&mut self, asker: Asker<'_>, reply: &Reply<'_>) {
-        let out = self.conns[asker.slot].out.writer(&mut self.pool);
+        let conn = &mut self.conns[asker.slot];
+        if !conn.session.is_text() {
+            return conn.tell(&mut self.pool, asker.tag, Told::Reply(reply));
+        }
+        let out = conn.out.writer(&mut self.pool);
         encode::reply(out, asker.tag, reply);
     }
 
@@ -542,8 +546,9 @@ impl<S: Storage> Shard<S> {
         if need.level != Level::None && !self.engine.reached(need) {
             conn.gate(need, self.engine.leases.next_serial());
         }
+        let is_text = conn.session.is_text();
         let out = conn.out.writer(&mut self.pool);
-        if !batch && asker.tag.is_none() && !receipt.duplicate {
+        if is_text && !batch && asker.tag.is_none() && !receipt.duplicate {
             encode::receipt(out, receipt.first, receipt.level);
             return;
         }
@@ -568,7 +573,7 @@ impl<S: Storage> Shard<S> {
                 duplicate,
             }
         };
-        encode::reply(out, asker.tag, &reply);
+        self.answer(asker, &reply);
     }
 
     /// The connection's next command waits for a read from the disk, or goes on in the next turn.

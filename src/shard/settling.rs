@@ -1,5 +1,6 @@
 //! ACK, NACK and TOUCH: what a consumer says of the messages it holds.
 
+use super::door::Told;
 use super::engine::Return;
 use super::session::Asker;
 use super::{Now, Shard};
@@ -10,7 +11,6 @@ use crate::broker::lease::Lease;
 use crate::broker::reply::Reply;
 use crate::log::TransferReason;
 use crate::log::disk::Storage;
-use crate::protocol::text::encode;
 use crate::protocol::text::fast;
 
 impl<S: Storage> Shard<S> {
@@ -163,7 +163,7 @@ impl<S: Storage> Shard<S> {
         let conn = &mut self.conns[slot];
         conn.holding.retain(|(_, serial)| *serial != lease.serial);
         if conn.wants_expired && conn.out.len() < self.limits.send_bytes_max {
-            encode::expired(conn.out.writer(&mut self.pool), handle);
+            conn.tell(&mut self.pool, None, Told::Expired(handle));
             self.mark_dirty(slot);
         }
     }

@@ -1,0 +1,159 @@
+//! The doors: what a connection speaks, and what it is told.
+//!
+//! A door turns what comes in into the commands that the line protocol has ([`Shard::execute`]) or into
+//! calls of the engine, and writes what it is told into the same output, behind the same gates. The line
+//! protocol is not here: it needs no state beside its decoder and is written to where it is told something,
+//! which every `is_text` marks.
+
+use super::conn::{Conn, Life};
+use super::{Now, Shard};
+use crate::broker::id::Handle;
+use crate::broker::reply::{Delivery, Error, ErrorCode, Reply};
+use crate::buffer::send::Pool;
+use crate::config::Door;
+use crate::log::disk::Storage;
+use crate::protocol::detect::detect;
+use crate::protocol::text::encode::{self, Gone};
+
+/// What a connection speaks. The state of a door is boxed, so that a connection without it pays a word.
+#[derive(Debug)]
+pub enum Session {
+    /// Nothing has come yet that tells.
+    Undecided,
+    /// The line protocol.
+    Text,
+}
+
+/// What the shard tells a connection: the answer to a command, or something that comes by itself.
+#[derive(Clone, Copy, Debug)]
+pub enum Told<'a> {
+    /// The answer to a command, or the end of a wait.
+    Reply(&'a Reply<'a>),
+    /// A message: of a pull, a subscription, a `PEEK`, or the answer of a request.
+    Message(&'a Delivery<'a>),
+    /// A subscription has ended by itself.
+    Gone {
+        /// What it read, printed.
+        source: &'a [u8],
+        /// Why.
+        why: Gone,
+    },
+    /// A live subscription has missed copies.
+    Lag {
+        /// Its pattern, printed.
+        pattern: &'a [u8],
+        /// How many.
+        dropped: u64,
+    },
+    /// A lease has run out.
+    Expired(Handle),
+}
+
+impl Session {
+    /// It speaks the line protocol.
+    #[inline(always)]
+    pub fn is_text(&self) -> bool {
+        matches!(self, Session::Text)
+    }
+
+    /// See [`Conn::body_space`].
+    pub fn body_space(&mut self) -> Option<&mut [u8]> {
+        match self {
+            Session::Undecided | Session::Text => None,
+        }
+    }
+
+    /// See [`Conn::body_filled`].
+    pub fn body_filled(&mut self, count: usize) {
+        match self {
+            Session::Undecided | Session::Text => {
+                panic!("{count} bytes were received into no body")
+            }
+        }
+    }
+
+    /// See [`Conn::in_frame`].
+    pub fn in_frame(&self) -> bool {
+        match self {
+            Session::Undecided | Session::Text => false,
+        }
+    }
+
+    /// See [`Conn::unfinished`].
+    pub fn unfinished(&self) -> Option<Error> {
+        match self {
+            Session::Undecided | Session::Text => None,
+        }
+    }
+
+    /// Memory held, bytes, beyond the enum itself.
+    pub fn memory(&self) -> usize {
+        match self {
+            Session::Undecided | Session::Text => 0,
+        }
+    }
+}
+
+impl Conn {
+    /// Writes what the connection is told into its output, in its own protocol.
+    pub fn tell(&mut self, pool: &mut Pool, tag: Option<&[u8]>, told: Told<'_>) {
+        match &mut self.session {
+            Session::Undecided | Session::Text => match told {
+                Told::Reply(reply) => encode::reply(self.out.writer(pool), tag, reply),
+                Told::Message(delivery) => encode::message(&mut self.out, pool, tag, delivery),
+                Told::Gone { source, why } => {
+                    encode::gone(self.out.writer(pool), tag, source, why);
+                }
+                Told::Lag { pattern, dropped } => {
+                    encode::lag(self.out.writer(pool), tag, pattern, dropped);
+                }
+                Told::Expired(handle) => encode::expired(self.out.writer(pool), handle),
+            },
+        }
+    }
+}
+
+impl<S: Storage> Shard<S> {
+    /// Runs the input of a connection that does not speak the line protocol, or of which that is not known
+    /// yet; returns how many bytes were used up.
+    #[cold]
+    pub(super) fn run_at_door(&mut self, slot: usize, input: &[u8], now: Now) -> usize {
+        if let Session::Undecided = self.conns[slot].session {
+            let Some(door) = detect(input) else { return 0 };
+            let Some(session) = self.open_door(slot, door) else {
+                // Nothing inside it is run as commands.
+                self.conns[slot].life = Life::Closing;
+                return input.len();
+            };
+            self.conns[slot].session = session;
+        }
+        match self.conns[slot].session {
+            Session::Undecided | Session::Text => self.run_text(slot, input, now),
+        }
+    }
+
+    /// The session for a client that speaks so; `None` if its listener takes only another, or none is there.
+    fn open_door(&self, slot: usize, door: Door) -> Option<Session> {
+        let pinned = self.conns[slot].entrance.pinned;
+        if pinned.is_some_and(|pinned| pinned != door) {
+            return None;
+        }
+        match door {
+            Door::Text => Some(Session::Text),
+            Door::Resp | Door::Http | Door::Amqp | Door::Tls => None,
+        }
+    }
+
+    /// What a door's output waited for will not be known: that output was taken out, the client is told so
+    /// once and the connection ends. False for the line protocol, which answers each command.
+    pub(super) fn answer_unknown(&mut self, slot: usize, why: &'static str) -> bool {
+        let conn = &mut self.conns[slot];
+        if matches!(conn.session, Session::Undecided | Session::Text) {
+            return false;
+        }
+        let error = Error::new(ErrorCode::UnknownResult, why);
+        conn.tell(&mut self.pool, None, Told::Reply(&Reply::Error(&error)));
+        conn.life = Life::Closing;
+        true
+    }
+}
