@@ -22,7 +22,7 @@ pub enum Door {
 
 impl Door {
     /// Those that this version answers on.
-    pub const BUILT: &[Door] = &[Door::Text];
+    pub const BUILT: &[Door] = &[Door::Text, Door::Amqp];
 
     /// The word before `://` in `--listen`.
     pub fn word(self) -> &'static str {

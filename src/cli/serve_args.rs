@@ -259,7 +259,7 @@ mod tests {
         refuses("--listen [::]:7766", "no authentication");
         assert!(accepts("--listen 0.0.0.0:7766 --insecure").insecure);
         refuses("--listen 7766", "127.0.0.1:7766");
-        refuses("--listen amqp://127.0.0.1:5672", "only text");
+        refuses("--listen tls://127.0.0.1:5671", "only text");
     }
 
     #[test]

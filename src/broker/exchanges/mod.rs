@@ -19,7 +19,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use foldhash::fast::SeedableRandomState;
 use slab::Slab;
 
-pub use change::{Change, Declared, FLAG_AUTO_DELETE, FLAG_DURABLE, FLAG_EXCLUSIVE, FLAG_INTERNAL};
+pub use change::{
+    Change, DeadRoute, Declared, FLAG_AUTO_DELETE, FLAG_DURABLE, FLAG_EXCLUSIVE, FLAG_INTERNAL,
+};
 
 use super::id::QueueUid;
 use super::pattern::Pattern;
@@ -161,7 +163,6 @@ pub struct Exchanges {
     exchanges: Slab<Exchange>,
     bindings: Slab<Binding>,
     of_queue: BTreeMap<QueueUid, BTreeSet<BindingId>>,
-    declared: BTreeMap<QueueUid, Declared>,
     seed: SeedableRandomState,
     /// Grows with every change: what was found before may be found no more.
     version: u64,
@@ -178,7 +179,6 @@ impl Exchanges {
             exchanges: Slab::new(),
             bindings: Slab::new(),
             of_queue: BTreeMap::new(),
-            declared: BTreeMap::new(),
             seed,
             version: 1,
             walk: 0,
@@ -224,19 +224,7 @@ impl Exchanges {
     /// Memory held, estimated, bytes.
     pub fn memory(&self) -> usize {
         const BINDING_BYTES: usize = 2 * size_of::<Binding>() + 96;
-        self.exchanges.len() * size_of::<Exchange>()
-            + self.bindings.len() * BINDING_BYTES
-            + self.declared.len() * size_of::<Declared>()
-    }
-
-    /// How a queue was declared, if it was by a protocol that declares.
-    pub fn declared(&self, queue: QueueUid) -> Option<&Declared> {
-        self.declared.get(&queue)
-    }
-
-    /// Every declared queue.
-    pub fn all_declared(&self) -> impl Iterator<Item = (QueueUid, &Declared)> {
-        self.declared.iter().map(|(uid, declared)| (*uid, declared))
+        self.exchanges.len() * size_of::<Exchange>() + self.bindings.len() * BINDING_BYTES
     }
 
     /// The queue has bindings.
@@ -302,10 +290,8 @@ impl Exchanges {
                 key,
                 arguments,
             } => self.unbind(source, target, key, arguments),
-            Change::Queue { uid, declared } => {
-                self.declared.insert(*uid, declared.clone());
-                true
-            }
+            // That is the queue's own.
+            Change::Queue { .. } => false,
         };
         self.version += u64::from(is_changed);
         is_changed
@@ -313,7 +299,6 @@ impl Exchanges {
 
     /// A queue is deleted: its bindings go with it, and exchanges that were only for them.
     pub fn queue_gone(&mut self, queue: QueueUid) {
-        self.declared.remove(&queue);
         let ids = self.of_queue.remove(&queue);
         for id in ids.into_iter().flatten() {
             // One may have gone with an exchange that went before.
@@ -480,10 +465,6 @@ impl Exchanges {
                 flags: exchange.flags,
                 arguments: &exchange.arguments,
             });
-        let queues = self.declared.iter().map(|(uid, declared)| Change::Queue {
-            uid: *uid,
-            declared: declared.clone(),
-        });
         let bound = exchanges.flat_map(|exchange| {
             exchange
                 .bindings
@@ -495,7 +476,7 @@ impl Exchanges {
                     arguments,
                 })
         });
-        made.chain(queues).chain(bound)
+        made.chain(bound)
     }
 
     // --- Routing ---

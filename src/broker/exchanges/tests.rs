@@ -2,7 +2,6 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 
-use super::change::DeadRoute;
 use super::*;
 use crate::broker::headers::push_text;
 

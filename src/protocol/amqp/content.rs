@@ -183,6 +183,50 @@ impl<'a> Properties<'a> {
     }
 }
 
+/// Flags of kept properties, the values before the time to live, it, and those behind it; `None` if there is none.
+fn around_expiration(kept: &[u8]) -> Option<(u16, [&[u8]; 3])> {
+    let (flags, values) = kept.split_first_chunk::<2>()?;
+    let flags = u16::from_be_bytes(*flags);
+    if flags & EXPIRATION == 0 {
+        return None;
+    }
+    let mut reader = Reader::new(values);
+    for flag in [
+        CONTENT_TYPE,
+        CONTENT_ENCODING,
+        DELIVERY_MODE,
+        PRIORITY,
+        CORRELATION_ID,
+        REPLY_TO,
+    ] {
+        match flag {
+            _ if flags & flag == 0 => {}
+            DELIVERY_MODE | PRIORITY => _ = reader.octet().ok()?,
+            _ => _ = reader.shortstr().ok()?,
+        }
+    }
+    let before = &values[..values.len() - reader.rest().len()];
+    let expiration = reader.shortstr().ok()?;
+    Some((flags, [before, expiration, reader.rest()]))
+}
+
+/// Kept properties without the time to live, which a message has no more once it has died.
+pub fn without_expiration(kept: &[u8]) -> Vec<u8> {
+    let Some((flags, [before, _, behind])) = around_expiration(kept) else {
+        return kept.to_vec();
+    };
+    let mut out = Vec::with_capacity(kept.len());
+    put_short(&mut out, flags & !EXPIRATION);
+    out.extend_from_slice(before);
+    out.extend_from_slice(behind);
+    out
+}
+
+/// The time to live among kept properties, milliseconds in digits.
+pub fn expiration(kept: &[u8]) -> Option<&[u8]> {
+    around_expiration(kept).map(|(_, [_, expiration, _])| expiration)
+}
+
 /// Properties as the broker keeps them: without the headers table, whose flag may stand.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Kept<'a> {
@@ -396,6 +440,24 @@ mod tests {
         assert_eq!(again.reply_to, Some(&b"a.longer.name"[..]));
         assert_eq!(again.expiration, found.expiration);
         assert_eq!(again.headers, found.headers);
+    }
+
+    #[test]
+    fn the_time_to_live_is_taken_out_of_kept_properties() {
+        for bits in 0..1u16 << 14 {
+            let flags = bits << 2;
+            let kept = |flags| {
+                let octets = properties(flags);
+                let mut kept = Vec::new();
+                let found = Properties::decode(&octets).expect("they are whole");
+                found.put_without_headers(&mut kept);
+                kept
+            };
+            let with = kept(flags);
+            assert_eq!(without_expiration(&with), kept(flags & !EXPIRATION));
+            let want = (flags & EXPIRATION != 0).then_some(&b"60000"[..]);
+            assert_eq!(expiration(&with), want);
+        }
     }
 
     #[test]

@@ -5,6 +5,10 @@
 //! protocol is not here: it needs no state beside its decoder and is written to where it is told something,
 //! which every `is_text` marks.
 
+mod amqp;
+
+pub use amqp::Upkeep;
+
 use super::conn::{Conn, Life};
 use super::{Now, Shard};
 use crate::broker::id::Handle;
@@ -22,6 +26,8 @@ pub enum Session {
     Undecided,
     /// The line protocol.
     Text,
+    /// AMQP 0-9-1.
+    Amqp(Box<amqp::Amqp>),
 }
 
 /// What the shard tells a connection: the answer to a command, or something that comes by itself.
@@ -59,14 +65,14 @@ impl Session {
     /// See [`Conn::body_space`].
     pub fn body_space(&mut self) -> Option<&mut [u8]> {
         match self {
-            Session::Undecided | Session::Text => None,
+            Session::Undecided | Session::Text | Session::Amqp(_) => None,
         }
     }
 
     /// See [`Conn::body_filled`].
     pub fn body_filled(&mut self, count: usize) {
         match self {
-            Session::Undecided | Session::Text => {
+            Session::Undecided | Session::Text | Session::Amqp(_) => {
                 panic!("{count} bytes were received into no body")
             }
         }
@@ -76,13 +82,14 @@ impl Session {
     pub fn in_frame(&self) -> bool {
         match self {
             Session::Undecided | Session::Text => false,
+            Session::Amqp(amqp) => amqp.in_frame(),
         }
     }
 
     /// See [`Conn::unfinished`].
     pub fn unfinished(&self) -> Option<Error> {
         match self {
-            Session::Undecided | Session::Text => None,
+            Session::Undecided | Session::Text | Session::Amqp(_) => None,
         }
     }
 
@@ -90,6 +97,7 @@ impl Session {
     pub fn memory(&self) -> usize {
         match self {
             Session::Undecided | Session::Text => 0,
+            Session::Amqp(amqp) => amqp.memory(),
         }
     }
 }
@@ -109,6 +117,7 @@ impl Conn {
                 }
                 Told::Expired(handle) => encode::expired(self.out.writer(pool), handle),
             },
+            Session::Amqp(amqp) => amqp.tell(&mut self.out, pool, tag, told),
         }
     }
 }
@@ -129,18 +138,23 @@ impl<S: Storage> Shard<S> {
         }
         match self.conns[slot].session {
             Session::Undecided | Session::Text => self.run_text(slot, input, now),
+            Session::Amqp(_) => self.run_amqp(slot, input, now),
         }
     }
 
     /// The session for a client that speaks so; `None` if its listener takes only another, or none is there.
-    fn open_door(&self, slot: usize, door: Door) -> Option<Session> {
+    fn open_door(&mut self, slot: usize, door: Door) -> Option<Session> {
         let pinned = self.conns[slot].entrance.pinned;
         if pinned.is_some_and(|pinned| pinned != door) {
             return None;
         }
         match door {
             Door::Text => Some(Session::Text),
-            Door::Resp | Door::Http | Door::Amqp | Door::Tls => None,
+            Door::Amqp => {
+                self.amqp.joined(slot);
+                Some(Session::Amqp(Box::new(amqp::Amqp::new())))
+            }
+            Door::Resp | Door::Http | Door::Tls => None,
         }
     }
 

@@ -9,6 +9,7 @@ mod bindings;
 mod cast;
 mod definitions;
 mod deliver;
+mod exchanges;
 mod groups;
 mod publish;
 mod publish_run;
@@ -21,6 +22,7 @@ mod transaction;
 pub use bindings::Receiver;
 pub use definitions::DEFINE_BEGUN;
 pub use deliver::{Damaged, Next, Taken};
+pub use exchanges::Reached;
 pub use publish::{Receipt, Refused, key_hash, once_hash};
 pub use settle::{Death, Return};
 pub use transaction::{Bodies, Plan};
@@ -34,6 +36,7 @@ use slab::Slab;
 
 use super::conn::Need;
 use crate::broker::arena::ChunkPool;
+use crate::broker::exchanges::Exchanges;
 use crate::broker::id::{Level, MessageId, QueueUid};
 use crate::broker::index::{Index, Slot};
 use crate::broker::lease::Leases;
@@ -72,6 +75,8 @@ pub struct Engine<S: Storage> {
     pub next_uid: u64,
     /// Who takes what is cast.
     pub topics: Topics<Receiver>,
+    /// Where goes what is published to exchanges.
+    pub exchanges: Exchanges,
     /// What is published again and again.
     pub schedules: Schedules,
     /// What queues and groups have counted that are deleted.
@@ -123,12 +128,14 @@ impl<S: Storage> Engine<S> {
     pub fn new(defaults: Settings, random: u64) -> Engine<S> {
         let seed = SeedableRandomState::with_seed(random, SharedSeed::global_fixed());
         let topics = Topics::new(seed.clone());
+        let exchanges = Exchanges::new(seed.clone());
         Engine {
             queues: Slab::new(),
             names: HashMap::with_hasher(seed),
             by_uid: HashMap::default(),
             next_uid: 1,
             topics,
+            exchanges,
             schedules: Schedules::default(),
             gone: Counters::default(),
             leases: Leases::default(),
@@ -337,6 +344,7 @@ impl<S: Storage> Engine<S> {
             + self.message_memory()
             + self.leases.memory()
             + self.topics.memory()
+            + self.exchanges.memory()
             + self.schedules.memory()
     }
 
