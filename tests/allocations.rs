@@ -44,6 +44,7 @@ struct Driver {
 impl Driver {
     fn new() -> Driver {
         let config = Config {
+            pinned: Vec::new(),
             listen: Vec::new(),
             insecure: false,
             data: None,

@@ -21,6 +21,8 @@ pub mod id {
     pub const CONNECTION_CLOSE_OK: Id = (10, 51);
     pub const CONNECTION_BLOCKED: Id = (10, 60);
     pub const CONNECTION_UNBLOCKED: Id = (10, 61);
+    pub const CONNECTION_UPDATE_SECRET: Id = (10, 70);
+    pub const CONNECTION_UPDATE_SECRET_OK: Id = (10, 71);
     pub const CHANNEL_OPEN: Id = (20, 10);
     pub const CHANNEL_OPEN_OK: Id = (20, 11);
     pub const CHANNEL_FLOW: Id = (20, 20);
@@ -98,6 +100,7 @@ pub enum Method<'a> {
         text: &'a [u8],
     },
     CloseOk,
+    UpdateSecret,
     ChannelOpen,
     ChannelFlow {
         active: bool,
@@ -377,6 +380,11 @@ fn connection<'a>(id: Id, reader: &mut Reader<'a>) -> Result<Option<Method<'a>>,
             }
         }
         id::CONNECTION_CLOSE_OK => Method::CloseOk,
+        id::CONNECTION_UPDATE_SECRET => {
+            reader.longstr()?;
+            reader.shortstr()?;
+            Method::UpdateSecret
+        }
         id::CHANNEL_OPEN => {
             reader.shortstr()?;
             Method::ChannelOpen

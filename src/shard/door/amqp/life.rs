@@ -117,6 +117,11 @@ impl<S: Storage> Shard<S> {
                 self.conns[slot].life = Life::Closing;
                 Ok(())
             }
+            (Phase::Running, Method::UpdateSecret) => {
+                // Nothing is asked of who connects, so any secret will do.
+                self.say(slot, 0, id::CONNECTION_UPDATE_SECRET_OK).end();
+                Ok(())
+            }
             (_, Method::CloseOk) => {
                 self.conns[slot].life = Life::Closing;
                 Ok(())
