@@ -205,11 +205,11 @@ impl<S: Storage> Shard<S> {
         }
         let Some(kind) = Kind::from_name(kind) else {
             let text = format!("exchanges of type '{}' are not offered", shown(kind));
-            let code = match kind.starts_with(b"x-") {
-                true => code::NOT_IMPLEMENTED,
-                false => code::COMMAND_INVALID,
-            };
-            return Err(connection_fault(code, text));
+            // Types that begin so are those of extensions.
+            return Err(match kind.starts_with(b"x-") {
+                true => connection_fault(code::NOT_IMPLEMENTED, text),
+                false => channel_fault(code::PRECONDITION_FAILED, text),
+            });
         };
         let alternate = arguments::alternate(arguments)?;
         if let Some(key) = self.engine.exchanges.find(name) {
