@@ -7,7 +7,9 @@ use super::super::deaths;
 use super::settle::Death;
 use super::{Engine, Receiver};
 use crate::broker::command::Body;
-use crate::broker::exchanges::{Change, DeadRoute, Declared, ExchangeKey, Found, Target};
+use crate::broker::exchanges::{
+    Change, DeadRoute, Declared, ExchangeKey, Found, TOPIC_EXCHANGE, Target,
+};
 use crate::broker::id::Level;
 use crate::broker::queue::{Published, QueueKey};
 use crate::log::disk::Storage;
@@ -151,6 +153,21 @@ impl<S: Storage> Engine<S> {
             reached.queues.dedup();
         }
         reached.found = found;
+    }
+
+    /// Adds to the queues that a topic is cast to those that the exchange of topics leads to.
+    pub fn add_bound_to_topics(&mut self, topic: &[u8], queues: &mut Vec<QueueKey>) {
+        let Some(exchange) = self.exchanges.find(TOPIC_EXCHANGE) else {
+            return;
+        };
+        if self.exchanges.get(exchange).is_unused() {
+            return;
+        }
+        let mut found = Found::default();
+        self.exchanges.route(exchange, topic, b"", &mut found);
+        queues.extend(found.queues.iter().filter_map(|uid| self.find_uid(*uid)));
+        queues.sort_unstable();
+        queues.dedup();
     }
 
     /// The queues that a message which died goes to; with the sections and the key it has then.
