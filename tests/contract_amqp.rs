@@ -1,4 +1,9 @@
 //! AMQP 0-9-1 against the real binary: connections, queues, messages, consumers.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "these tests watch a real process"
+)]
+
 mod amqp_support;
 mod support;
 
@@ -308,7 +313,7 @@ fn dead_letters_take_the_declared_route_for_every_reason() {
     }
     assert!(client.get("delivery_limit", 0).is_none());
     let began = Instant::now();
-    while client.ready("two") < 4 {
+    while client.ready("one").min(client.ready("two")) < 4 {
         assert!(began.elapsed() < Duration::from_secs(20));
         sleep(Duration::from_millis(10));
     }
@@ -379,12 +384,98 @@ fn a_message_that_nobody_wants_comes_back_if_it_must_be_wanted() {
 }
 
 #[test]
+fn copies_go_where_the_headers_say() {
+    let broker = memory();
+    let mut client = Client::open(broker.address);
+    for queue in ["to", "copy", "secret"] {
+        client.declare(queue, 0, b"");
+    }
+    let (mut cc, mut bcc, mut headers) = (Vec::new(), Vec::new(), texts(&[("own", "1")]));
+    table::put_text_value(&mut cc, b"copy");
+    table::put_text_value(&mut bcc, b"secret");
+    table::put_text_value(&mut bcc, b"to");
+    table::put_inner(&mut headers, b"CC", b'A', &cc);
+    table::put_inner(&mut headers, b"BCC", b'A', &bcc);
+    let mut properties = vec![0x20, 0];
+    properties.extend_from_slice(&(headers.len() as u32).to_be_bytes());
+    properties.extend_from_slice(&headers);
+    client.publish_with("", "to", 0, &properties, b"letter");
+    for queue in ["to", "copy", "secret"] {
+        let (got, left) = client.get(queue, NO_ACK).expect("each has one");
+        assert_eq!((got.body(), &*got.key, left), ("letter", "to", 0));
+        let seen = got.content.headers();
+        assert!(table::find(&seen, b"CC").is_some() && table::find(&seen, b"BCC").is_none());
+    }
+    // What a queue can never hold makes room for itself.
+    client.select_confirms();
+    client.declare("none", 0, &numbers(&[("x-max-length", 0)]));
+    client.publish_safely("", "none", "gone");
+    assert_eq!(client.ready("none"), 0);
+}
+
+#[test]
+fn no_octets_bring_the_broker_down() {
+    let mut broker = memory();
+    let mut seed = 0x9e37_79b9_7f4a_7c15u64;
+    let mut random = move || {
+        seed ^= seed << 13;
+        seed ^= seed >> 7;
+        seed ^= seed << 17;
+        seed
+    };
+    let mut session = Vec::new();
+    session.extend(published(
+        "",
+        "q",
+        1,
+        &[0x20, 0, 0, 0, 0, 3, 1, b'a', b'V'],
+        b"body",
+    ));
+    for (id, fill) in [
+        (id::QUEUE_DECLARE, &b"\0\0\x01q\0\0\0\0\0"[..]),
+        (id::BASIC_CONSUME, b"\0\0\x01q\0\0\0\0\0\0"),
+        (id::QUEUE_BIND, b"\0\0\x01q\x09amq.topic\x01#\0\0\0\0\0"),
+        (id::BASIC_NACK, b"\0\0\0\0\0\0\0\x01\x03"),
+        (id::BASIC_GET, b"\0\0\x01q\0"),
+        (id::CONFIRM_SELECT, b"\0"),
+    ] {
+        let mut frame = vec![1, 0, 1];
+        frame.extend_from_slice(&(fill.len() as u32 + 4).to_be_bytes());
+        frame.extend_from_slice(&id.0.to_be_bytes());
+        frame.extend_from_slice(&id.1.to_be_bytes());
+        frame.extend_from_slice(fill);
+        frame.push(0xce);
+        session.extend(frame);
+    }
+    session.extend(published("amq.topic", "k", 0, &[0x10, 0, 2], &[9; 40]));
+    for _ in 0..300 {
+        let mut bytes = session.clone();
+        for _ in 0..1 + random() % 4 {
+            let at = random() as usize % bytes.len();
+            match random() % 3 {
+                0 => bytes[at] = random() as u8,
+                1 => bytes[at] ^= 1 << (random() % 8),
+                _ => _ = bytes.remove(at),
+            }
+        }
+        let mut client = Client::open(broker.address);
+        client.send_bytes(&bytes);
+        // It may wait for more, or have closed the connection.
+        drop(client);
+    }
+    assert!(broker.process.ended().is_none(), "it still runs");
+    let mut client = Client::open(broker.address);
+    client.declare("well", 0, b"");
+}
+
+#[test]
 fn errors_have_the_codes_of_the_specification() {
     let broker = memory();
     let mut owner = Client::open(broker.address);
     owner.declare("mine", EXCLUSIVE, b"");
     owner.declare("q", 0, b"");
-    owner.exchange("inner", "direct", 8 | 16 - 8, b"");
+    let internal = 8;
+    owner.exchange("inner", "direct", internal, b"");
     let mut client = Client::open(broker.address);
     let mut check = |code: u16, act: &dyn Fn(&mut Client)| {
         act(&mut client);
@@ -405,6 +496,7 @@ fn errors_have_the_codes_of_the_specification() {
         it.send_exchange("amq.topic", "direct", DURABLE, b"")
     });
     check(404, &|it| it.publish("none", "k", "body"));
+    check(403, &|it| it.publish("inner", "k", "body"));
     check(404, &|it| it.binding(id::QUEUE_BIND, "q", "none", "", b""));
     check(404, &|it| {
         it.binding(id::QUEUE_BIND, "none", "amq.topic", "", b"")

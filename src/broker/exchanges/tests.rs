@@ -1,3 +1,5 @@
+//! Exchanges of every kind by hand, and any sequence of changes against a model of lists.
+
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;

@@ -96,7 +96,8 @@ pub(super) fn check_queue(flags: u8, arguments: &[u8]) -> Result<(), Fault> {
                 )),
             }
         }
-        Some(other) => Err(not_offered(&format!("x-queue-type={}", shown(other)))),
+        Some(b"stream") => Err(not_offered("x-queue-type=stream")),
+        Some(_) => Err(invalid("x-queue-type", "it is classic or quorum")),
     }
 }
 

@@ -184,8 +184,8 @@ impl<S: Storage> Shard<S> {
         else {
             unreachable!("it is an exchange.declare");
         };
-        if passive {
-            if !name.is_empty() && self.engine.exchanges.find(name).is_none() {
+        if passive && !name.is_empty() {
+            if self.engine.exchanges.find(name).is_none() {
                 return Err(no_exchange(name));
             }
         } else {

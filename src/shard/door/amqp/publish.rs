@@ -7,12 +7,14 @@ use super::{reply_to, run::not_immediate};
 use crate::broker::command::{Body, PublishOptions};
 use crate::broker::exchanges::{ExchangeKey, FLAG_INTERNAL};
 use crate::broker::id::Level;
+use crate::broker::queue::QueueKey;
 use crate::broker::reply::{ErrorCode, Payload};
+use crate::broker::settings::WhenFull;
 use crate::log::disk::Storage;
 use crate::log::{SectionKind, SectionsBuilder};
 use crate::protocol::amqp::content::{Kept, Properties};
 use crate::protocol::amqp::method::{Publish, id};
-use crate::protocol::amqp::{code, encode};
+use crate::protocol::amqp::{code, encode, table};
 use crate::shard::conn::Need;
 use crate::shard::deaths;
 use crate::shard::engine::{Reached, Refused};
@@ -191,7 +193,13 @@ impl<S: Storage> Shard<S> {
     ) -> Outcome {
         sections.clear();
         let mut builder = SectionsBuilder::new(sections);
-        if !publish.exchange.is_empty() {
+        let has_copies = found.headers.is_some_and(|headers| {
+            [&b"CC"[..], b"BCC"]
+                .iter()
+                .any(|name| table::find(headers, name).is_some())
+        });
+        // By the default exchange a message goes to the queue of its key, which need not be kept.
+        if !publish.exchange.is_empty() || has_copies {
             deaths::put_source(&mut builder, publish.exchange, publish.key);
         }
         let amqp = self.amqp(slot);
@@ -211,7 +219,17 @@ impl<S: Storage> Shard<S> {
             builder.add(SectionKind::Props, &octets);
         }
         if let Some(headers) = found.headers.filter(|headers| !headers.is_empty()) {
-            builder.headers(headers);
+            match table::find(headers, b"BCC") {
+                // Nobody sees who else got it.
+                Some(_) => {
+                    let mut seen = Vec::new();
+                    for (name, value) in table::entries(headers).filter(|it| it.0 != b"BCC") {
+                        table::put_value(&mut seen, name, value);
+                    }
+                    builder.headers(&seen);
+                }
+                None => _ = builder.headers(headers),
+            }
         }
         if let Some(reply_to) = reply_to {
             builder.reply(reply_to);
@@ -237,6 +255,9 @@ impl<S: Storage> Shard<S> {
     ) -> Result<Fate, Fault> {
         let headers = found.headers.unwrap_or_default();
         self.engine.reach(exchange, key, headers, reached);
+        if found.headers.is_some() {
+            self.reach_copies(exchange, headers, reached);
+        }
         let ttl_ms = found.ttl_ms().unwrap_or_default();
         let options = PublishOptions {
             pri: found.priority,
@@ -264,7 +285,7 @@ impl<S: Storage> Shard<S> {
                         return Err(Fault::Again);
                     }
                     Err(Refused::Error(error)) => {
-                        return self.refused(slot, number, error.code, now);
+                        return self.refused(slot, number, &reached.queues, error.code, now);
                     }
                 }
             }
@@ -282,7 +303,9 @@ impl<S: Storage> Shard<S> {
                     self.block_cold(slot);
                     return Err(Fault::Again);
                 }
-                Err(Refused::Error(error)) => return self.refused(slot, number, error.code, now),
+                Err(Refused::Error(error)) => {
+                    return self.refused(slot, number, &reached.queues, error.code, now);
+                }
             },
         };
         if !reached.receivers.is_empty() {
@@ -294,17 +317,45 @@ impl<S: Storage> Shard<S> {
         Ok(fate)
     }
 
+    /// Adds what the keys in the headers `CC` and `BCC` reach.
+    fn reach_copies(
+        &mut self,
+        exchange: Option<ExchangeKey>,
+        headers: &[u8],
+        reached: &mut Reached,
+    ) {
+        let keys: Vec<&[u8]> = [&b"CC"[..], b"BCC"]
+            .into_iter()
+            .filter_map(|name| table::inner(table::find(headers, name)?, b'A'))
+            .flat_map(table::array_values)
+            .filter_map(|value| table::inner(value, b'S'))
+            .collect();
+        let mut more = Reached::default();
+        for key in keys {
+            self.engine.reach(exchange, key, headers, &mut more);
+            reached.queues.append(&mut more.queues);
+            reached.queues.sort_unstable();
+            reached.queues.dedup();
+        }
+    }
+
     /// A queue takes no more. A publisher that awaits confirms is told; another waits.
     fn refused(
         &mut self,
         slot: usize,
         number: u16,
+        queues: &[QueueKey],
         code: ErrorCode,
         now: Now,
     ) -> Result<Fate, Fault> {
         // What is not visible yet cannot make room; then it can.
         if code == ErrorCode::Full && self.wait_for_publishes(slot) {
             return Err(Fault::Again);
+        }
+        let drops = |key: &QueueKey| self.engine.queue(*key).settings.full == WhenFull::DropOld;
+        if code == ErrorCode::Full && queues.iter().all(drops) {
+            // It is larger than all that the queue may hold: what makes room is the message itself.
+            return Ok(Fate::Taken(Need::NOW));
         }
         if self.amqp(slot).confirms_on(number) {
             return Ok(Fate::Refused);
