@@ -22,7 +22,7 @@ pub enum Door {
 
 impl Door {
     /// Those that this version answers on.
-    pub const BUILT: &[Door] = &[Door::Text, Door::Amqp];
+    pub const BUILT: &[Door] = &[Door::Text, Door::Resp, Door::Http, Door::Amqp];
 
     /// The word before `://` in `--listen`.
     pub fn word(self) -> &'static str {
@@ -57,6 +57,8 @@ pub struct Limits {
     pub connections_max: usize,
     /// Input taken from one connection in one turn, bytes.
     pub turn_bytes_max: usize,
+    /// What RESP pops is settled before it is sent, as in Redis: at most once.
+    pub pop_is_classic: bool,
 }
 
 impl Default for Limits {
@@ -71,6 +73,7 @@ impl Default for Limits {
             stall_us: 60_000_000,
             connections_max: 100_000,
             turn_bytes_max: 256 << 10,
+            pop_is_classic: false,
         }
     }
 }

@@ -214,6 +214,8 @@ pub struct PullOptions {
     pub bytes_max: Option<u64>,
     /// Tell the publish time.
     pub timestamps: bool,
+    /// Take at the end of the queue that leaves last.
+    pub from_tail: bool,
 }
 
 /// Where a group starts to read, or goes on.

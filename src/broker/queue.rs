@@ -190,6 +190,8 @@ pub struct Queue {
     pub origins: BTreeMap<MessageId, QueueUid>,
     /// Dead letters of this queue now in its dead-letter queue.
     pub dead: u64,
+    /// The message that is taken next is the one at the other end: while that is done.
+    pub from_tail: bool,
     /// It was not deleted. A deleted queue stays while consumers wait for its name.
     pub exists: bool,
     /// Number of the log record that holds its last publish.
@@ -244,6 +246,7 @@ impl Queue {
             counters: Counters::default(),
             origins: BTreeMap::new(),
             dead: 0,
+            from_tail: false,
             exists: true,
             last_index: 0,
             os_index: 0,
@@ -474,7 +477,7 @@ impl Queue {
     /// The next message to leave, left where it is.
     #[inline]
     pub fn peek(&mut self) -> Option<(MessageId, u8)> {
-        if self.keys.is_some() {
+        if self.keys.is_some() || self.settings.head || self.from_tail {
             return self.peek_keyed();
         }
         self.ready.peek()
@@ -483,7 +486,7 @@ impl Queue {
     /// Takes the next message, which becomes leased; with its priority.
     #[inline]
     pub fn take(&mut self) -> Option<(MessageId, u8)> {
-        if self.keys.is_some() {
+        if self.keys.is_some() || self.settings.head || self.from_tail {
             return self.take_keyed();
         }
         let taken = self.ready.pop()?;

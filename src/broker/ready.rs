@@ -333,6 +333,9 @@ impl IdSet {
     }
 }
 
+/// The priority of messages that entered at the head of their queue, where that has a meaning.
+pub const HEAD: u8 = u8::MAX;
+
 /// The ready messages of one consumer group: a set for each priority in use, highest first.
 #[derive(Debug, Default)]
 pub struct Ready {
@@ -415,6 +418,36 @@ impl Ready {
         self.lanes
             .iter_mut()
             .find_map(|(pri, lane)| lane.first().map(|id| (id, *pri)))
+    }
+
+    /// The message at one end, where the highest priority holds those that entered at the head
+    /// (`has_head`): of them the largest id is in front. `from_tail` = the end that leaves last.
+    pub fn peek_end(&mut self, has_head: bool, from_tail: bool) -> Option<(MessageId, u8)> {
+        let end = |(pri, lane): &mut (u8, IdSet)| {
+            let is_head = has_head && *pri == HEAD;
+            let id = match is_head != from_tail {
+                true => lane.last(),
+                false => lane.first(),
+            };
+            id.map(|id| (id, *pri))
+        };
+        match from_tail {
+            true => self.lanes.iter_mut().rev().find_map(end),
+            false => self.lanes.iter_mut().find_map(end),
+        }
+    }
+
+    /// Ready messages from the end that leaves first to the other, as [`Ready::peek_end`] sees them.
+    pub fn in_order(&self, has_head: bool) -> Vec<MessageId> {
+        let mut ids = Vec::with_capacity(self.count as usize);
+        for (pri, lane) in &self.lanes {
+            let from = ids.len();
+            ids.extend(lane.iter());
+            if has_head && *pri == HEAD {
+                ids[from..].reverse();
+            }
+        }
+        ids
     }
 
     /// Takes a given message away; its priority if it was ready.
@@ -536,6 +569,25 @@ mod tests {
                 set.memory()
             );
         }
+    }
+
+    #[test]
+    fn a_list_is_taken_at_both_ends() {
+        let mut ready = Ready::default();
+        // RPUSH 1 2, LPUSH 3 4, RPUSH 5: the list is 4 3 1 2 5.
+        for (id, pri) in [(1, 0), (2, 0), (3, HEAD), (4, HEAD), (5, 0)] {
+            ready.insert(id, pri);
+        }
+        assert_eq!(ready.in_order(true), [4, 3, 1, 2, 5]);
+        assert_eq!(ready.in_order(false), [3, 4, 1, 2, 5]);
+        let mut pop = |from_tail| {
+            let (id, _) = ready.peek_end(true, from_tail).expect("there is one");
+            ready.remove(id);
+            id
+        };
+        assert_eq!([pop(false), pop(true), pop(true)], [4, 5, 2]);
+        assert_eq!([pop(true), pop(true)], [1, 3]);
+        assert_eq!(ready.peek_end(true, true), None);
     }
 
     #[test]

@@ -106,6 +106,8 @@ pub struct Settings {
     pub pri: u8,
     /// Shut doors.
     pub pause: Paused,
+    /// Messages of the highest priority, 255, enter at the head: the last one published leaves first.
+    pub head: bool,
 }
 
 impl Default for Settings {
@@ -135,6 +137,7 @@ impl Default for Settings {
             rate: None,
             pri: 0,
             pause: Paused::default(),
+            head: false,
         }
     }
 }
@@ -161,6 +164,7 @@ pub struct SettingsPatch {
     pub rate: Option<Option<u32>>,
     pub pri: Option<u8>,
     pub pause: Option<Paused>,
+    pub head: Option<bool>,
 }
 
 /// Version of [`Settings::encode`]. Version 1 has no octet `more`, and is what is written where all of
@@ -207,6 +211,7 @@ impl Settings {
             rate,
             pri,
             pause,
+            head,
         } = self;
         let flags = [
             deadon.tries,
@@ -227,6 +232,7 @@ impl Settings {
             rate.is_some(),
             retain.age_us.is_some(),
             retain.bytes.is_some(),
+            *head,
         ];
         let more = more
             .iter()
@@ -270,7 +276,7 @@ impl Settings {
             ENCODING => rest.split_first().map(|(more, dead)| (*more, dead))?,
             _ => return None,
         };
-        if more > 0b1_1111 {
+        if more > 0b11_1111 {
             return None;
         }
         let mut dead = dead;
@@ -328,6 +334,7 @@ impl Settings {
                 input: flag(4),
                 output: flag(5),
             },
+            head: more & 32 != 0,
         })
     }
 
@@ -351,6 +358,7 @@ impl Settings {
             rate,
             pri,
             pause,
+            head,
         } = patch;
         fn set<T: Clone>(field: &mut T, value: &Option<T>) {
             if let Some(value) = value {
@@ -376,6 +384,7 @@ impl Settings {
         set(&mut self.rate, rate);
         set(&mut self.pri, pri);
         set(&mut self.pause, pause);
+        set(&mut self.head, head);
     }
 }
 
@@ -436,7 +445,12 @@ mod tests {
             rate: Some(1 << 30),
             ..odd.clone()
         };
-        for settings in [plain, odd, grave, fair, single, slow] {
+        let list = Settings {
+            head: true,
+            rate: Some(7),
+            ..plain.clone()
+        };
+        for settings in [plain, odd, grave, fair, single, slow, list] {
             let mut octets = Vec::new();
             settings.encode(&mut octets);
             let needs_more = settings.fair_key || settings.single || settings.rate.is_some();

@@ -95,7 +95,7 @@ const SERVE: &str = "\
 ringmq [serve] [OPTIONS]          run a broker until SIGTERM or Ctrl-C
 
 Where
-  -l, --listen ADDR:PORT          repeatable; text:// in front pins the protocol [127.0.0.1:7766]
+  -l, --listen ADDR:PORT          repeatable; text:// http:// resp:// pins it [127.0.0.1:7766]
       --insecure                  allow --listen beyond loopback: there is no authentication yet
   -d, --data DIR                  the data directory, made if missing [./ringmq-data]
       --data-must-exist           refuse a missing or empty data directory
@@ -115,6 +115,7 @@ Resources
       --stall-timeout DUR         a frame without a byte for so long closes [60s]
       --segment SIZE              [64M]         --flush-interval DUR    of os queues [50ms]
       --checkpoint SIZE           log between two checkpoints [256M]
+      --resp-pop safe|classic     what RESP pops: leased until its reply was read, or gone [safe]
       --spin                      poll without sleeping: lowest latency, one core always busy
 
       --log-level LEVEL           off error warn info debug trace, or RUST_LOG [info]

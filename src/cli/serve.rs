@@ -193,8 +193,13 @@ struct Banner<'a> {
 
 impl fmt::Display for Banner<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for address in self.addresses {
-            writeln!(f, "listening on {address}")?;
+        let pinned = self.config.pinned.iter().copied();
+        let pinned = pinned.chain(std::iter::repeat(None));
+        for (address, pinned) in self.addresses.iter().zip(pinned) {
+            match pinned {
+                None => writeln!(f, "listening on {address}")?,
+                Some(door) => writeln!(f, "listening on {address} ({} only)", door.word())?,
+            }
         }
         match &self.config.data {
             Some(path) => self.directory(f, path)?,

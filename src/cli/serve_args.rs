@@ -78,6 +78,14 @@ fn option(
             options.set.push(setting(args, &text)?);
         }
         "--data-must-exist" => config.data_must_exist = true,
+        "--resp-pop" => {
+            let word = args.value()?;
+            config.limits.pop_is_classic = match word.as_str() {
+                "safe" => false,
+                "classic" => true,
+                _ => return Err(args.bad(&word, "safe or classic")),
+            };
+        }
         "--insecure" => config.insecure = true,
         "--spin" => config.spin = true,
         "--log-level" => {
@@ -259,7 +267,9 @@ mod tests {
         refuses("--listen [::]:7766", "no authentication");
         assert!(accepts("--listen 0.0.0.0:7766 --insecure").insecure);
         refuses("--listen 7766", "127.0.0.1:7766");
-        refuses("--listen tls://127.0.0.1:5671", "only text");
+        let pinned = accepts("--listen resp://127.0.0.1:0 --listen http://127.0.0.1:0").pinned;
+        assert_eq!(pinned, [Some(Door::Resp), Some(Door::Http)]);
+        refuses("--listen ftp://127.0.0.1:21", "only text, resp, http, amqp");
     }
 
     #[test]
@@ -304,6 +314,8 @@ mod tests {
 
     #[test]
     fn what_is_not_there() {
+        assert!(accepts("--resp-pop classic").limits.pop_is_classic);
+        refuses("--resp-pop quick", "safe or classic");
         refuses("--frob", "no option --frob");
         refuses("jobs", "one argument too many");
         refuses("--data", "missing");

@@ -179,6 +179,8 @@ pub struct LogStats {
     pub syncs: u64,
     /// Sync times, microseconds from submission: entry n counts those below 2^n.
     pub sync_us: [u64; 32],
+    /// Sum of the sync times, microseconds.
+    pub sync_us_sum: u64,
     /// Longest sync, microseconds.
     pub sync_us_max: u64,
     /// Windows read.

@@ -261,6 +261,7 @@ impl<S: Storage> Log<S> {
         }
         let (record, took_us) = self.tail.syncs.end(upto, self.now_us);
         self.stats.syncs += 1;
+        self.stats.sync_us_sum += took_us;
         self.stats.sync_us_max = self.stats.sync_us_max.max(took_us);
         let bucket = (u64::BITS - took_us.leading_zeros()) as usize;
         self.stats.sync_us[bucket.min(31)] += 1;

@@ -166,6 +166,13 @@ impl Connections {
         }
     }
 
+    /// Bytes that were written to a connection and that its peer has not acknowledged; `None` if it is not
+    /// there, or the system does not tell.
+    pub(super) fn unacknowledged(&mut self, key: ConnKey) -> Option<usize> {
+        let connection = find(&mut self.slots, key)?;
+        super::os::unacknowledged(&connection.stream).ok()
+    }
+
     /// The driven side has output for this connection.
     pub(super) fn handle_output(&mut self, key: ConnKey) {
         if let Some(connection) = find(&mut self.slots, key)

@@ -30,6 +30,12 @@ pub trait Driven {
     fn handle_sent(&mut self, conn: ConnKey, count: usize, now: Now) -> bool;
     /// See [`Shard::poll_close`].
     fn poll_close(&mut self) -> Option<ConnKey>;
+    /// See [`Shard::poll_unacknowledged`].
+    fn poll_unacknowledged(&mut self) -> Option<ConnKey> {
+        None
+    }
+    /// See [`Shard::handle_unacknowledged`].
+    fn handle_unacknowledged(&mut self, _conn: ConnKey, _bytes: usize, _now: Now) {}
     /// See [`Shard::poll_timeout`].
     fn poll_timeout(&self) -> Option<u64>;
     /// See [`Shard::handle_shutdown`].
@@ -71,6 +77,12 @@ impl<S: Storage> Driven for Shard<S> {
     }
     fn poll_close(&mut self) -> Option<ConnKey> {
         Shard::poll_close(self)
+    }
+    fn poll_unacknowledged(&mut self) -> Option<ConnKey> {
+        Shard::poll_unacknowledged(self)
+    }
+    fn handle_unacknowledged(&mut self, conn: ConnKey, bytes: usize, now: Now) {
+        Shard::handle_unacknowledged(self, conn, bytes, now);
     }
     fn poll_timeout(&self) -> Option<u64> {
         Shard::poll_timeout(self)

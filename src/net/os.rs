@@ -3,6 +3,7 @@
 #![allow(unsafe_code)]
 
 use std::io::{self, Read};
+use std::os::fd::AsRawFd;
 
 /// Raises the number of files this process may open to the most it is allowed, and returns it.
 ///
@@ -25,6 +26,20 @@ pub fn raise_open_files_limit() -> io::Result<u64> {
         }
     }
     Ok(limit.rlim_cur)
+}
+
+/// Bytes in a TCP socket's send queue that its peer has not acknowledged.
+///
+/// # Errors
+/// If the system does not tell.
+pub fn unacknowledged(socket: &impl AsRawFd) -> io::Result<usize> {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: the descriptor is open as long as the socket is borrowed; the call fills one integer.
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+    match result {
+        0 => Ok(usize::try_from(bytes).unwrap_or(0)),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 /// Makes the allocator give large freed blocks back to the system at once instead of keeping them

@@ -230,6 +230,11 @@ impl Reactor {
             .write(driven, registry, now, |driven, stream, key| {
                 reset(driven, stream, key, registry, now);
             });
+        while let Some(key) = driven.poll_unacknowledged() {
+            // Nobody there has taken nothing more.
+            let bytes = self.connections.unacknowledged(key).unwrap_or(usize::MAX);
+            driven.handle_unacknowledged(key, bytes, now);
+        }
         // What has left may have made room for more; that is the next turn's.
         while let Some(key) = driven.poll_output() {
             self.connections.handle_output(key);

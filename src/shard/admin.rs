@@ -286,7 +286,7 @@ impl<S: Storage> Shard<S> {
     }
 
     /// Age of the oldest message that is ready, milliseconds; 0 if there is none or it is not in memory.
-    fn oldest_ms(&mut self, key: QueueKey, now: Now) -> u64 {
+    pub(super) fn oldest_ms(&mut self, key: QueueKey, now: Now) -> u64 {
         let Some(id) = self.engine.queue_mut(key).oldest_waiting(0) else {
             return 0;
         };

@@ -242,6 +242,8 @@ impl Default for QuietCount {
 pub struct Entrance {
     /// The only protocol that it takes.
     pub pinned: Option<Door>,
+    /// Only this machine can reach it.
+    pub is_loopback: bool,
 }
 
 /// One connection.

@@ -40,6 +40,7 @@ impl<S: Storage> Shard<S> {
             ack_auto: options.ack_auto,
             timestamps: options.timestamps,
             hold: options.hold,
+            from_tail: options.from_tail,
         };
         let bytes_max = options.bytes_max.unwrap_or(u64::MAX).max(1);
         let given = self.give(

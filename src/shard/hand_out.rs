@@ -61,7 +61,11 @@ pub(super) fn hand_out<S: Storage>(
         if given.count > 0 && conn.out.len() >= send_bytes_max {
             break;
         }
-        let taken = match engine.take_next(key, now) {
+        let next = match terms.from_tail {
+            false => engine.take_next(key, now),
+            true => engine.take_last(key, now),
+        };
+        let taken = match next {
             Next::Taken(taken) => taken,
             Next::Empty => {
                 given.stopped = Stopped::Empty;

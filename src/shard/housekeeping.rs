@@ -72,6 +72,7 @@ impl<S: Storage> Shard<S> {
         self.keep_up_amqp(now);
         self.end_waits(now);
         self.end_requests(now);
+        self.ask_due(now);
         self.housekeeping.again |= self.engine.drain_doomed();
         self.housekeeping.again |= self.engine.free_unwanted(now);
         // Two rounds: what is visible is handed out before the commit, so that what that settles is in
@@ -549,6 +550,7 @@ impl<S: Storage> Shard<S> {
             || !self.resuming.is_empty()
             || !self.engine.runnable.is_empty()
             || !self.readable.is_empty()
+            || !self.asking.is_empty()
             || self.has_unwritten();
         if busy {
             return Some(0);
@@ -568,10 +570,13 @@ impl<S: Storage> Shard<S> {
             self.requests.next_deadline_us(),
             self.amqp.next_us(),
             self.drained_at_us(),
+            self.ask_again.front().map(|(at_us, _)| *at_us),
         ]
         .into_iter()
         .flatten()
         .min()
+        // Some wait for ever, and some leases have no end.
+        .filter(|at_us| *at_us != u64::MAX)
     }
 
     /// Something happened after the turn's end (a connection went, and its leases with it) that must

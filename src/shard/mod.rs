@@ -102,7 +102,12 @@ const POOL_BYTES_MAX: usize = 16 << 20;
 fn entrances(config: &Config) -> Vec<Entrance> {
     let pinned = config.pinned.iter().copied().chain(std::iter::repeat(None));
     let listeners = config.listen.iter().zip(pinned);
-    listeners.map(|(_, pinned)| Entrance { pinned }).collect()
+    listeners
+        .map(|(address, pinned)| Entrance {
+            pinned,
+            is_loopback: address.ip().is_loopback(),
+        })
+        .collect()
 }
 
 /// A whole broker without its sockets.
@@ -132,6 +137,9 @@ pub struct Shard<S: Storage> {
     /// Connections whose next command waits for a read from the disk, or goes on with a long job.
     cold: Vec<ConnKey>,
     closing: VecDeque<ConnKey>,
+    /// Connections whose peers' acknowledgements are asked for, and when they are asked for again.
+    asking: VecDeque<ConnKey>,
+    ask_again: VecDeque<(u64, ConnKey)>,
     /// Whose leases a holder's are, for holders that are connections.
     holders: Vec<Option<ConnKey>>,
     /// A long command goes on in the next turn.
@@ -212,6 +220,8 @@ impl<S: Storage> Shard<S> {
             gated: Vec::new(),
             cold: Vec::new(),
             closing: VecDeque::new(),
+            asking: VecDeque::new(),
+            ask_again: VecDeque::new(),
             holders: Vec::new(),
             goes_on: false,
             receivers: Vec::new(),
@@ -265,7 +275,10 @@ impl<S: Storage> Shard<S> {
         self.next_generation = self.next_generation.wrapping_add(1);
         let holder = self.engine.leases.add_holder();
         let entrance = self.entrances.get(listener).copied();
-        let entrance = entrance.unwrap_or(Entrance { pinned: None });
+        let entrance = entrance.unwrap_or(Entrance {
+            pinned: None,
+            is_loopback: true,
+        });
         let slot = self
             .conns
             .insert(Conn::new(generation, peer, entrance, holder, now.us));
@@ -414,6 +427,9 @@ impl<S: Storage> Shard<S> {
             self.answer_error(slot, None, &error);
             self.conns[slot].life = Life::Closing;
             self.mark_dirty(slot);
+            return;
+        }
+        if done && self.awaits_peer(slot) {
             return;
         }
         if done {

@@ -313,6 +313,7 @@ impl<S: Storage> Shard<S> {
                     ack_auto,
                     timestamps,
                     hold: false,
+                    from_tail: false,
                 };
                 return self.run_subscribe(asker, source, credit, from, terms, now);
             }

@@ -16,7 +16,7 @@ use crate::protocol::text::encode;
 #[derive(Debug)]
 #[allow(missing_docs)]
 pub(super) struct Totals {
-    started_us: u64,
+    pub started_us: u64,
     pub connections: u64,
     pub connections_refused: u64,
     pub bytes_in: u64,
@@ -52,6 +52,11 @@ impl Totals {
             by_code: Vec::new(),
             transactions: Transactions::default(),
         }
+    }
+
+    /// Errors by code.
+    pub(super) fn by_code(&self) -> impl Iterator<Item = (ErrorCode, u64)> {
+        self.by_code.iter().copied()
     }
 
     pub(super) fn count_error(&mut self, code: ErrorCode) {

@@ -26,6 +26,8 @@ pub struct Terms {
     pub timestamps: bool,
     /// The lease outlives the connection.
     pub hold: bool,
+    /// Messages are taken at the end that leaves last.
+    pub from_tail: bool,
 }
 
 /// Who waits.

@@ -1,4 +1,4 @@
-//! A queue in which messages have keys: what is done otherwise there.
+//! A queue in which messages have keys, or that is taken at both ends: what is done otherwise there.
 //!
 //! Messages with a key wait in [`Keys`], the others in [`Ready`](crate::broker::ready::Ready). A queue that
 //! never saw a key has no [`Keys`] and comes here once for each look at that.
@@ -82,14 +82,25 @@ impl Queue {
         }
     }
 
-    /// [`Queue::peek`] where keys are.
+    /// [`Queue::peek`] where keys are, or another end than the front. At the tail those without a key come
+    /// first.
     #[cold]
     pub(super) fn peek_keyed(&mut self) -> Option<(MessageId, u8)> {
-        let keyless = self.ready.peek();
+        let keyless = self.ready.peek_end(self.settings.head, self.from_tail);
         match &mut self.keys {
+            Some(_) if self.from_tail && keyless.is_some() => keyless,
             Some(keys) => keys.next(keyless),
             None => keyless,
         }
+    }
+
+    /// Messages that can be taken, from the end that leaves first to the other; those with keys last.
+    pub fn list(&self) -> Vec<MessageId> {
+        let mut ids = self.ready.in_order(self.settings.head);
+        if let Some(keys) = &self.keys {
+            ids.extend(keys.iter_ready(0).map(|(_, id)| id));
+        }
+        ids
     }
 
     /// [`Queue::take`] where keys are.

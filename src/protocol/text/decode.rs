@@ -573,6 +573,27 @@ impl Decoder {
     }
 }
 
+/// A request as its line would say it, without tag or line end, and its body: how other doors put what they
+/// are asked into commands.
+///
+/// # Errors
+/// What a client that typed it would be answered.
+pub fn compose<'a>(
+    line: &'a [u8],
+    body: Option<Body<'a>>,
+    limits: &Limits,
+) -> Result<Request<'a>, Error> {
+    let form = match &body {
+        Some(body) => Form::Counted(body.as_slice().len() as u64),
+        None => Form::None,
+    };
+    let mut request = parse::parse(line, form, limits).result?;
+    if let Some(body) = body {
+        attach(&mut request, body, None, limits)?;
+    }
+    Ok(request)
+}
+
 /// Gives a request its body and checks what is in it. `scanned` is set for lines.
 fn attach<'a>(
     request: &mut Request<'a>,

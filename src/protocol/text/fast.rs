@@ -24,6 +24,7 @@ pub(super) const PULL_DEFAULTS: PullOptions = PullOptions {
     hold: false,
     bytes_max: None,
     timestamps: false,
+    from_tail: false,
 };
 
 /// A plain command, so small that it costs nothing to pass on.

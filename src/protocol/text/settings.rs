@@ -63,6 +63,7 @@ pub fn set(patch: &mut SettingsPatch, key: &[u8], value: &[u8]) -> Result<(), Er
         b"retain" => once(&mut patch.retain, "retain=", retain(value)),
         b"fair" => once(&mut patch.fair_key, "fair=", fair(value)),
         b"rate" => once(&mut patch.rate, "rate=", or_none(value, rate)),
+        b"head" => once(&mut patch.head, "head=", value::flag("head=", value)),
         b"single" => once(&mut patch.single, "single=", value::flag("single=", value)),
         b"pri" => {
             let pri = value::integer("pri=", value, 0, 255).map(|pri| pri as u8);
@@ -257,6 +258,7 @@ pub fn write(out: &mut Vec<u8>, settings: &Settings, dead: &[u8], prefix: &str, 
         rate,
         pri,
         pause,
+        head,
     } = settings;
     let mut line = |key: &str, value: &dyn Fn(&mut Vec<u8>)| {
         out.extend_from_slice(prefix.as_bytes());
@@ -326,6 +328,9 @@ pub fn write(out: &mut Vec<u8>, settings: &Settings, dead: &[u8], prefix: &str, 
     line("pause", &|out| {
         write_words(out, &[("in", pause.input), ("out", pause.output)])
     });
+    if *head {
+        line("head", &|out| write_number(out, 1));
+    }
 }
 
 fn write_number(out: &mut Vec<u8>, number: u64) {
@@ -448,6 +453,7 @@ mod tests {
         check("fair=none single=1", "fair=none single=1 ");
         check("rate=100/s", "rate=100/s pri=0 ");
         check("rate=none", "rate=none pri=0 ");
+        check("head=1", "head=1 ");
         check("pause=in,out", "pause=in,out ");
         check("pause=out", "pause=out ");
         check("pause=", "pause=none ");

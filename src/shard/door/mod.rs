@@ -6,6 +6,9 @@
 //! which every `is_text` marks.
 
 mod amqp;
+mod http;
+mod metrics;
+mod resp;
 
 pub use amqp::Upkeep;
 
@@ -28,6 +31,10 @@ pub enum Session {
     Text,
     /// AMQP 0-9-1.
     Amqp(Box<amqp::Amqp>),
+    /// HTTP/1.1.
+    Http(Box<http::Session>),
+    /// RESP.
+    Resp(Box<resp::Session>),
 }
 
 /// What the shard tells a connection: the answer to a command, or something that comes by itself.
@@ -62,19 +69,32 @@ impl Session {
         matches!(self, Session::Text)
     }
 
+    /// What it is called.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Session::Undecided => "-",
+            Session::Text => Door::Text.word(),
+            Session::Http(_) => Door::Http.word(),
+            Session::Resp(_) => Door::Resp.word(),
+            Session::Amqp(_) => Door::Amqp.word(),
+        }
+    }
+
     /// See [`Conn::body_space`].
     pub fn body_space(&mut self) -> Option<&mut [u8]> {
         match self {
-            Session::Undecided | Session::Text | Session::Amqp(_) => None,
+            Session::Undecided | Session::Text | Session::Resp(_) | Session::Amqp(_) => None,
+            Session::Http(session) => session.decoder.body_space(),
         }
     }
 
     /// See [`Conn::body_filled`].
     pub fn body_filled(&mut self, count: usize) {
         match self {
-            Session::Undecided | Session::Text | Session::Amqp(_) => {
+            Session::Undecided | Session::Text | Session::Resp(_) | Session::Amqp(_) => {
                 panic!("{count} bytes were received into no body")
             }
+            Session::Http(session) => session.decoder.body_filled(count),
         }
     }
 
@@ -83,6 +103,8 @@ impl Session {
         match self {
             Session::Undecided | Session::Text => false,
             Session::Amqp(amqp) => amqp.in_frame(),
+            Session::Http(session) => session.decoder.in_frame(),
+            Session::Resp(session) => session.in_frame(),
         }
     }
 
@@ -90,6 +112,8 @@ impl Session {
     pub fn unfinished(&self) -> Option<Error> {
         match self {
             Session::Undecided | Session::Text | Session::Amqp(_) => None,
+            Session::Http(session) => session.unfinished(),
+            Session::Resp(session) => session.unfinished(),
         }
     }
 
@@ -98,6 +122,8 @@ impl Session {
         match self {
             Session::Undecided | Session::Text => 0,
             Session::Amqp(amqp) => amqp.memory(),
+            Session::Http(session) => session.memory(),
+            Session::Resp(session) => session.memory(),
         }
     }
 }
@@ -118,6 +144,8 @@ impl Conn {
                 Told::Expired(handle) => encode::expired(self.out.writer(pool), handle),
             },
             Session::Amqp(amqp) => amqp.tell(&mut self.out, pool, tag, told),
+            Session::Http(_) => self.tell_http(pool, told),
+            Session::Resp(_) => self.tell_resp(pool, tag, told),
         }
     }
 }
@@ -139,22 +167,32 @@ impl<S: Storage> Shard<S> {
         match self.conns[slot].session {
             Session::Undecided | Session::Text => self.run_text(slot, input, now),
             Session::Amqp(_) => self.run_amqp(slot, input, now),
+            Session::Http(_) => self.run_http(slot, input, now),
+            Session::Resp(_) => self.run_resp(slot, input, now),
         }
     }
 
     /// The session for a client that speaks so; `None` if its listener takes only another, or none is there.
     fn open_door(&mut self, slot: usize, door: Door) -> Option<Session> {
         let pinned = self.conns[slot].entrance.pinned;
+        if (pinned, door) == (Some(Door::Resp), Door::Text) {
+            // Where nothing else can be meant, a person may type.
+            return Some(Session::Resp(Box::new(resp::Session::new(true))));
+        }
         if pinned.is_some_and(|pinned| pinned != door) {
             return None;
         }
         match door {
             Door::Text => Some(Session::Text),
+            Door::Http => Some(Session::Http(Box::default())),
+            Door::Resp => Some(Session::Resp(Box::new(resp::Session::new(
+                pinned.is_some(),
+            )))),
             Door::Amqp => {
                 self.amqp.joined(slot);
                 Some(Session::Amqp(Box::new(amqp::Amqp::new())))
             }
-            Door::Resp | Door::Http | Door::Tls => None,
+            Door::Tls => None,
         }
     }
 

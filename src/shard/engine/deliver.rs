@@ -97,6 +97,15 @@ impl<S: Storage> Engine<S> {
             .load(BlockSlot(slot.0 as u32));
     }
 
+    /// Takes the message at the end of a queue that leaves last.
+    #[cold]
+    pub fn take_last(&mut self, key: QueueKey, now: Now) -> Next {
+        self.queue_mut(key).from_tail = true;
+        let next = self.take_next(key, now);
+        self.queue_mut(key).from_tail = false;
+        next
+    }
+
     /// Takes the next message of a queue.
     #[inline]
     pub fn take_next(&mut self, key: QueueKey, now: Now) -> Next {

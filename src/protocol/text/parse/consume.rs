@@ -50,6 +50,7 @@ pub(super) fn pull<'a>(mut args: Args<'a>, limits: &Limits) -> Result<Command<'a
         bytes_max: bytes,
         timestamps: timestamps.unwrap_or(false),
         from,
+        from_tail: false,
     };
     Ok(Command::Pull { sources, options })
 }

@@ -112,7 +112,7 @@ impl<S: Storage> Shard<S> {
             }
             false => channel.prefetch = count,
         }
-        self.say(slot, number, id::BASIC_QOS_OK).end();
+        self.say_on(slot, number, id::BASIC_QOS_OK).end();
         Ok(())
     }
 
@@ -169,9 +169,10 @@ impl<S: Storage> Shard<S> {
             ack_auto: no_ack,
             timestamps: false,
             hold: false,
+            from_tail: false,
         };
         if !nowait {
-            self.say(slot, number, id::BASIC_CONSUME_OK)
+            self.say_on(slot, number, id::BASIC_CONSUME_OK)
                 .shortstr(&tag)
                 .end();
         }
@@ -223,7 +224,7 @@ impl<S: Storage> Shard<S> {
             self.drop_unused(now);
         }
         if !nowait {
-            self.say(slot, number, id::BASIC_CANCEL_OK)
+            self.say_on(slot, number, id::BASIC_CANCEL_OK)
                 .shortstr(tag)
                 .end();
         }
@@ -316,6 +317,7 @@ impl<S: Storage> Shard<S> {
             ack_auto: no_ack,
             timestamps: false,
             hold: false,
+            from_tail: false,
         };
         self.amqp(slot).is_getting = true;
         let given = hand_out(
@@ -343,7 +345,7 @@ impl<S: Storage> Shard<S> {
                 Err(Fault::Again)
             }
             _ => {
-                self.say(slot, number, id::BASIC_GET_EMPTY)
+                self.say_on(slot, number, id::BASIC_GET_EMPTY)
                     .shortstr(b"")
                     .end();
                 Ok(())

@@ -142,7 +142,7 @@ impl<S: Storage> Shard<S> {
     fn defined(&mut self, slot: usize, number: u16, nowait: Option<()>, answer: Id) {
         self.hold_for_definitions(slot);
         if nowait.is_none() {
-            self.say(slot, number, answer).end();
+            self.say_on(slot, number, answer).end();
         }
     }
 
@@ -379,7 +379,7 @@ impl<S: Storage> Shard<S> {
         let channel = self.amqp(slot).channel(number).expect("it is open");
         channel.last_queue = name.into();
         if !nowait {
-            self.say(slot, number, id::QUEUE_DECLARE_OK)
+            self.say_on(slot, number, id::QUEUE_DECLARE_OK)
                 .shortstr(name)
                 .long(ready)
                 .long(consumers)
@@ -504,7 +504,7 @@ impl<S: Storage> Shard<S> {
             self.hold_for_definitions(slot);
         }
         if !nowait {
-            self.say(slot, number, id::QUEUE_DELETE_OK)
+            self.say_on(slot, number, id::QUEUE_DELETE_OK)
                 .long(deleted)
                 .end();
         }

@@ -55,7 +55,7 @@ impl<S: Storage> Shard<S> {
     }
 
     /// Begins to write a method of a channel.
-    pub(super) fn say(&mut self, slot: usize, channel: u16, id: Id) -> Frame<'_> {
+    pub(super) fn say_on(&mut self, slot: usize, channel: u16, id: Id) -> Frame<'_> {
         Frame::method(self.conns[slot].out.writer(&mut self.pool), channel, id)
     }
 
@@ -71,7 +71,7 @@ impl<S: Storage> Shard<S> {
         }
         self.amqp(slot).phase = Phase::Starting;
         let properties = server_properties();
-        self.say(slot, 0, id::CONNECTION_START)
+        self.say_on(slot, 0, id::CONNECTION_START)
             .octet(0)
             .octet(9)
             .longstr(&properties)
@@ -112,14 +112,14 @@ impl<S: Storage> Shard<S> {
                 }
                 self.flush_confirms(slot);
                 self.end_channels(slot, now);
-                self.say(slot, 0, id::CONNECTION_CLOSE_OK).end();
+                self.say_on(slot, 0, id::CONNECTION_CLOSE_OK).end();
                 self.amqp(slot).phase = Phase::Closed;
                 self.conns[slot].life = Life::Closing;
                 Ok(())
             }
             (Phase::Running, Method::UpdateSecret) => {
                 // Nothing is asked of who connects, so any secret will do.
-                self.say(slot, 0, id::CONNECTION_UPDATE_SECRET_OK).end();
+                self.say_on(slot, 0, id::CONNECTION_UPDATE_SECRET_OK).end();
                 Ok(())
             }
             (_, Method::CloseOk) => {
@@ -173,7 +173,7 @@ impl<S: Storage> Shard<S> {
         if let Some(Value::Text(name)) = headers::find(properties, b"connection_name") {
             self.conns[slot].name = name.into();
         }
-        self.say(slot, 0, id::CONNECTION_TUNE)
+        self.say_on(slot, 0, id::CONNECTION_TUNE)
             .short(CHANNELS_MAX)
             .long(FRAME_BYTES_MAX)
             .short(HEARTBEAT_S)
@@ -215,7 +215,7 @@ impl<S: Storage> Shard<S> {
             ));
         }
         self.amqp(slot).phase = Phase::Running;
-        self.say(slot, 0, id::CONNECTION_OPEN_OK)
+        self.say_on(slot, 0, id::CONNECTION_OPEN_OK)
             .shortstr(b"")
             .end();
         Ok(())

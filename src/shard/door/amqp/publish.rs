@@ -475,7 +475,7 @@ impl<S: Storage> Shard<S> {
             Mode::Plain => channel.mode = Mode::Confirm(1),
         }
         if !nowait {
-            self.say(slot, number, id::CONFIRM_SELECT_OK).end();
+            self.say_on(slot, number, id::CONFIRM_SELECT_OK).end();
         }
         Ok(())
     }

@@ -86,7 +86,7 @@ impl<S: Storage> Shard<S> {
             .consumers
             .insert(name.into(), Consumer { waiter: NO_WAITER });
         if !nowait {
-            self.say(slot, number, id::BASIC_CONSUME_OK)
+            self.say_on(slot, number, id::BASIC_CONSUME_OK)
                 .shortstr(name)
                 .end();
         }

@@ -216,7 +216,7 @@ impl<S: Storage> Shard<S> {
                 Method::ChannelCloseOk => self.amqp(slot).channels[usize::from(number)] = None,
                 Method::ChannelClose { .. } => {
                     self.amqp(slot).channels[usize::from(number)] = None;
-                    self.say(slot, number, id::CHANNEL_CLOSE_OK).end();
+                    self.say_on(slot, number, id::CHANNEL_CLOSE_OK).end();
                 }
                 _ => {}
             }
@@ -276,7 +276,7 @@ impl<S: Storage> Shard<S> {
             Method::Get { queue, no_ack } => self.get(slot, number, queue, *no_ack, now),
             Method::Recover { requeue } => {
                 self.recover(slot, number, *requeue, now)?;
-                self.say(slot, number, id::BASIC_RECOVER_OK).end();
+                self.say_on(slot, number, id::BASIC_RECOVER_OK).end();
                 Ok(())
             }
             Method::ConfirmSelect { nowait } => self.select_confirms(slot, number, *nowait),
@@ -284,7 +284,9 @@ impl<S: Storage> Shard<S> {
             Method::TxCommit => self.commit_tx(slot, number, now),
             Method::TxRollback => self.roll_back_tx(slot, number),
             Method::ChannelFlow { active: true } => {
-                self.say(slot, number, id::CHANNEL_FLOW_OK).octet(1).end();
+                self.say_on(slot, number, id::CHANNEL_FLOW_OK)
+                    .octet(1)
+                    .end();
                 Ok(())
             }
             Method::ChannelFlow { active: false } => Err(connection_fault(
@@ -294,12 +296,12 @@ impl<S: Storage> Shard<S> {
             Method::ChannelClose { .. } => {
                 self.end_channel(slot, number, now);
                 self.amqp(slot).channels[usize::from(number)] = None;
-                self.say(slot, number, id::CHANNEL_CLOSE_OK).end();
+                self.say_on(slot, number, id::CHANNEL_CLOSE_OK).end();
                 Ok(())
             }
             Method::AccessRequest => {
                 const TICKET: u16 = 1;
-                self.say(slot, number, id::ACCESS_REQUEST_OK)
+                self.say_on(slot, number, id::ACCESS_REQUEST_OK)
                     .short(TICKET)
                     .end();
                 Ok(())
@@ -341,7 +343,7 @@ impl<S: Storage> Shard<S> {
             amqp.channels.resize_with(place + 1, || None);
         }
         amqp.channels[place] = Some(Box::new(Channel::new()));
-        self.say(slot, number, id::CHANNEL_OPEN_OK)
+        self.say_on(slot, number, id::CHANNEL_OPEN_OK)
             .longstr(b"")
             .end();
         Ok(())

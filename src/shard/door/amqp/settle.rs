@@ -90,7 +90,7 @@ impl<S: Storage> Shard<S> {
                 self.credit_returned(lease.holder);
                 match requeue {
                     true => self.requeue(&lease, now),
-                    false => self.discard(&lease, now),
+                    false => self.drop_rejected(&lease, now),
                 }
             }
         }
@@ -194,7 +194,7 @@ impl<S: Storage> Shard<S> {
     }
 
     /// A message that its consumer does not want and that does not go back: it is dead.
-    fn discard(&mut self, lease: &Lease, now: Now) {
+    fn drop_rejected(&mut self, lease: &Lease, now: Now) {
         if self.engine.queue(lease.queue).buries() {
             self.engine
                 .reject(lease, TransferReason::Rejected, b"", now);

@@ -82,7 +82,7 @@ impl<S: Storage> Shard<S> {
             Mode::Tx(_) => {}
             Mode::Plain => channel.mode = Mode::Tx(Box::default()),
         }
-        self.say(slot, number, id::TX_SELECT_OK).end();
+        self.say_on(slot, number, id::TX_SELECT_OK).end();
         Ok(())
     }
 
@@ -157,7 +157,7 @@ impl<S: Storage> Shard<S> {
             let serial = self.engine.leases.next_serial();
             self.conns[slot].gate(need, serial);
         }
-        self.say(slot, number, id::TX_COMMIT_OK).end();
+        self.say_on(slot, number, id::TX_COMMIT_OK).end();
         Ok(())
     }
 
@@ -240,7 +240,7 @@ impl<S: Storage> Shard<S> {
             return Err(no_tx());
         };
         **tx = Tx::default();
-        self.say(slot, number, id::TX_ROLLBACK_OK).end();
+        self.say_on(slot, number, id::TX_ROLLBACK_OK).end();
         Ok(())
     }
 }

@@ -228,7 +228,7 @@ impl<S: Storage> Shard<S> {
                 ErrorCode::Paused => "a queue is paused",
                 _ => "a queue takes nothing at the moment",
             };
-            self.say(slot, 0, id::CONNECTION_BLOCKED)
+            self.say_on(slot, 0, id::CONNECTION_BLOCKED)
                 .shortstr(reason.as_bytes())
                 .end();
             self.mark_dirty(slot);
@@ -240,7 +240,7 @@ impl<S: Storage> Shard<S> {
         let amqp = self.amqp(slot);
         amqp.is_blocked = false;
         if amqp.understands.blocked {
-            self.say(slot, 0, id::CONNECTION_UNBLOCKED).end();
+            self.say_on(slot, 0, id::CONNECTION_UNBLOCKED).end();
             self.mark_dirty(slot);
         }
     }

@@ -1,0 +1,305 @@
+//! The broker's counts in Prometheus' text format, version 0.0.4. Base units: seconds and bytes.
+
+use std::fmt::{Display, Write};
+
+use super::super::{Now, Shard};
+use crate::broker::id::Level;
+use crate::broker::queue::{Counters, Queue, QueueKey};
+use crate::broker::reply::ErrorCode;
+use crate::log::disk::Storage;
+
+/// Queues and groups with series of their own at most; those behind them in the order of names are counted by
+/// `ringmq_queues_without_series`.
+const SERIES_MAX: usize = 1000;
+
+/// Codes with which a publish is refused for what the broker or the queue can take.
+const REJECTIONS: [ErrorCode; 7] = [
+    ErrorCode::Full,
+    ErrorCode::Limit,
+    ErrorCode::Paused,
+    ErrorCode::Mem,
+    ErrorCode::Disk,
+    ErrorCode::Draining,
+    ErrorCode::TooBig,
+];
+
+/// What is counted of each queue: the metric, what it means, where it stands.
+type Counted = (&'static str, &'static str, fn(&Counters) -> u64);
+const COUNTED: [Counted; 10] = [
+    ("published", "Messages taken.", |of| of.published),
+    ("delivered", "Messages handed out, again ones too.", |of| {
+        of.delivered
+    }),
+    ("redelivered", "Messages handed out again.", |of| {
+        of.redelivered
+    }),
+    ("acked", "Messages settled by their consumers.", |of| {
+        of.acked
+    }),
+    ("nacked", "Messages given back by their consumers.", |of| {
+        of.nacked
+    }),
+    ("expired", "Messages whose time to live has ended.", |of| {
+        of.expired
+    }),
+    ("dead", "Messages moved to the dead-letter queue.", |of| {
+        of.dead
+    }),
+    (
+        "deduplicated",
+        "Publishes answered with an earlier one.",
+        |of| of.deduplicated,
+    ),
+    ("dropped", "Messages freed to make room.", |of| of.dropped),
+    (
+        "damaged",
+        "Messages kept back because the disk had changed them.",
+        |of| of.damaged,
+    ),
+];
+
+/// Text that grows metric by metric.
+struct Text(String);
+
+impl Text {
+    /// Begins a metric; its samples follow.
+    fn metric(&mut self, name: &str, kind: &str, help: &str) {
+        let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}");
+    }
+
+    /// One sample.
+    fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: impl Display) {
+        self.0.push_str(name);
+        for (at, (label, text)) in labels.iter().enumerate() {
+            let _ = write!(self.0, "{}{label}=\"", if at == 0 { '{' } else { ',' });
+            for character in text.chars() {
+                match character {
+                    '\\' => self.0.push_str("\\\\"),
+                    '"' => self.0.push_str("\\\""),
+                    '\n' => self.0.push_str("\\n"),
+                    other => self.0.push(other),
+                }
+            }
+            self.0.push('"');
+        }
+        if !labels.is_empty() {
+            self.0.push('}');
+        }
+        let _ = writeln!(self.0, " {value}");
+    }
+
+    /// A metric of one sample without labels.
+    fn single(&mut self, name: &str, kind: &str, help: &str, value: impl Display) {
+        self.metric(name, kind, help);
+        self.sample(name, &[], value);
+    }
+
+    /// Times of which entry n of `below` counts those below 2^n microseconds.
+    fn histogram(&mut self, name: &str, help: &str, below: &[u64], sum_us: u64) {
+        self.metric(name, "histogram", help);
+        let bucket = format!("{name}_bucket");
+        let mut count = 0;
+        for (power, more) in below.iter().enumerate() {
+            count += more;
+            // The last one has no upper end.
+            if power + 1 < below.len() {
+                let end = (1u64 << power) as f64 / 1e6;
+                self.sample(&bucket, &[("le", &end.to_string())], count);
+            }
+        }
+        self.sample(&bucket, &[("le", "+Inf")], count);
+        self.sample(&format!("{name}_sum"), &[], seconds(sum_us));
+        self.sample(&format!("{name}_count"), &[], count);
+    }
+}
+
+fn seconds(us: u64) -> f64 {
+    us as f64 / 1e6
+}
+
+/// The name of a queue or group as server lines print it.
+fn label(queue: &Queue) -> String {
+    String::from_utf8_lossy(&queue.printed).into_owned()
+}
+
+impl<S: Storage> Shard<S> {
+    /// The page `/metrics`.
+    pub(super) fn metrics(&mut self, now: Now) -> Vec<u8> {
+        let mut text = Text(String::new());
+        text.metric("ringmq_build_info", "gauge", "The version that runs.");
+        let version = env!("CARGO_PKG_VERSION");
+        text.sample("ringmq_build_info", &[("version", version)], 1);
+        self.broker_metrics(&mut text, now);
+        self.log_metrics(&mut text);
+        self.queue_metrics(&mut text, now);
+        text.0.into_bytes()
+    }
+
+    fn broker_metrics(&self, text: &mut Text, now: Now) {
+        let totals = &self.totals;
+        let uptime = seconds(now.us.saturating_sub(totals.started_us));
+        let help = "Time since the start.";
+        text.single("ringmq_uptime_seconds", "gauge", help, uptime);
+        let help = "Connections now open.";
+        text.single("ringmq_connections", "gauge", help, self.conns.len());
+        let counters = [
+            (
+                "ringmq_connections_total",
+                "Connections taken.",
+                totals.connections,
+            ),
+            (
+                "ringmq_connections_refused_total",
+                "Connections closed because there were too many.",
+                totals.connections_refused,
+            ),
+            ("ringmq_bytes_in_total", "Bytes received.", totals.bytes_in),
+            ("ringmq_bytes_out_total", "Bytes sent.", totals.bytes_out),
+            (
+                "ringmq_commands_total",
+                "Commands and requests run.",
+                totals.commands,
+            ),
+        ];
+        for (name, help, value) in counters {
+            text.single(name, "counter", help, value);
+        }
+        let name = "ringmq_errors_total";
+        text.metric(name, "counter", "Commands refused, by the word they got.");
+        for (code, count) in totals.by_code() {
+            text.sample(name, &[("code", code.word())], count);
+        }
+        let name = "ringmq_messages_rejected_total";
+        let help = "Publishes refused for what the broker or the queue can take.";
+        text.metric(name, "counter", help);
+        for code in REJECTIONS {
+            let counted = totals.by_code().find(|(counted, _)| *counted == code);
+            let count = counted.map_or(0, |(_, count)| count);
+            text.sample(name, &[("code", code.word())], count);
+        }
+        let conns: usize = self.conns.iter().map(|(_, conn)| conn.memory()).sum();
+        let messages = self.engine.message_memory();
+        let name = "ringmq_memory_bytes";
+        text.metric(name, "gauge", "Memory held, by what it is for.");
+        let rest = self.engine.memory().saturating_sub(messages);
+        text.sample(name, &[("pool", "messages")], messages);
+        text.sample(name, &[("pool", "index")], rest);
+        text.sample(name, &[("pool", "connections")], conns);
+        text.sample(name, &[("pool", "buffers")], self.pool.bytes());
+        let help = "Memory that may be used.";
+        let budget = self.memory_budget_bytes;
+        text.single("ringmq_memory_budget_bytes", "gauge", help, budget);
+    }
+
+    fn log_metrics(&self, text: &mut Text) {
+        let Some(log) = &self.engine.log else { return };
+        let stats = log.stats();
+        let help = "Bytes of records on the disk.";
+        text.single("ringmq_log_bytes", "gauge", help, stats.bytes);
+        let name = "ringmq_log_segments";
+        text.metric(name, "gauge", "Files of the log.");
+        text.sample(name, &[("state", "log")], stats.segments);
+        text.sample(name, &[("state", "kept")], stats.segments_kept);
+        text.sample(name, &[("state", "spare")], stats.segments_spare);
+        let counters = [
+            (
+                "ringmq_log_records_total",
+                "Records written, one for each turn with something to keep.",
+                stats.records,
+            ),
+            (
+                "ringmq_log_written_bytes_total",
+                "Bytes written to the log.",
+                stats.bytes_written,
+            ),
+            (
+                "ringmq_log_damaged_total",
+                "Messages found damaged when they were read.",
+                stats.damaged,
+            ),
+            (
+                "ringmq_log_checkpoints_total",
+                "Checkpoints finished.",
+                stats.checkpoints,
+            ),
+            (
+                "ringmq_log_compactions_total",
+                "Compactions finished.",
+                stats.compactions,
+            ),
+        ];
+        for (name, help, value) in counters {
+            text.single(name, "counter", help, value);
+        }
+        let help = "Time that syncs to the disk take.";
+        text.histogram(
+            "ringmq_fsync_seconds",
+            help,
+            &stats.sync_us,
+            stats.sync_us_sum,
+        );
+    }
+
+    fn queue_metrics(&mut self, text: &mut Text, now: Now) {
+        let exists = |(key, queue): (usize, &Queue)| {
+            queue.exists.then(|| (label(queue), QueueKey(key as u32)))
+        };
+        let mut queues: Vec<_> = self.engine.queues.iter().filter_map(exists).collect();
+        queues.sort_unstable();
+        let help = "Queues and groups.";
+        text.single("ringmq_queues", "gauge", help, queues.len());
+        let hidden = queues.len().saturating_sub(SERIES_MAX);
+        let help = "Queues and groups that have no series of their own.";
+        text.single("ringmq_queues_without_series", "gauge", help, hidden);
+        queues.truncate(SERIES_MAX);
+        for (word, help, of) in COUNTED {
+            let name = format!("ringmq_messages_{word}_total");
+            text.metric(&name, "counter", help);
+            for (label, key) in &queues {
+                let value = of(&self.engine.queue(*key).counters);
+                text.sample(&name, &[("queue", label)], value);
+            }
+        }
+        let name = "ringmq_queue_messages";
+        text.metric(name, "gauge", "Messages now in the queue.");
+        for (label, key) in &queues {
+            let queue = self.engine.queue(*key);
+            let states = [
+                ("ready", queue.ready()),
+                ("leased", queue.leased()),
+                ("delayed", queue.delayed()),
+                ("locked", queue.locked()),
+                ("dead", queue.dead),
+            ];
+            for (state, count) in states {
+                text.sample(name, &[("queue", label), ("state", state)], count);
+            }
+        }
+        let name = "ringmq_queue_bytes";
+        text.metric(name, "gauge", "Bytes of the bodies that are not settled.");
+        for (label, key) in &queues {
+            let queue = self.engine.queue(*key);
+            let bytes = match queue.group {
+                None => queue.index.bytes(),
+                Some(_) => queue.unsettled_bytes(),
+            };
+            let place = match queue.settings.durable {
+                Level::None => "memory",
+                _ => "log",
+            };
+            text.sample(name, &[("queue", label), ("where", place)], bytes);
+        }
+        let name = "ringmq_queue_consumers";
+        text.metric(name, "gauge", "Subscriptions now.");
+        for (label, key) in &queues {
+            let consumers = self.engine.queue(*key).consumers;
+            text.sample(name, &[("queue", label)], consumers);
+        }
+        let name = "ringmq_queue_oldest_seconds";
+        text.metric(name, "gauge", "Age of the oldest message that is ready.");
+        for (label, key) in &queues {
+            let oldest_ms = self.oldest_ms(*key, now);
+            text.sample(name, &[("queue", label)], seconds(oldest_ms * 1000));
+        }
+    }
+}

@@ -1,0 +1,480 @@
+//! RESP: the commands of Redis that have a meaning for queues, topics and streams.
+//!
+//! A list is a queue. What a client pops is leased to its connection until the client shows that it has the
+//! reply (*safe pop*): by a command that was read after the reply had been written out, or by ending its side
+//! after TCP has acknowledged the reply. A connection that breaks gives it back.
+
+mod lists;
+mod ranges;
+mod server;
+mod topics;
+mod transaction;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use bytes::Bytes;
+
+use super::super::conn::{Conn, Life};
+use super::super::engine::{Receipt, Refused};
+use super::super::session::{Asker, Flow};
+use super::super::{ConnKey, Ending, Now, Shard};
+use super::{Session as Door, Told};
+use crate::broker::command::{Command, Request, Typed};
+use crate::broker::id::{Handle, Level};
+use crate::broker::queue::QueueKey;
+use crate::broker::reply::{Delivery, Error, ErrorCode, Payload, Reply};
+use crate::buffer::send::{Pool, SendRing};
+use crate::log::disk::Storage;
+use crate::protocol::resp::decode::{Broken, Decoder, Step};
+use crate::protocol::resp::encode::{self, Version};
+use crate::protocol::text::IN_PLACE_BYTES_MAX;
+use crate::protocol::text::encode as text;
+use ranges::Range;
+use transaction::{Exec, Multi};
+
+/// A connection that has ended its side is asked so often whether it has taken everything, microseconds.
+const ASK_AGAIN_US: u64 = 2_000;
+/// It is waited for so long; what it has popped goes back then, microseconds.
+const ASK_US_MAX: u64 = 5_000_000;
+
+/// One connection.
+#[derive(Debug, Default)]
+pub struct Session {
+    decoder: Decoder,
+    version: Version,
+    /// What the command that is being answered expects.
+    what: What,
+    /// Bodies of a reply whose head says how many they are.
+    bodies: Vec<Bytes>,
+    /// Popped in the reply that is not complete yet, by the serials of their leases.
+    popping: Vec<u64>,
+    /// Popped and not settled: where the reply ends in the output, and the lease's serial.
+    pops: VecDeque<(u64, u64)>,
+    /// Bytes at the front of the input that were there before, and what had been written out when they came.
+    seen: usize,
+    seen_at: u64,
+    range: Option<Box<Range>>,
+    multi: Option<Box<Multi>>,
+    exec: Option<Box<Exec>>,
+    channels: BTreeSet<Box<[u8]>>,
+    globs: BTreeSet<Box<[u8]>>,
+    /// Live subscriptions by their patterns: for how many channels and globs each is, and its tag.
+    covers: BTreeMap<Box<[u8]>, u32>,
+    next_tag: u64,
+    /// `CLIENT UNBLOCK … ERROR`
+    unblocked: bool,
+    /// Until when the peer, which has ended its side, can show that it took everything; 0 = not asked.
+    asked_until_us: u64,
+    lib: Box<[u8]>,
+}
+
+/// What the answer of a command is made of.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+enum What {
+    /// What is told is what is answered.
+    #[default]
+    Plain,
+    /// Only refusals are.
+    Silent,
+    /// `LPOP`: a body.
+    One { is_found: bool },
+    /// `BLPOP`: the key and a body.
+    KeyAndOne { is_found: bool },
+    /// `LPOP n`: bodies.
+    Many,
+    /// `LMPOP`: the key and bodies.
+    KeyAndMany { key: Box<[u8]> },
+}
+
+impl Session {
+    /// A new connection; on a listener that takes nothing else commands may be typed by hand.
+    pub fn new(takes_lines: bool) -> Session {
+        Session {
+            decoder: Decoder::new(takes_lines),
+            ..Session::default()
+        }
+    }
+
+    /// A command has begun and is not complete.
+    pub fn in_frame(&self) -> bool {
+        self.decoder.in_frame()
+    }
+
+    /// What to answer when the input ends here.
+    pub fn unfinished(&self) -> Option<Error> {
+        self.decoder.in_frame().then(|| {
+            let text = "the input ended inside a command, which was not run";
+            Error::new(ErrorCode::Proto, text)
+        })
+    }
+
+    /// The peer has popped what it may not have taken.
+    pub fn has_pops(&self) -> bool {
+        !self.pops.is_empty()
+    }
+
+    /// Memory held, bytes.
+    pub fn memory(&self) -> usize {
+        let names = self.channels.iter().chain(&self.globs);
+        let bodies: usize = self.bodies.iter().map(Bytes::len).sum();
+        size_of::<Session>()
+            + self.decoder.memory()
+            + bodies
+            + self.range.as_ref().map_or(0, |range| range.memory())
+            + self.multi.as_ref().map_or(0, |multi| multi.memory())
+            + self.exec.as_ref().map_or(0, |exec| exec.memory())
+            + self.pops.capacity() * 16
+            + names.map(|name| 2 * name.len() + 64).sum::<usize>()
+    }
+
+    /// The reply of a command is complete: what is popped in it is settled behind this place.
+    fn end_reply(&mut self, end: u64) {
+        if self.exec.is_none() {
+            let popping = self.popping.drain(..);
+            self.pops.extend(popping.map(|serial| (end, serial)));
+        }
+    }
+
+    fn is_subscribed(&self) -> bool {
+        !self.channels.is_empty() || !self.globs.is_empty()
+    }
+}
+
+/// Appends a body of any size; a large one is referenced.
+fn bulk(out: &mut SendRing, pool: &mut Pool, body: &Payload<'_>) {
+    match body {
+        Payload::Shared(bytes) if bytes.len() >= IN_PLACE_BYTES_MAX => {
+            encode::bulk_head(out.writer(pool), bytes.len());
+            out.share(bytes.clone());
+            out.writer(pool).extend_from_slice(b"\r\n");
+        }
+        body => encode::bulk(out.writer(pool), body.as_slice()),
+    }
+}
+
+/// The word of an error: Redis' own where clients look for it.
+fn word(code: ErrorCode) -> &'static str {
+    match code {
+        ErrorCode::Syntax | ErrorCode::Unknown | ErrorCode::Name | ErrorCode::Proto => "ERR",
+        ErrorCode::Mem => "OOM",
+        other => other.word(),
+    }
+}
+
+fn write_error(out: &mut Vec<u8>, error: &Error) {
+    encode::error(out, word(error.code), &error.text);
+}
+
+impl Conn {
+    fn resp(&mut self) -> &mut Session {
+        match &mut self.session {
+            Door::Resp(session) => session,
+            other => unreachable!("{other:?} is no session of RESP"),
+        }
+    }
+
+    /// What the shard tells becomes the reply, or a part of it, or a push.
+    #[cold]
+    pub(super) fn tell_resp(&mut self, pool: &mut Pool, tag: Option<&[u8]>, told: Told<'_>) {
+        let reply = match told {
+            Told::Message(delivery) if tag.is_some() => return self.push_cast(pool, delivery),
+            Told::Message(delivery) => return self.pop(pool, delivery),
+            // A subscription that misses copies is not told so by Redis either; leases have no deadline here.
+            Told::Gone { .. } | Told::Lag { .. } | Told::Expired(_) => return,
+            Told::Reply(reply) => reply,
+        };
+        let Door::Resp(session) = &mut self.session else {
+            return;
+        };
+        let version = session.version;
+        let out = &mut self.out;
+        match reply {
+            Reply::Error(error) => {
+                session.bodies.clear();
+                write_error(out.writer(pool), error);
+            }
+            _ if session.what == What::Silent => return,
+            Reply::Cast { receivers, .. } => encode::integer(out.writer(pool), *receivers),
+            Reply::Count { count, .. } => encode::integer(out.writer(pool), *count),
+            Reply::End { .. } if std::mem::take(&mut session.unblocked) => {
+                let text = "client unblocked via CLIENT UNBLOCK";
+                encode::error(out.writer(pool), "UNBLOCKED", text);
+            }
+            Reply::End { .. } => match std::mem::take(&mut session.what) {
+                What::One { is_found: true } | What::KeyAndOne { is_found: true } => {}
+                What::One { .. } => encode::nil(out.writer(pool), version),
+                What::KeyAndOne { .. } => encode::nil_array(out.writer(pool), version),
+                _ if session.bodies.is_empty() => encode::nil_array(out.writer(pool), version),
+                what => {
+                    if let What::KeyAndMany { key } = &what {
+                        encode::array(out.writer(pool), 2);
+                        encode::bulk(out.writer(pool), key);
+                    }
+                    let bodies = std::mem::take(&mut session.bodies);
+                    encode::array(out.writer(pool), bodies.len());
+                    for body in bodies {
+                        bulk(out, pool, &Payload::Shared(body));
+                    }
+                }
+            },
+            _ => out.writer(pool).extend_from_slice(encode::OK),
+        }
+        let end = out.end();
+        session.end_reply(end);
+    }
+
+    /// A popped message.
+    fn pop(&mut self, pool: &mut Pool, delivery: &Delivery<'_>) {
+        let Door::Resp(session) = &mut self.session else {
+            return;
+        };
+        if let Some(Handle { serial, .. }) = delivery.handle {
+            session.popping.push(serial);
+        }
+        match &mut session.what {
+            What::One { is_found } => {
+                *is_found = true;
+                bulk(&mut self.out, pool, &delivery.body);
+            }
+            What::KeyAndOne { is_found } => {
+                *is_found = true;
+                let mut scratch = Vec::new();
+                let key = Typed(delivery.source).decoded(&mut scratch);
+                let out = self.out.writer(pool);
+                encode::array(out, 2);
+                encode::bulk(out, key);
+                bulk(&mut self.out, pool, &delivery.body);
+            }
+            what => {
+                if let What::KeyAndMany { key } = what
+                    && key.is_empty()
+                {
+                    let mut scratch = Vec::new();
+                    *key = Typed(delivery.source).decoded(&mut scratch).into();
+                }
+                session.bodies.push(match &delivery.body {
+                    Payload::Shared(bytes) => bytes.clone(),
+                    Payload::Slice(slice) => Bytes::copy_from_slice(slice),
+                });
+            }
+        }
+    }
+}
+
+impl<S: Storage> Shard<S> {
+    /// Runs the commands at the front of `input`; returns how many bytes were used up.
+    pub(super) fn run_resp(&mut self, slot: usize, input: &[u8], now: Now) -> usize {
+        let conn = &mut self.conns[slot];
+        let sent = conn.out.sent();
+        let session = conn.resp();
+        let (seen, seen_at) = (session.seen, session.seen_at);
+        let mut decoder = std::mem::take(&mut session.decoder);
+        let mut used = 0;
+        while self.may_run(slot, &input[used..]) {
+            let (consumed, step) = decoder.decode(&input[used..], &self.limits);
+            match step {
+                Step::Incomplete => break,
+                Step::Command => {
+                    self.totals.commands += 1;
+                    // What was written out before the command came was there to be read by its sender.
+                    let known = if used >= seen { sent } else { seen_at };
+                    self.settle_pops(slot, known);
+                    let words = decoder.words(&input[used..]);
+                    let frame = &input[used..used + consumed];
+                    if !words.is_empty() && self.run_words(slot, &words, frame, now) == Flow::Again
+                    {
+                        break;
+                    }
+                    decoder.trim();
+                }
+                Step::Broken(Broken(why)) => {
+                    self.totals.count_error(ErrorCode::Proto);
+                    let text = format!("Protocol error: {why}");
+                    self.say(slot, |out| encode::error(out, "ERR", &text));
+                    self.conns[slot].life = Life::Closing;
+                    used = input.len();
+                    break;
+                }
+            }
+            used += consumed;
+        }
+        let session = self.conns[slot].resp();
+        session.decoder = decoder;
+        if used >= seen {
+            session.seen_at = sent;
+        }
+        session.seen = input.len() - used;
+        used
+    }
+
+    /// Settles what was popped in replies that end at or before that place of the output.
+    fn settle_pops(&mut self, slot: usize, known: u64) {
+        while let Some((end, serial)) = self.conns[slot].resp().pops.front().copied()
+            && end <= known
+        {
+            self.conns[slot].resp().pops.pop_front();
+            let Some(lease) = self.engine.leases.get(serial) else {
+                continue;
+            };
+            let handle = Handle {
+                incarnation: self.engine.incarnation,
+                id: lease.id,
+                serial,
+            };
+            if let Some((lease, _)) = self.engine.ack(handle) {
+                self.credit_returned(lease.holder);
+            }
+        }
+    }
+
+    /// The peer has ended its side and has all output, as far as it was written: what it has popped is settled
+    /// once its TCP has acknowledged that. True while that is waited for.
+    pub(in super::super) fn awaits_peer(&mut self, slot: usize) -> bool {
+        let key = self.key(slot);
+        let Door::Resp(session) = &mut self.conns[slot].session else {
+            return false;
+        };
+        if !session.has_pops() || self.ending != Ending::No {
+            // A broker that goes down does not know what its clients have read: it will be handed out again.
+            return false;
+        }
+        if session.asked_until_us == 0 {
+            session.asked_until_us = u64::MAX;
+            self.asking.push_back(key);
+        }
+        true
+    }
+
+    /// A connection of which it is to be told how many bytes its peer has not acknowledged.
+    pub fn poll_unacknowledged(&mut self) -> Option<ConnKey> {
+        self.asking.pop_front()
+    }
+
+    /// So many bytes that were written to the connection are not acknowledged by its peer.
+    pub fn handle_unacknowledged(&mut self, conn: ConnKey, bytes: usize, now: Now) {
+        let Some(slot) = self.slot(conn) else { return };
+        let sent = self.conns[slot].out.sent();
+        let Door::Resp(session) = &mut self.conns[slot].session else {
+            return;
+        };
+        if session.asked_until_us == u64::MAX {
+            session.asked_until_us = now.us + ASK_US_MAX;
+        }
+        if bytes == 0 {
+            self.settle_pops(slot, sent);
+        } else if now.us < session.asked_until_us {
+            self.ask_again.push_back((now.us + ASK_AGAIN_US, conn));
+            return;
+        }
+        // What is left goes back when the connection is removed.
+        self.conns[slot].resp().pops.clear();
+        self.settle_life(slot, now);
+    }
+
+    /// Those of whom it is time to ask again.
+    pub(in super::super) fn ask_due(&mut self, now: Now) {
+        while let Some((at_us, key)) = self.ask_again.front().copied()
+            && at_us <= now.us
+        {
+            self.ask_again.pop_front();
+            self.asking.push_back(key);
+        }
+    }
+
+    /// Writes a reply that is complete.
+    fn say(&mut self, slot: usize, write: impl FnOnce(&mut Vec<u8>)) -> Flow {
+        let conn = &mut self.conns[slot];
+        write(conn.out.writer(&mut self.pool));
+        let end = conn.out.end();
+        conn.resp().end_reply(end);
+        Flow::Done
+    }
+
+    /// The same, in the version that the connection speaks.
+    fn say_in(&mut self, slot: usize, write: impl FnOnce(&mut Vec<u8>, Version)) -> Flow {
+        let version = self.conns[slot].resp().version;
+        self.say(slot, |out| write(out, version))
+    }
+
+    fn say_error(&mut self, slot: usize, error: &Error) -> Flow {
+        self.totals.count_error(error.code);
+        self.say(slot, |out| write_error(out, error))
+    }
+
+    /// A refusal in Redis' own words.
+    fn say_err(&mut self, slot: usize, text: &str) -> Flow {
+        self.totals.count_error(ErrorCode::Syntax);
+        self.say(slot, |out| encode::error(out, "ERR", text))
+    }
+
+    fn say_ok(&mut self, slot: usize) -> Flow {
+        self.say(slot, |out| out.extend_from_slice(encode::OK))
+    }
+
+    /// Runs a command of the line protocol; what it is told becomes the reply.
+    fn ask_resp(&mut self, slot: usize, what: What, command: Command<'_>, now: Now) -> Flow {
+        let session = self.conns[slot].resp();
+        session.what = what;
+        session.bodies.clear();
+        let request = Request {
+            tag: None,
+            quiet: false,
+            command,
+        };
+        let flow = self.execute(slot, request, now);
+        self.conns[slot].kept_body = None;
+        flow
+    }
+
+    /// Who asks a function that answers what it is told.
+    fn asker(slot: usize) -> Asker<'static> {
+        Asker {
+            slot,
+            tag: None,
+            quiet: false,
+        }
+    }
+
+    /// The queue of that name, if it is there.
+    fn list(&self, name: &[u8]) -> Option<QueueKey> {
+        self.engine.find(name)
+    }
+
+    /// The same, made if it is not: without a limit of deliveries, since Redis has none.
+    fn list_or_new(&mut self, slot: usize, name: &[u8]) -> Result<QueueKey, Error> {
+        let mut typed = Vec::new();
+        text::typed(&mut typed, name);
+        if let Some(key) = self.last_target(slot, Typed(&typed)) {
+            return Ok(key);
+        }
+        crate::protocol::text::value::name(&typed)?;
+        if self.engine.find(name).is_none() {
+            let mut settings = self.engine.defaults.clone();
+            settings.maxdeliver = 0;
+            self.engine.create(name, settings);
+        }
+        Ok(self.target(slot, Typed(&typed)))
+    }
+
+    /// Notes a publish of the connection; what is written next waits until it has reached its level.
+    fn note_published(&mut self, slot: usize, key: QueueKey, receipt: &Receipt) {
+        let conn = &mut self.conns[slot];
+        if receipt.hidden {
+            conn.published.add(self.engine.visible_need(key));
+        }
+        if receipt.need.level != Level::None && !self.engine.reached(receipt.need) {
+            conn.gate(receipt.need, self.engine.leases.next_serial());
+        }
+    }
+
+    /// A refused or postponed publish.
+    fn not_published(&mut self, slot: usize, refused: Refused) -> Flow {
+        match refused {
+            Refused::Error(error) => self.say_error(slot, &error),
+            Refused::Cold => {
+                self.block_cold(slot);
+                Flow::Again
+            }
+        }
+    }
+}
