@@ -772,6 +772,72 @@ fn answers_go_straight_to_who_has_asked() {
 }
 
 #[test]
+fn definitions_stand_in_checkpoints() {
+    let dir = TempDir::new("amqp");
+    let launch = Launch::data(&dir.data()).arg("--checkpoint 1M --segment 1M");
+    let mut broker = launch.start();
+    let mut client = Client::open(broker.address);
+    client.exchange("inner", "headers", DURABLE, b"");
+    let alternate = texts(&[("alternate-exchange", "inner")]);
+    client.exchange("outer", "topic", DURABLE | 4, &alternate);
+    let arguments = numbers(&[("x-message-ttl", 3_600_000), ("x-max-priority", 3)]);
+    client.declare("kept", DURABLE | AUTO_DELETE, &arguments);
+    client.declare("filler", DURABLE, &numbers(&[("x-max-length", 4)]));
+    client.bind("kept", "outer", "a.*");
+    client.binding(id::EXCHANGE_BIND, "inner", "outer", "b.#", b"");
+    client.expect(1, id::EXCHANGE_BIND_OK);
+    let wanted = texts(&[("x-match", "any"), ("color", "red")]);
+    client.binding(id::QUEUE_BIND, "kept", "inner", "", &wanted);
+    client.expect(1, id::QUEUE_BIND_OK);
+    client.select_confirms();
+    // So much that the log is compacted to checkpoints, and what was defined stands in no segment.
+    for _ in 0..200 {
+        client.publish_with("", "filler", 0, &[0, 0], &[7; 50_000]);
+    }
+    while client.confirm().0 < 200 {}
+    for _ in 0..2 {
+        broker.process.kill_running();
+        broker = launch.start();
+    }
+    let mut client = Client::open(broker.address);
+    client.exchange("outer", "topic", DURABLE | 4, &alternate);
+    client.declare("kept", DURABLE | AUTO_DELETE, &arguments);
+    let mut red = vec![0x20, 0];
+    let headers = texts(&[("color", "red")]);
+    red.extend_from_slice(&(headers.len() as u32).to_be_bytes());
+    red.extend_from_slice(&headers);
+    client.publish_with("outer", "a.b", 0, &[0, 0], b"by its key");
+    client.publish_with("outer", "b.c", 0, &red, b"by its headers");
+    client.publish_with("outer", "other", 0, &red, b"by the alternate");
+    client.publish_with("outer", "b.c", 0, &[0, 0], b"nobody wants it");
+    assert_eq!(client.ready("kept"), 3);
+}
+
+#[test]
+fn one_consumer_is_active_at_a_time_where_that_was_declared() {
+    let broker = memory();
+    let mut first = Client::open(broker.address);
+    let mut second = Client::open(broker.address);
+    let mut single = Vec::new();
+    table::put_bool(&mut single, b"x-single-active-consumer", true);
+    first.declare("q", 0, &single);
+    first.consume("q", "one", 0);
+    second.consume("q", "two", 0);
+    for nth in 0..4 {
+        second.publish("", "q", &nth.to_string());
+    }
+    let tags: Vec<u64> = (0..4).map(|_| first.delivered().tag).collect();
+    second.assert_silent();
+    first.ack(tags[1], true);
+    first.assert_silent();
+    drop(first);
+    let rest: Vec<String> = (0..2)
+        .map(|_| second.delivered().body().to_owned())
+        .collect();
+    assert_eq!(rest, ["2", "3"]);
+}
+
+#[test]
 fn both_sides_give_signs_of_life() {
     let broker = memory();
     let mut silent = Client::open_with(broker.address, 1, &capabilities());

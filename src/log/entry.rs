@@ -217,7 +217,7 @@ const GROUP: u8 = 8;
 const SCHEDULE: u8 = 12;
 const BIND: u8 = 16;
 const UNBIND: u8 = 17;
-const ROUTE: u8 = 24;
+const ROUTE: u8 = 18;
 
 /// The bits of the first byte that hold the kind; the others are flags.
 const KIND_BITS: u8 = 0x1f;

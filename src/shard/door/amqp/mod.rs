@@ -30,7 +30,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use super::Told;
 use crate::broker::id::QueueUid;
 use crate::broker::queue::WaiterKey;
-use crate::broker::reply::Reply;
+use crate::broker::reply::{ErrorCode, Reply};
 use crate::buffer::send::{Pool, SendRing};
 use crate::protocol::amqp::encode::{self, Frame};
 use crate::protocol::amqp::method::{Id, id};
@@ -411,8 +411,12 @@ impl Amqp {
                 }
             }
             Told::Reply(Reply::Error(error)) => {
-                let text = format!("{} - {}", code::name(code::INTERNAL_ERROR), error.text);
-                self.close_with(out.writer(pool), code::INTERNAL_ERROR, &text, (0, 0));
+                let code = match error.code {
+                    ErrorCode::Proto => code::FRAME_ERROR,
+                    _ => code::INTERNAL_ERROR,
+                };
+                let text = format!("{} - {}", code::name(code), error.text);
+                self.close_with(out.writer(pool), code, &text, (0, 0));
             }
             Told::Gone { .. } => {
                 let understands = self.understands.cancel;
