@@ -91,6 +91,10 @@ pub struct Config {
     pub queue_defaults: Settings,
     /// Memory for messages, index and buffers, bytes.
     pub memory_budget_bytes: usize,
+    /// Event loops, each with queues, connections and a log of its own.
+    pub shards: u32,
+    /// Which of them a [`crate::shard::Shard`] opened with this is, from 0.
+    pub shard: u32,
     /// Poll without sleeping.
     pub spin: bool,
     /// Per-connection limits.
@@ -109,6 +113,8 @@ impl Default for Config {
             data_must_exist: false,
             queue_defaults: Settings::default(),
             memory_budget_bytes: 1 << 30,
+            shards: 1,
+            shard: 0,
             spin: false,
             limits: Limits::default(),
             log: LogConfig::default(),

@@ -326,6 +326,8 @@ mod tests {
             data_must_exist: false,
             queue_defaults: crate::broker::settings::Settings::default(),
             memory_budget_bytes: 1 << 30,
+            shards: 1,
+            shard: 0,
             spin: false,
             limits: crate::config::Limits::default(),
             log: crate::config::LogConfig::default(),

@@ -3,6 +3,7 @@
 use super::conn::{Blocked, Life, Unseen};
 use super::engine::Return;
 use super::failure::{answer_failed, answer_stalled};
+use super::peers::{CLOSED, CLOSING};
 use super::{ConnKey, Ending, Now, Shard, Stop};
 use crate::broker::index::Slot;
 use crate::broker::reply::ErrorCode;
@@ -53,6 +54,11 @@ impl Housekeeping {
         }
     }
 
+    /// The next turn begins at once.
+    pub(super) fn look_again(&mut self) {
+        self.again = true;
+    }
+
     pub(super) fn watch_stalls(&mut self, now: Now, stall_us: u64) {
         if self.stalls_due_us == u64::MAX {
             self.stalls_due_us = now.us + STALL_INTERVAL_US.min(stall_us);
@@ -83,6 +89,7 @@ impl<S: Storage> Shard<S> {
         self.now_and_then(now);
         self.go_on_draining(now);
         self.go_on_ending(now);
+        self.exchange(now);
     }
 
     fn dispatch_all(&mut self, now: Now) {
@@ -335,7 +342,7 @@ impl<S: Storage> Shard<S> {
     }
 
     /// The disk cannot be trusted any more: who waits is told that the result is unknown, and the process stops.
-    fn fail(&mut self, text: String) {
+    pub(super) fn fail(&mut self, text: String) {
         if self.failed.is_some() {
             return;
         }
@@ -539,7 +546,8 @@ impl<S: Storage> Shard<S> {
             || !self.resuming.is_empty()
             || !self.engine.runnable.is_empty()
             || !self.readable.is_empty()
-            || self.has_unwritten();
+            || self.has_unwritten()
+            || self.peers.as_ref().is_some_and(|peers| peers.is_busy());
         if busy {
             return Some(0);
         }
@@ -603,11 +611,11 @@ impl<S: Storage> Shard<S> {
         if self.ending != Ending::Closing {
             return;
         }
-        let Some(log) = &mut self.engine.log else {
+        if self.peers.is_none() && self.engine.log.is_none() {
             self.ending = Ending::Done;
             self.stop = Some(Stop::Finished);
             return;
-        };
+        }
         if !self.housekeeping.closing {
             self.housekeeping.closing = true;
             let slots: Vec<usize> = self.conns.iter().map(|(slot, _)| slot).collect();
@@ -617,11 +625,19 @@ impl<S: Storage> Shard<S> {
             self.housekeeping.again = true;
             return;
         }
-        if !self.housekeeping.closed_log {
-            self.housekeeping.closed_log = true;
-            log.close(now.us);
+        if !self.all_ending(CLOSING) {
+            return;
         }
-        if log.is_closed() {
+        if let Some(log) = &mut self.engine.log {
+            if !self.housekeeping.closed_log {
+                self.housekeeping.closed_log = true;
+                log.close(now.us);
+            }
+            if !log.is_closed() {
+                return;
+            }
+        }
+        if self.all_ending(CLOSED) {
             self.ending = Ending::Done;
             self.stop = Some(Stop::Finished);
         }

@@ -17,6 +17,7 @@ mod housekeeping;
 mod interest;
 mod jobs;
 mod live;
+mod peers;
 mod placement;
 mod publish_run;
 mod recovery;
@@ -47,6 +48,8 @@ use crate::log::disk::Storage;
 use crate::log::{BlockSlot, Log, OpenError, OpenOptions, Recovered};
 use conn::{Blocked, Conn, Life, ReadInto};
 use engine::{Engine, Receiver, Return};
+pub use peers::Bag;
+use peers::Peers;
 use waiters::Waiters;
 
 /// A connection: a slab slot and the generation that tells its users apart.
@@ -138,6 +141,8 @@ pub struct Shard<S: Storage> {
     totals: stats::Totals,
     requests: request::Requests,
     live: live::Live,
+    /// The other shards; `None` if this is the only one.
+    peers: Option<Box<Peers>>,
     /// Scratch for tokens that were stale, and texts.
     text: Vec<u8>,
 }
@@ -180,6 +185,11 @@ impl<S: Storage> Shard<S> {
             // Without a directory nothing remembers how many runs there were: the time tells them apart.
             None => engine.incarnation = (now.us / 1000).max(1),
         }
+        // Its handles, and whatever else is named by the run, tell the shard too.
+        let (shards, me) = (u64::from(config.shards), u64::from(config.shard));
+        if shards > 1 {
+            engine.incarnation = engine.incarnation * shards + me;
+        }
         let shard = Shard {
             limits: config.limits.clone(),
             memory_budget_bytes: config.memory_budget_bytes,
@@ -208,8 +218,9 @@ impl<S: Storage> Shard<S> {
             stop: None,
             housekeeping: housekeeping::Housekeeping::new(now),
             totals: stats::Totals::new(now),
-            requests: request::Requests::new(random),
+            requests: request::Requests::new(random, (config.shards, config.shard)),
             live: live::Live::default(),
+            peers: (config.shards > 1).then(|| Box::new(Peers::new(config.shard, config.shards))),
             text: Vec::new(),
         };
         Ok((shard, recovered))
@@ -232,7 +243,7 @@ impl<S: Storage> Shard<S> {
 
     /// A new connection; `None` when there are too many, or none is taken any more (close the socket).
     pub fn handle_accept(&mut self, peer: &str, now: Now) -> Option<ConnKey> {
-        if self.conns.len() >= self.limits.connections_max
+        if self.connections() >= self.limits.connections_max
             || self.ending != Ending::No
             || self.failed.is_some()
         {
@@ -250,11 +261,16 @@ impl<S: Storage> Shard<S> {
             slot: slot as u32,
             generation,
         };
+        self.set_holder(holder, key);
+        Some(key)
+    }
+
+    /// Notes whose leases a new connection's holder has.
+    fn set_holder(&mut self, holder: HolderKey, key: ConnKey) {
         if self.holders.len() <= holder.0 as usize {
             self.holders.resize(holder.0 as usize + 1, None);
         }
         self.holders[holder.0 as usize] = Some(key);
-        Some(key)
     }
 
     /// Where to read the connection's next bytes to; `None` when it must not be read now (it will
@@ -270,7 +286,7 @@ impl<S: Storage> Shard<S> {
         }
         let room = match conn.blocked {
             _ if conn.life != Life::Open => false,
-            Blocked::No => conn.out.len() < limits.send_bytes_max,
+            Blocked::No => conn.unsent() < limits.send_bytes_max,
             // What is behind a command that waits is kept, up to a line and a small body.
             _ => conn.tail.len() < limits.line_bytes_max,
         };
@@ -333,6 +349,9 @@ impl<S: Storage> Shard<S> {
 
     /// Runs what is in the connection's tail and decoder.
     fn run_input(&mut self, slot: usize, now: Now) {
+        if self.conns[slot].guest.is_some() {
+            return self.run_guest(slot, now);
+        }
         let mut tail = std::mem::take(&mut self.conns[slot].tail);
         let used = self.run(slot, tail.as_slice(), now);
         tail.consume(used, &mut self.pool);
@@ -357,6 +376,7 @@ impl<S: Storage> Shard<S> {
             self.conns[slot].life = Life::HalfClosed;
             self.conns[slot].read_wanted = false;
             self.end_interests(slot, now);
+            self.guests_half_closed(slot);
         }
         self.settle_life(slot, now);
     }
@@ -383,10 +403,16 @@ impl<S: Storage> Shard<S> {
                     || conn.resuming
                     || !conn.waits.is_empty()
                     || self.has_requests(slot);
+                if !waiting && conn.away.is_some() {
+                    self.finish_guests(slot);
+                }
+                let conn = &self.conns[slot];
                 // What is left in the tail of a blocked connection will be run; else it is a command that never ends.
-                !waiting && conn.out.is_empty() && !conn.is_gated()
+                !waiting && conn.out.is_empty() && !conn.is_gated() && conn.may_leave()
             }
-            Life::Closing => conn.out.is_empty(),
+            Life::Closing => {
+                conn.out.is_empty() && conn.away.as_ref().is_none_or(|away| away.may_close())
+            }
         };
         if done
             && self.conns[slot].life == Life::HalfClosed
@@ -400,8 +426,11 @@ impl<S: Storage> Shard<S> {
         }
         if done {
             let key = self.key(slot);
+            let is_guest = self.conns[slot].guest.is_some();
             self.remove(slot, now);
-            self.closing.push_back(key);
+            if !is_guest {
+                self.closing.push_back(key);
+            }
         }
     }
 
@@ -417,6 +446,7 @@ impl<S: Storage> Shard<S> {
         self.forget_requests(slot);
         self.forget_live(slot);
         self.abort_transaction(slot);
+        self.guests_reset(slot);
         for wait in std::mem::take(&mut self.conns[slot].waits) {
             if wait.subscription {
                 self.unsubscribe(wait.waiter);
@@ -440,6 +470,12 @@ impl<S: Storage> Shard<S> {
         conn.out.clear(&mut self.pool);
         let left = conn.tail.len();
         conn.tail.consume(left, &mut self.pool);
+        if let Some(away) = &mut conn.away {
+            away.clear(&mut self.pool);
+        }
+        if let Some(guest) = conn.guest.take() {
+            self.guest_goes(&guest, left);
+        }
         self.pullers_gone(&conn.pulled);
     }
 
@@ -497,6 +533,9 @@ impl<S: Storage> Shard<S> {
         while let Some(key) = self.dirty.pop_front() {
             if let Some(slot) = self.slot(key) {
                 self.conns[slot].dirty = false;
+                if self.peers.is_some() && !self.is_writable(slot) {
+                    continue;
+                }
                 return Some(key);
             }
         }
@@ -506,7 +545,10 @@ impl<S: Storage> Shard<S> {
     /// What to write; fills `slices`, returns how many.
     pub fn output<'a>(&'a self, conn: ConnKey, slices: &mut [IoSlice<'a>]) -> usize {
         match self.slot(conn) {
-            Some(slot) => self.conns[slot].out.slices(slices),
+            Some(slot) => match &self.conns[slot].away {
+                None => self.conns[slot].out.slices(slices),
+                Some(away) => away.slices(slices),
+            },
             None => 0,
         }
     }
@@ -517,6 +559,9 @@ impl<S: Storage> Shard<S> {
             return false;
         };
         self.totals.bytes_out += count as u64;
+        if self.conns[slot].away.is_some() {
+            return self.wire_sent(slot, count, now);
+        }
         let conn = &mut self.conns[slot];
         let was_full = conn.out.len() >= self.limits.send_bytes_max / 2;
         conn.out.consume(count, &mut self.pool);
@@ -556,7 +601,8 @@ impl<S: Storage> Shard<S> {
 
     /// Connections now open.
     pub fn connections(&self) -> usize {
-        self.conns.len()
+        let guests = self.peers.as_ref().map_or(0, |peers| peers.guests());
+        self.conns.len() - guests
     }
 
     /// Messages that exist now, for the first lines a broker prints.
