@@ -115,6 +115,7 @@ Resources
       --stall-timeout DUR         a frame without a byte for so long closes [60s]
       --segment SIZE              [64M]         --flush-interval DUR    of os queues [50ms]
       --checkpoint SIZE           log between two checkpoints [256M]
+      --shards N                  event loops, each with queues of its own; auto = one a core [1]
       --spin                      poll without sleeping: lowest latency, one core always busy
 
       --log-level LEVEL           off error warn info debug trace, or RUST_LOG [info]
