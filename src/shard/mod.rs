@@ -49,6 +49,7 @@ use crate::log::{BlockSlot, Log, OpenError, OpenOptions, Recovered};
 use conn::{Blocked, Conn, Life, ReadInto};
 use engine::{Engine, Receiver, Return};
 pub use peers::Bag;
+pub use placement::shard_of;
 use peers::Peers;
 use waiters::Waiters;
 

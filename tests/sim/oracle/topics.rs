@@ -208,7 +208,7 @@ impl Oracle {
             self.learn_bounds(*index, now);
         }
         if level == Level::Disk {
-            self.floor = self.floor.max(arrived);
+            self.confirmed_on_disk(arrived);
         }
         if refused > 0 || surely.len() < copies.len() {
             // It isn't known whose they are.

@@ -230,7 +230,7 @@ impl Oracle {
             }
             if level == Level::Disk {
                 let arrived = self.commands[part].arrived.unwrap_or(0);
-                self.floor = self.floor.max(arrived);
+                self.confirmed_on_disk(arrived);
             }
         }
     }
