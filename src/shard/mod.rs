@@ -49,8 +49,8 @@ use crate::log::{BlockSlot, Log, OpenError, OpenOptions, Recovered};
 use conn::{Blocked, Conn, Life, ReadInto};
 use engine::{Engine, Receiver, Return};
 pub use peers::Bag;
-pub use placement::shard_of;
 use peers::Peers;
+pub use placement::shard_of;
 use waiters::Waiters;
 
 /// A connection: a slab slot and the generation that tells its users apart.

@@ -67,7 +67,10 @@ fn directories(disk: &SimDisk, shards: u32) -> Result<Vec<SimDisk>, OpenError> {
     let mut parts = Vec::new();
     for directory in layout::prepare(disk, shards, false)? {
         let root = disk.list("").map_err(failed)?;
-        if !root.iter().any(|(name, _)| *name == format!("{directory}/")) {
+        if !root
+            .iter()
+            .any(|(name, _)| *name == format!("{directory}/"))
+        {
             disk.create_dir(&directory).map_err(failed)?;
             disk.sync_dir("").map_err(failed)?;
         }
@@ -178,7 +181,9 @@ impl Broker {
                 while let Some((at, _)) = self.mail[from][shard].front()
                     && *at <= now.us
                 {
-                    let (_, bag) = self.mail[from][shard].pop_front().expect("it was looked at");
+                    let (_, bag) = self.mail[from][shard]
+                        .pop_front()
+                        .expect("it was looked at");
                     self.shards[shard].handle_post(from as u32, bag, now);
                 }
             }

@@ -133,6 +133,7 @@ impl World {
             scarce: plan.memory_budget_bytes < 1 << 30,
             flush_us: LogConfig::default().flush_us,
             shards: plan.shards,
+            way_us: plan.mail_us + plan.timer_late_us,
         };
         let clients: Vec<Client> = (0..plan.clients)
             .map(|n| Client::new(rng.fork(n)))
@@ -315,9 +316,13 @@ impl World {
         self.broker = None;
         self.stopping = None;
         self.drained_by = None;
-        for jobs in self.jobs.drain(..) {
-            let longest = jobs.take_longest_sync().max(self.plan.delays.sync_us.1);
-            self.sync_us = longest;
+        let longest = self
+            .jobs
+            .drain(..)
+            .map(|jobs| jobs.take_longest_sync())
+            .max();
+        if let Some(longest) = longest {
+            self.sync_us = longest.max(self.plan.delays.sync_us.1);
         }
         self.disk.crash(mode);
         for socket in &mut self.sockets {
@@ -335,12 +340,18 @@ impl World {
     fn run_until(&mut self, end: u64) {
         while self.oracle.violation().is_none() {
             let event = self.events.peek().map(|Reverse(event)| event.0);
-            let timeout = self.broker.as_ref().and_then(|broker| broker.poll_timeout());
+            let timeout = self
+                .broker
+                .as_ref()
+                .and_then(|broker| broker.poll_timeout());
             let timeout = timeout.map(|at| at + self.rng.below(self.plan.timer_late_us + 1));
             let job = self.jobs.iter().filter_map(JobsHandle::next_time).min();
             let mail = self.broker.as_ref().and_then(Broker::next_mail);
             let work = self.work_pending().then_some(self.now);
-            let next = [event, timeout, job, mail, work].into_iter().flatten().min();
+            let next = [event, timeout, job, mail, work]
+                .into_iter()
+                .flatten()
+                .min();
             let Some(next) = next.filter(|next| *next <= end) else {
                 self.now = self.now.max(end);
                 return;
@@ -552,7 +563,10 @@ impl World {
     }
 
     fn stopped(&mut self) {
-        let stop = self.broker.as_mut().and_then(|broker| broker.poll_stopped());
+        let stop = self
+            .broker
+            .as_mut()
+            .and_then(|broker| broker.poll_stopped());
         match stop {
             None => {
                 let late = |limit: u64| self.now > limit;

@@ -284,13 +284,16 @@ impl Away {
 
     /// Moves the front run on; false if it is not answered yet, or there is none.
     fn pump_front(&mut self, me: u32, conn: &mut Conn, pool: &mut Pool) -> bool {
+        let is_last = self.runs.len() == 1;
         let Some(run) = self.runs.front_mut() else {
             return false;
         };
         let id = run.id;
         match &mut run.dest {
             Dest::Own(mark) => {
+                // Nothing is posted behind a command that waits here, so it is of the last run.
                 let waits = matches!(conn.blocked, Blocked::Pull(_) | Blocked::Request(_));
+                let waits = waits && is_last;
                 let upto = if waits { u64::MAX } else { *mark };
                 self.send_own(me, conn, upto, pool);
                 if waits || conn.out.sent() < upto {

@@ -2,7 +2,7 @@
 
 use super::Letter;
 use super::merge;
-use crate::broker::id::Level;
+use crate::broker::command::Command;
 use crate::broker::reply::Reply;
 use crate::log::disk::Storage;
 use crate::protocol::text::decode::{Decoder, Step};
@@ -143,10 +143,7 @@ impl Gather {
             counted.rejected += 1;
         } else {
             counted.accepted += 1;
-            counted.level = match cast.receivers {
-                0 => Level::None,
-                _ => counted.level.min(cast.level),
-            };
+            counted.level = counted.level.min(cast.level);
         }
     }
 }
@@ -163,6 +160,13 @@ pub struct Captured {
 }
 
 impl<S: Storage> Shard<S> {
+    /// So many queues took what was cast: a part of the answer tells it, as it tells their level.
+    pub(in crate::shard) fn note_taken(&mut self, taken: u64) {
+        if let Some(peers) = &mut self.peers {
+            peers.taken = taken;
+        }
+    }
+
     /// Runs one command and takes its answer out of the connection's output; `None` if it comes again. What is
     /// pushed to the connection itself meanwhile stays there.
     pub(super) fn run_captured(
@@ -178,6 +182,7 @@ impl<S: Storage> Shard<S> {
         };
         request.tag = None;
         request.quiet = false;
+        let is_cast = matches!(request.command, Command::Cast { .. });
         let held = self.conns[slot].swap_output(Output::default());
         let flow = self.execute(slot, request, now);
         let mut captured = self.conns[slot].swap_output(held);
@@ -197,6 +202,11 @@ impl<S: Storage> Shard<S> {
             out.extend_from_slice(&text[..at]);
             text.drain(..at);
             self.mark_dirty(slot);
+        }
+        if is_cast && text.starts_with(b"OK") {
+            let taken = self.mail().taken;
+            text.pop();
+            text.extend_from_slice(format!(" taken={taken}\n").as_bytes());
         }
         Some((text, need))
     }

@@ -137,6 +137,8 @@ pub(super) struct Peers {
     moving: VecDeque<ConnKey>,
     /// Parts of answers that wait for the log.
     captured: Vec<Captured>,
+    /// Queues that took the last cast.
+    taken: u64,
     ending: ending::Endings,
 }
 
@@ -154,6 +156,7 @@ impl Peers {
             posting: VecDeque::new(),
             moving: VecDeque::new(),
             captured: Vec::new(),
+            taken: 0,
             ending: ending::Endings::new(count),
         }
     }

@@ -46,6 +46,8 @@ pub struct Terms {
     pub scarce: bool,
     /// How many shards it has, each with a log of its own.
     pub shards: u32,
+    /// Longest way of what one shard tells another, microseconds; 0 if there is one.
+    pub way_us: u64,
     /// `os` records are synced within this plus two syncs, microseconds.
     pub flush_us: u64,
 }
