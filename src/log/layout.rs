@@ -88,7 +88,23 @@ pub fn prepare<D: Disk>(disk: &D, count: u32, must_exist: bool) -> Result<Vec<St
                 .map_err(|error| OpenError::io("", "syncing", error))?;
         }
     }
-    Ok((0..count).map(|shard| directory(shard, count)).collect())
+    let disk = &Patient(disk);
+    let root = disk
+        .list("")
+        .map_err(|error| OpenError::io("", "listing", error))?;
+    let mut directories = Vec::new();
+    for shard in 0..count {
+        let name = directory(shard, count);
+        if !root.iter().any(|(known, _)| *known == format!("{name}/")) {
+            disk.create_dir(&name)
+                .map_err(|error| OpenError::io(&name, "making", error))?;
+        }
+        directories.push(name);
+    }
+    // Also those that are there: nobody may have lived to do this.
+    disk.sync_dir("")
+        .map_err(|error| OpenError::io("", "syncing", error))?;
+    Ok(directories)
 }
 
 #[cfg(test)]

@@ -7,7 +7,6 @@ use std::collections::VecDeque;
 use std::io::IoSlice;
 
 use ringmq::config::Config;
-use ringmq::log::disk::Disk;
 use ringmq::log::{OpenError, layout};
 use ringmq::shard::{Bag, ConnKey, Now, Shard, Stop};
 
@@ -54,29 +53,13 @@ pub struct Start {
     pub mail_us: u64,
 }
 
-/// Where the shards' data lies; made if it is not there, as the program does it.
+/// Where the shards' data lies.
 fn directories(disk: &SimDisk, shards: u32) -> Result<Vec<SimDisk>, OpenError> {
     if shards == 1 {
         return Ok(vec![disk.clone()]);
     }
-    let failed = |cause| OpenError::Io {
-        file: String::new(),
-        doing: "making",
-        cause,
-    };
-    let mut parts = Vec::new();
-    for directory in layout::prepare(disk, shards, false)? {
-        let root = disk.list("").map_err(failed)?;
-        if !root
-            .iter()
-            .any(|(name, _)| *name == format!("{directory}/"))
-        {
-            disk.create_dir(&directory).map_err(failed)?;
-            disk.sync_dir("").map_err(failed)?;
-        }
-        parts.push(disk.part(&directory));
-    }
-    Ok(parts)
+    let found = layout::prepare(disk, shards, false)?;
+    Ok(found.iter().map(|directory| disk.part(directory)).collect())
 }
 
 impl Broker {

@@ -187,6 +187,28 @@ impl Away {
         self.runs.front().is_some_and(|front| front.id <= run)
     }
 
+    /// Where the answers of this shard's runs end in the connection's own output.
+    pub fn own_marks(&self) -> impl Iterator<Item = u64> {
+        self.runs.iter().filter_map(|run| match run.dest {
+            Dest::Own(mark) => Some(mark),
+            _ => None,
+        })
+    }
+
+    /// Those behind `start` are elsewhere now.
+    pub fn move_marks(&mut self, start: u64, moved: &[u64]) {
+        let mut moved = moved.iter();
+        for run in &mut self.runs {
+            if let Dest::Own(mark) = &mut run.dest
+                && *mark > start
+                && let Some(new) = moved.next()
+            {
+                *mark = *new;
+            }
+        }
+        self.own_seen = self.own_seen.min(start);
+    }
+
     /// The last run at that shard that was not answered.
     pub(super) fn last_run_at(&self, shard: u32) -> Option<u64> {
         let mut runs = self.runs.iter().rev();

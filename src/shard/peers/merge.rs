@@ -66,10 +66,17 @@ pub(super) fn cast<'a>(parts: &[&'a [u8]]) -> Result<Cast, &'a [u8]> {
     if queues == 0 {
         sum.level = Level::None;
     }
-    match error {
-        Some(error) if answers == 0 => Err(error),
+    match (unknown(parts), error) {
+        (Some(error), _) => Err(error),
+        (None, Some(error)) if answers == 0 => Err(error),
         _ => Ok(sum),
     }
+}
+
+/// What a shard says whose part may or may not be done.
+pub(super) fn unknown<'a>(parts: &[&'a [u8]]) -> Option<&'a [u8]> {
+    let mut parts = parts.iter().copied();
+    parts.find(|part| part.starts_with(b"ERR UNKNOWNRESULT"))
 }
 
 /// A line without a tag, with one.

@@ -227,8 +227,15 @@ impl<S: Storage> Shard<S> {
                     false => Plan::Here,
                 };
             }
-            Command::Hello { .. }
-            | Command::Ping { .. }
+            // What it changes is told to the guests at once, so its answer must not wait.
+            Command::Hello { .. } => {
+                let away = self.conns[slot].away.as_ref();
+                return match away.is_some_and(|away| !away.runs.is_empty()) {
+                    true => Plan::Again(Wait::All),
+                    false => Plan::Here,
+                };
+            }
+            Command::Ping { .. }
             | Command::Help { .. }
             | Command::SubscribeLive { .. }
             | Command::UnsubscribeLive { .. }
@@ -486,8 +493,8 @@ impl<S: Storage> Shard<S> {
             }
         }
         if let Some((text, need)) = own {
-            let key = self.key(slot);
-            self.keep_captured(key, run, text, need);
+            let home = (me, self.key(slot));
+            self.keep_captured(home, run, text, need);
         }
         Flow::Done
     }

@@ -450,7 +450,8 @@ impl Oracle {
 
     /// Whether the command did what it claimed will only be seen from now on, if at all.
     pub(super) fn finish_claims(&mut self, command: usize) {
-        let finished = self.now;
+        // What is on its way to another shard is still run.
+        let finished = self.now + self.terms.way_us;
         for index in self.commands[command].claimed.clone() {
             let claims = self.messages[index].claims.iter_mut();
             for claim in claims.filter(|claim| claim.cause == command) {

@@ -453,7 +453,8 @@ impl Oracle {
     /// When a command was surely over.
     fn end_of(&self, command: usize) -> u64 {
         let sent = &self.commands[command];
-        sent.answered.or(sent.orphaned).unwrap_or(self.now)
+        let orphaned = sent.orphaned.map(|at| at + self.terms.way_us);
+        sent.answered.or(orphaned).unwrap_or(self.now)
     }
 
     /// What a connection received live and what it was told to have missed is all that was cast.
