@@ -685,7 +685,6 @@ impl Oracle {
                 link.may_close.is_some() || !link.live.iter().any(there)
             }
             (Kind::Publish(publish), "LIMIT") => self.terms.scarce && publish.once.is_some(),
-            (Kind::Commit, "LIMIT") => self.terms.scarce,
             (Kind::Pull(_) | Kind::Peek { .. } | Kind::Sub { .. }, "CONFLICT") => true,
             (Kind::QSet { .. } | Kind::Move { .. } | Kind::Sync(_), "CONFLICT") => true,
             (Kind::Move { .. }, "FULL" | "PAUSED") => true,

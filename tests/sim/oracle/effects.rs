@@ -513,7 +513,9 @@ impl Oracle {
     /// Messages of this queue may have been delivered where nobody saw it.
     fn unseen_deliveries(&mut self, source: &str) {
         let now = self.now;
-        self.queue(source).fog = Some(now);
+        // A guest may take some until it hears of it.
+        let until = now + self.terms.way_us;
+        self.queue(source).fog = Some(until);
         for index in self.members(source) {
             self.messages[index].tries.1 = None;
         }
