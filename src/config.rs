@@ -127,6 +127,10 @@ pub struct Config {
     pub queue_defaults: Settings,
     /// Memory for messages, index and buffers, bytes.
     pub memory_budget_bytes: usize,
+    /// Event loops, each with queues, connections and a log of its own.
+    pub shards: u32,
+    /// Which of them a [`crate::shard::Shard`] opened with this is, from 0.
+    pub shard: u32,
     /// Poll without sleeping.
     pub spin: bool,
     /// Per-connection limits.
@@ -146,6 +150,8 @@ impl Default for Config {
             data_must_exist: false,
             queue_defaults: Settings::default(),
             memory_budget_bytes: 1 << 30,
+            shards: 1,
+            shard: 0,
             spin: false,
             limits: Limits::default(),
             log: LogConfig::default(),
@@ -156,7 +162,20 @@ impl Default for Config {
 /// The least memory a broker can work in, bytes.
 pub const MEMORY_BUDGET_BYTES_MIN: usize = 16 << 20;
 
+/// Most shards of one broker.
+pub const SHARDS_MAX: u32 = 256;
+
 impl Config {
+    /// What one of the shards is started with: its share of what the broker may use.
+    pub fn of_shard(&self, shard: u32) -> Config {
+        let mut config = self.clone();
+        let shards = self.shards as usize;
+        config.shard = shard;
+        config.memory_budget_bytes = self.memory_budget_bytes / shards;
+        config.limits.connections_max = self.limits.connections_max.div_ceil(shards);
+        config
+    }
+
     /// Checks every value against its range and against the others.
     ///
     /// # Errors
@@ -181,6 +200,22 @@ impl Config {
             MEMORY_BUDGET_BYTES_MIN,
             1 << 46,
         )?;
+        in_range("--shards", self.shards, 1, SHARDS_MAX)?;
+        let least = self.shards as usize * MEMORY_BUDGET_BYTES_MIN;
+        if self.memory_budget_bytes < least {
+            return Err(format!(
+                "--memory-budget must be at least {least} for {} shards",
+                self.shards
+            ));
+        }
+        let dead = self.queue_defaults.dead.as_deref();
+        if self.shards > 1 && dead.is_some_and(|dead| !dead.is_empty()) {
+            return Err(
+                "--set dead= names one queue for all, which several shards cannot do yet: leave it \
+                 out, so that each queue has its own"
+                    .to_owned(),
+            );
+        }
         in_range("--max-connections", limits.connections_max, 1, 1 << 24)?;
         in_range("--max-line", limits.line_bytes_max, 1 << 10, 16 << 20)?;
         in_range("--max-body", limits.body_bytes_max, 1, 1 << 30)?;

@@ -43,18 +43,7 @@ struct Driver {
 
 impl Driver {
     fn new() -> Driver {
-        let config = Config {
-            pinned: Vec::new(),
-            listen: Vec::new(),
-            insecure: false,
-            data: None,
-            data_must_exist: false,
-            queue_defaults: Settings::default(),
-            memory_budget_bytes: 1 << 30,
-            spin: false,
-            limits: Limits::default(),
-            log: LogConfig::default(),
-        };
+        let config = Config::default();
         let now = Now {
             us: 1_700_000_000_000_000,
             wall_us: 1_700_000_000_000_000,

@@ -9,6 +9,9 @@ use std::io::IoSlice;
 
 use bytes::Bytes;
 
+/// A ring of so many bytes or more is handed over as it is, a smaller one is copied, bytes.
+const TAKEN_BYTES_MIN: usize = 32 << 10;
+
 /// Buffers that nobody uses at the moment, kept to be used again.
 #[derive(Debug)]
 pub struct Pool {
@@ -204,6 +207,36 @@ impl SendRing {
         }
     }
 
+    /// Takes out the first `count` bytes, as if a socket had taken them. Referenced pieces are copied.
+    ///
+    /// # Panics
+    /// If that is more than [`SendRing::sendable`].
+    pub fn take(&mut self, count: usize, pool: &mut Pool) -> Vec<u8> {
+        if count >= TAKEN_BYTES_MIN
+            && count == self.len()
+            && self.shared.is_empty()
+            && self.start == 0
+        {
+            assert!(count <= self.sendable(), "it waits for the log");
+            self.sent += count as u64;
+            return std::mem::take(&mut self.inline);
+        }
+        let mut taken = Vec::with_capacity(count);
+        while taken.len() < count {
+            let mut slices = [IoSlice::new(&[]); 16];
+            let filled = self.slices(&mut slices);
+            let before = taken.len();
+            for slice in &slices[..filled] {
+                let wanted = slice.len().min(count - taken.len());
+                taken.extend_from_slice(&slice[..wanted]);
+            }
+            let more = taken.len() - before;
+            assert!(more > 0, "more is taken than may leave");
+            self.consume(more, pool);
+        }
+        taken
+    }
+
     /// Moves what is left to the front, so that a ring that never empties does not grow.
     fn compact(&mut self) {
         self.inline.drain(..self.start);
@@ -312,6 +345,31 @@ mod tests {
         ring.writer(&mut pool).extend_from_slice(b"tail");
         assert_eq!(ring.take_gated(), b"sharedtail");
         assert_eq!(sent(&mut ring, &mut pool, 2), b"open");
+    }
+
+    #[test]
+    fn any_part_can_be_taken_out() {
+        for step in 1..60 {
+            let mut pool = Pool::new(4, 1 << 16, 1 << 18);
+            let mut ring = SendRing::default();
+            ring.writer(&mut pool).extend_from_slice(b"first ");
+            ring.share(Bytes::from_static(b"second"));
+            ring.writer(&mut pool).extend_from_slice(&[7; 40_000]);
+            let mut all = Vec::new();
+            let mut step = step;
+            while !ring.is_empty() {
+                let count = step.min(ring.len());
+                all.extend_from_slice(&ring.take(count, &mut pool));
+                assert_eq!(ring.sent(), all.len() as u64);
+                step *= 3;
+            }
+            assert_eq!(all, [&b"first second"[..], &[7; 40_000]].concat());
+        }
+        let mut pool = Pool::new(4, 1 << 16, 1 << 18);
+        let mut ring = SendRing::default();
+        ring.writer(&mut pool).extend_from_slice(&[7; 40_000]);
+        assert_eq!(ring.take(40_000, &mut pool), [7; 40_000]);
+        assert_eq!((ring.len(), ring.end()), (0, 40_000));
     }
 
     #[test]

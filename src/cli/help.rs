@@ -116,6 +116,7 @@ Resources
       --segment SIZE              [64M]         --flush-interval DUR    of os queues [50ms]
       --checkpoint SIZE           log between two checkpoints [256M]
       --resp-pop safe|classic     what RESP pops: leased until its reply was read, or gone [safe]
+      --shards N                  event loops, each with queues of its own; auto = one a core [1]
       --spin                      poll without sleeping: lowest latency, one core always busy
 
       --log-level LEVEL           off error warn info debug trace, or RUST_LOG [info]

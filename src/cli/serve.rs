@@ -7,14 +7,16 @@
 use std::fmt;
 use std::io::{self, Write};
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::JoinHandle;
 
 use crate::broker::id::Level;
 use crate::config::Config;
-use crate::log::files::FileStorage;
-use crate::log::{NoStorage, OpenError};
+use crate::log::files::{FileDisk, FileStorage, create_durably};
+use crate::log::{NoStorage, OpenError, layout};
 use crate::net::signal::Signals;
 use crate::net::{Driven, Options, Reactor, os};
 use crate::shard::{Now, Shard, Stop};
@@ -56,6 +58,16 @@ pub struct Found {
     pub torn_bytes: u64,
 }
 
+impl Found {
+    /// Another shard's is added.
+    fn add(&mut self, other: Found) {
+        self.new &= other.new;
+        self.messages += other.messages;
+        self.records += other.records;
+        self.torn_bytes += other.torn_bytes;
+    }
+}
+
 /// Why the broker does not start.
 #[derive(Debug)]
 pub enum StartError {
@@ -90,42 +102,68 @@ impl std::error::Error for StartError {}
 pub fn serve(config: Config) -> ExitCode {
     match config.data.clone() {
         None => serve_with(config, build_in_memory),
-        Some(path) => serve_with(config, move |config, start| {
-            build_on_disk(config, &path, start)
-        }),
+        Some(path) => match directories(&config, &path) {
+            Ok(directories) => serve_with(config, move |config, start| {
+                build_on_disk(config, &directories[config.shard as usize], start)
+            }),
+            Err(error) => refuse(&error),
+        },
     }
+}
+
+fn refuse(error: &StartError) -> ExitCode {
+    eprintln!("ringmq: {error}");
+    ExitCode::from(error.exit_code())
+}
+
+/// Where each shard has its data.
+fn directories(config: &Config, path: &Path) -> Result<Vec<PathBuf>, StartError> {
+    let refused = |error: OpenError| refused(path, &error);
+    if config.shards == 1 && !path.join(layout::FILE).exists() {
+        return Ok(vec![path.to_owned()]);
+    }
+    if config.data_must_exist && !path.is_dir() {
+        return Err(refused(OpenError::Missing));
+    }
+    create_durably(path).map_err(refused)?;
+    let disk = FileDisk::unlocked(path);
+    let found = layout::prepare(&disk, config.shards, config.data_must_exist).map_err(refused)?;
+    Ok(found.iter().map(|directory| path.join(directory)).collect())
+}
+
+/// One event loop with its shard, made and run on a thread of its own.
+struct Loop {
+    /// What was found, when it is ready to serve.
+    ready: Receiver<Result<Found, StartError>>,
+    /// It serves when this says so.
+    go: Sender<()>,
+    thread: JoinHandle<Result<Stop, StartError>>,
 }
 
 fn serve_with<D: Driven>(
     mut config: Config,
-    build: impl FnOnce(&Config, Start) -> Result<(D, Found), StartError>,
+    build: impl Fn(&Config, Start) -> Result<(D, Found), StartError> + Send + Sync + 'static,
 ) -> ExitCode {
     os::return_freed_memory();
     os::ignore_file_size_signal();
     let lingering_max = limit_connections(&mut config);
-    match start(&config, lingering_max, build).and_then(|(reactor, mut driven)| {
-        let stop = reactor.run(&mut driven);
-        stop.map_err(|error| StartError::Other(format!("the event loop failed: {error}")))
-    }) {
+    match run(&config, lingering_max, Arc::new(build)) {
         Ok(Stop::Finished) => ExitCode::SUCCESS,
         Ok(Stop::Failed(text)) => {
             eprintln!("ringmq: stopped: {text}");
             ExitCode::from(EXIT_FAILED)
         }
-        Err(error) => {
-            eprintln!("ringmq: {error}");
-            ExitCode::from(error.exit_code())
-        }
+        Err(error) => refuse(&error),
     }
 }
 
 /// Everything up to the first turn: ports before recovery, so that a taken one is told at once;
-/// the banner after it, so that it says only what is true.
-fn start<D: Driven>(
-    config: &Config,
-    lingering_max: usize,
-    build: impl FnOnce(&Config, Start) -> Result<(D, Found), StartError>,
-) -> Result<(Reactor, D), StartError> {
+/// the banner after it, so that it says only what is true. Then the first shard on this thread, until it ends.
+fn run<D, B>(config: &Config, lingering_max: usize, build: Arc<B>) -> Result<Stop, StartError>
+where
+    D: Driven,
+    B: Fn(&Config, Start) -> Result<(D, Found), StartError> + Send + Sync + 'static,
+{
     let failed = |what: &str, error: io::Error| StartError::Other(format!("{what}: {error}"));
     let signals = Signals::install().map_err(|e| failed("signals cannot be handled", e))?;
     let options = Options {
@@ -133,26 +171,109 @@ fn start<D: Driven>(
         turn_bytes_max: config.limits.turn_bytes_max.max(1),
         lingering_max,
     };
-    let bound = Reactor::bind(&config.listen, options);
-    let mut reactor = bound.map_err(|error| StartError::Other(error.to_string()))?;
-    let addresses = reactor
+    let bound = Reactor::bind_several(&config.listen, options, config.shards);
+    let mut reactors = bound.map_err(|error| StartError::Other(error.to_string()))?;
+    let addresses = reactors[0]
         .addresses()
         .map_err(|e| failed("the ports are unknown", e))?;
-    let start = Start {
-        wake: reactor.waker(),
-        now: reactor.clock().now(),
-        seed: os::random_seed().map_err(|e| failed("no random numbers", e))?,
-    };
-    let (driven, found) = build(config, start)?;
-    reactor
+    let mut loops = Vec::new();
+    for (shard, reactor) in reactors.drain(1..).enumerate() {
+        let own = config.of_shard(shard as u32 + 1);
+        loops.push(start_loop(own, reactor, Arc::clone(&build))?);
+    }
+    let mut first = reactors.remove(0);
+    let (mut driven, mut found) = build(&config.of_shard(0), start_of(&first)?)?;
+    for other in &loops {
+        let ready = other.ready.recv();
+        found.add(ready.map_err(|_| StartError::Other("a shard's thread ended".to_owned()))??);
+    }
+    first
         .take_signals(signals)
         .map_err(|e| failed("signals cannot be polled", e))?;
+    tell(config, &addresses, found);
+    for other in &loops {
+        // One that has ended meanwhile is found out below.
+        let _ = other.go.send(());
+    }
+    let mut stop = ended(first.run(&mut driven))?;
+    drop(driven);
+    for other in loops {
+        let other = other.thread.join();
+        let other =
+            other.map_err(|_| StartError::Other("a shard's thread panicked".to_owned()))??;
+        if stop == Stop::Finished {
+            stop = other;
+        }
+    }
+    Ok(stop)
+}
+
+fn ended(stop: io::Result<Stop>) -> Result<Stop, StartError> {
+    stop.map_err(|error| StartError::Other(format!("the event loop failed: {error}")))
+}
+
+/// What a shard is built from beside the configuration.
+fn start_of(reactor: &Reactor) -> Result<Start, StartError> {
+    let seed = os::random_seed();
+    Ok(Start {
+        wake: reactor.waker(),
+        now: reactor.clock().now(),
+        seed: seed.map_err(|e| StartError::Other(format!("no random numbers: {e}")))?,
+    })
+}
+
+/// Starts a thread that builds a shard, says so, and runs it when it may.
+fn start_loop<D, B>(config: Config, reactor: Reactor, build: Arc<B>) -> Result<Loop, StartError>
+where
+    D: Driven,
+    B: Fn(&Config, Start) -> Result<(D, Found), StartError> + Send + Sync + 'static,
+{
+    let (built, ready) = channel();
+    let (go, may_go) = channel::<()>();
+    let thread = std::thread::Builder::new()
+        .name(format!("shard-{}", config.shard))
+        .spawn(move || {
+            let _guard = AbortOnPanic;
+            let made = start_of(&reactor).and_then(|start| build(&config, start));
+            let mut driven = match made {
+                Ok((driven, found)) => {
+                    let _ = built.send(Ok(found));
+                    driven
+                }
+                Err(error) => {
+                    let _ = built.send(Err(error));
+                    return Ok(Stop::Finished);
+                }
+            };
+            match may_go.recv() {
+                Ok(()) => ended(reactor.run(&mut driven)),
+                // Another shard cannot be served.
+                Err(_) => Ok(Stop::Finished),
+            }
+        });
+    let thread = thread.map_err(|e| StartError::Other(format!("a thread cannot start: {e}")))?;
+    Ok(Loop { ready, go, thread })
+}
+
+/// A shard that is gone must not leave the others waiting for it.
+struct AbortOnPanic;
+
+impl Drop for AbortOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            std::process::abort();
+        }
+    }
+}
+
+/// Prints the banner.
+fn tell(config: &Config, addresses: &[SocketAddr], found: Found) {
     let program = std::env::args()
         .next()
         .unwrap_or_else(|| "ringmq".to_owned());
     let mut stdout = io::stdout().lock();
     let banner = Banner {
-        addresses: &addresses,
+        addresses,
         config,
         found,
         program: &program,
@@ -161,7 +282,6 @@ fn start<D: Driven>(
     if let Err(error) = write!(stdout, "{banner}").and_then(|()| stdout.flush()) {
         log::warn!("the banner could not be written: {error}");
     }
-    Ok((reactor, driven))
 }
 
 /// Keeps some file descriptors for the log, however many clients come; returns how many sockets
@@ -200,6 +320,9 @@ impl fmt::Display for Banner<'_> {
                 None => writeln!(f, "listening on {address}")?,
                 Some(door) => writeln!(f, "listening on {address} ({} only)", door.word())?,
             }
+        }
+        if self.config.shards > 1 {
+            writeln!(f, "shards {}", self.config.shards)?;
         }
         match &self.config.data {
             Some(path) => self.directory(f, path)?,
@@ -274,6 +397,13 @@ fn build_in_memory(config: &Config, start: Start) -> Result<(Shard<NoStorage>, F
     Ok((shard, Found::default()))
 }
 
+fn refused(path: &Path, error: &OpenError) -> StartError {
+    StartError::Directory(format!(
+        "the data directory {} is refused: {error}",
+        path.display()
+    ))
+}
+
 /// Opens the data directory, recovers it, and builds the shard on it.
 ///
 /// # Errors
@@ -283,12 +413,7 @@ fn build_on_disk(
     path: &Path,
     start: Start,
 ) -> Result<(Shard<FileStorage>, Found), StartError> {
-    let refused = |error: OpenError| {
-        StartError::Directory(format!(
-            "the data directory {} is refused: {error}",
-            path.display()
-        ))
-    };
+    let refused = |error: OpenError| refused(path, &error);
     let storage = if config.data_must_exist {
         FileStorage::open_existing(path, start.wake)
     } else {
@@ -332,6 +457,8 @@ mod tests {
             data_must_exist: false,
             queue_defaults: crate::broker::settings::Settings::default(),
             memory_budget_bytes: 1 << 30,
+            shards: 1,
+            shard: 0,
             spin: false,
             limits: crate::config::Limits::default(),
             log: crate::config::LogConfig::default(),

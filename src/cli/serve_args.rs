@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use crate::broker::id::Level;
 use crate::broker::settings::SettingsPatch;
-use crate::config::{Config, Door};
+use crate::config::{Config, Door, SHARDS_MAX};
 use crate::protocol::text::settings;
 
 use super::args::{ADDR_DEFAULT, Args, Word};
@@ -88,6 +88,10 @@ fn option(
         }
         "--insecure" => config.insecure = true,
         "--spin" => config.spin = true,
+        "--shards" => {
+            let word = args.value()?;
+            config.shards = shards(args, &word)?;
+        }
         "--log-level" => {
             let word = args.value()?;
             if word.parse::<::log::LevelFilter>().is_err() {
@@ -127,6 +131,16 @@ fn size(args: &mut Args) -> Result<usize, CliError> {
 
 fn count(args: &mut Args) -> Result<usize, CliError> {
     Ok(usize::try_from(args.count(1)?).unwrap_or(usize::MAX))
+}
+
+/// How many event loops: a number, or one for each core.
+fn shards(args: &Args, word: &str) -> Result<u32, CliError> {
+    if word == "auto" {
+        let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
+        return Ok(u32::try_from(cores).map_or(SHARDS_MAX, |cores| cores.min(SHARDS_MAX)));
+    }
+    let count = word.parse().ok().filter(|count| *count > 0);
+    count.ok_or_else(|| args.bad(word, "a number from 1, or auto for one for each core"))
 }
 
 /// A level that one broker can keep.

@@ -70,6 +70,13 @@ pub enum OpenError {
     },
     /// The directory is missing or empty and was required to exist.
     Missing,
+    /// The directory has another number of shards.
+    Shards {
+        /// How many it has.
+        found: u32,
+        /// How many were asked for.
+        wanted: u32,
+    },
     /// The manifest is there and does not fit this program or this configuration.
     Mismatch {
         /// What differs, and what to do.
@@ -154,6 +161,10 @@ impl fmt::Display for OpenError {
                 f,
                 "the data directory is missing or empty and was required to exist; \
                  check the path, or leave out --data-must-exist"
+            ),
+            OpenError::Shards { found, wanted } => write!(
+                f,
+                "its queues are spread over {found} shards, and {wanted} were asked for: start it with --shards {found}"
             ),
             OpenError::Mismatch { what } => write!(f, "MANIFEST: {what}"),
             OpenError::Corrupt {

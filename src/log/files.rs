@@ -139,7 +139,7 @@ impl FileStorage {
     /// [`OpenError::Locked`] when another process has it, [`OpenError::Foreign`] when it is
     /// somebody else's directory (nothing is written to it then), [`OpenError::Io`].
     pub fn open(dir: &Path, wake: Arc<dyn Fn() + Send + Sync>) -> Result<FileStorage, OpenError> {
-        create_durably(dir).map_err(|error| OpenError::io("", "making", error))?;
+        create_durably(dir)?;
         let disk = FileDisk::unlocked(dir);
         let root = disk
             .list("")
@@ -201,7 +201,14 @@ impl FileStorage {
 }
 
 /// Creates a directory with its parents; the entry of each is on stable storage.
-fn create_durably(dir: &Path) -> io::Result<()> {
+///
+/// # Errors
+/// [`OpenError::Io`].
+pub fn create_durably(dir: &Path) -> Result<(), OpenError> {
+    create_with_parents(dir).map_err(|error| OpenError::io("", "making", error))
+}
+
+fn create_with_parents(dir: &Path) -> io::Result<()> {
     if dir.is_dir() {
         return Ok(());
     }
@@ -209,7 +216,7 @@ fn create_durably(dir: &Path) -> io::Result<()> {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
-    create_durably(parent)?;
+    create_with_parents(parent)?;
     match std::fs::create_dir(dir) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
         _ => {}

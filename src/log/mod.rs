@@ -21,6 +21,7 @@ mod entry;
 mod error;
 pub mod files;
 pub mod job;
+pub mod layout;
 mod manifest;
 mod none;
 mod patient;

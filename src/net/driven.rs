@@ -3,7 +3,7 @@
 use std::io::IoSlice;
 
 use crate::log::disk::Storage;
-use crate::shard::{ConnKey, Now, Shard, Stop};
+use crate::shard::{Bag, ConnKey, Now, Shard, Stop};
 
 /// The reactor's view of a [`Shard`]; the methods' contracts are the shard's own. A trait, so that
 /// the reactor is tested without a broker behind it.
@@ -42,6 +42,12 @@ pub trait Driven {
     fn handle_shutdown(&mut self, now: Now);
     /// See [`Shard::poll_stopped`].
     fn poll_stopped(&mut self) -> Option<Stop>;
+    /// See [`Shard::handle_post`]; one that is alone gets none.
+    fn handle_post(&mut self, _from: u32, _bag: Bag, _now: Now) {}
+    /// See [`Shard::poll_post`]; one that is alone has none.
+    fn poll_post(&mut self) -> Option<(u32, Bag)> {
+        None
+    }
 }
 
 impl<S: Storage> Driven for Shard<S> {
@@ -92,5 +98,11 @@ impl<S: Storage> Driven for Shard<S> {
     }
     fn poll_stopped(&mut self) -> Option<Stop> {
         Shard::poll_stopped(self)
+    }
+    fn handle_post(&mut self, from: u32, bag: Bag, now: Now) {
+        Shard::handle_post(self, from, bag, now);
+    }
+    fn poll_post(&mut self) -> Option<(u32, Bag)> {
+        Shard::poll_post(self)
     }
 }

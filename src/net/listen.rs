@@ -108,17 +108,18 @@ pub(super) struct Listeners {
 }
 
 impl Listeners {
-    /// Binds and listens on every address; nothing is accepted yet, but clients may connect.
+    /// Binds and listens on every address; nothing is accepted yet, but clients may connect. Shared ones
+    /// can be bound again, by other loops of this process.
     ///
     /// # Errors
     /// The first address that failed, and why.
-    pub(super) fn bind(addresses: &[SocketAddr]) -> Result<Listeners, BindError> {
+    pub(super) fn bind(addresses: &[SocketAddr], shared: bool) -> Result<Listeners, BindError> {
         assert!(
             addresses.len() <= LISTENERS_MAX,
             "few addresses fit a command line"
         );
         let bound = addresses.iter().map(|address| {
-            listen(*address).map_err(|cause| BindError::Address {
+            listen(*address, shared).map_err(|cause| BindError::Address {
                 address: *address,
                 cause,
             })
@@ -258,8 +259,22 @@ fn spare() -> Option<File> {
     File::open("/dev/null").ok()
 }
 
+/// Finds out whether addresses that are going to be shared are free, which sharing them would not tell.
+///
+/// # Errors
+/// The first one that is not.
+pub(super) fn probe(addresses: &[SocketAddr]) -> Result<(), BindError> {
+    for address in addresses.iter().filter(|address| address.port() != 0) {
+        listen(*address, false).map_err(|cause| BindError::Address {
+            address: *address,
+            cause,
+        })?;
+    }
+    Ok(())
+}
+
 /// A listening socket whose accepted sockets send small writes at once (they inherit it).
-fn listen(address: SocketAddr) -> io::Result<Listener> {
+fn listen(address: SocketAddr, shared: bool) -> io::Result<Listener> {
     let socket = Socket::new(
         Domain::for_address(address),
         Type::STREAM,
@@ -269,6 +284,9 @@ fn listen(address: SocketAddr) -> io::Result<Listener> {
         socket.set_only_v6(true)?;
     }
     socket.set_reuse_address(true)?;
+    if shared {
+        socket.set_reuse_port(true)?;
+    }
     socket.set_tcp_nodelay(true)?;
     socket.set_nonblocking(true)?;
     socket.bind(&SockAddr::from(address))?;
@@ -286,7 +304,7 @@ mod tests {
     #[test]
     fn accepted_sockets_send_small_writes_at_once() {
         let address = "127.0.0.1:0".parse().expect("an address");
-        let mut listeners = Listeners::bind(&[address]).expect("port 0 is always free");
+        let mut listeners = Listeners::bind(&[address], false).expect("port 0 is always free");
         let address = listeners.addresses().expect("it is bound")[0];
         let client = std::net::TcpStream::connect(address).expect("it listens");
         listeners.handle_ready(0);
@@ -307,7 +325,7 @@ mod tests {
     #[test]
     fn a_turn_accepts_no_more_than_its_share() {
         let address = "127.0.0.1:0".parse().expect("an address");
-        let mut listeners = Listeners::bind(&[address]).expect("port 0 is always free");
+        let mut listeners = Listeners::bind(&[address], false).expect("port 0 is always free");
         let address = listeners.addresses().expect("it is bound")[0];
         let clients: Vec<_> = (0..5)
             .map(|_| std::net::TcpStream::connect(address).expect("it listens"))

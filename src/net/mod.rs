@@ -4,7 +4,7 @@
 //! turn at a time, on one thread. It never looks into the bytes: no protocol, no queue, no log.
 //!
 //! ```text
-//!   poll -> clock -> signals -> accept -> read -> turn end -> write -> close -> (stop?)
+//!   poll -> clock -> signals -> accept -> read -> mail -> turn end -> mail -> write -> close -> (stop?)
 //! ```
 #![allow(clippy::disallowed_methods)]
 
@@ -14,6 +14,7 @@ mod driven;
 mod linger;
 mod listen;
 pub mod os;
+mod post;
 mod reactor;
 pub mod signal;
 mod token;

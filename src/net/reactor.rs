@@ -13,7 +13,8 @@ use super::Driven;
 use super::clock::Clock;
 use super::connections::{Connections, ReadLimits};
 use super::linger::{self, Lingering};
-use super::listen::{BindError, Listeners};
+use super::listen::{BindError, Listeners, probe};
+use super::post::Post;
 use super::signal::Signals;
 use super::token::Source;
 use crate::shard::{ConnKey, Now, Stop};
@@ -53,6 +54,8 @@ pub struct Reactor {
     connections: Connections,
     lingering: Lingering,
     signals: Option<Signals>,
+    /// Between several of them.
+    post: Option<Post>,
     shutting_down: bool,
 }
 
@@ -76,7 +79,47 @@ impl Reactor {
             options.turn_bytes_max > 0,
             "a connection's share must not be empty"
         );
-        let listeners = Listeners::bind(addresses)?;
+        Reactor::with(Listeners::bind(addresses, false)?, options)
+    }
+
+    /// Several, which all listen on every address and can send each other mail: each connection comes to one of
+    /// them, by the kernel's choice.
+    ///
+    /// # Errors
+    /// As [`Reactor::bind`].
+    ///
+    /// # Panics
+    /// As [`Reactor::bind`], or if `count` is 0.
+    pub fn bind_several(
+        addresses: &[SocketAddr],
+        options: Options,
+        count: u32,
+    ) -> Result<Vec<Reactor>, BindError> {
+        if count == 1 {
+            return Ok(vec![Reactor::bind(addresses, options)?]);
+        }
+        // Sockets that share their port would share it with another broker too.
+        probe(addresses)?;
+        let first = Reactor::with(Listeners::bind(addresses, true)?, options)?;
+        let known = first
+            .addresses()
+            .map_err(|cause| BindError::Poll { cause })?;
+        let mut reactors = vec![first];
+        for _ in 1..count {
+            let listeners = Listeners::bind(&known, true)?;
+            reactors.push(Reactor::with(listeners, options)?);
+        }
+        let wakers: Vec<_> = reactors
+            .iter()
+            .map(|reactor| Arc::clone(&reactor.waker))
+            .collect();
+        for (reactor, post) in reactors.iter_mut().zip(Post::between(&wakers)) {
+            reactor.post = Some(post);
+        }
+        Ok(reactors)
+    }
+
+    fn with(listeners: Listeners, options: Options) -> Result<Reactor, BindError> {
         let poll = Poll::new().map_err(|cause| BindError::Poll { cause })?;
         let waker = Waker::new(poll.registry(), Source::Waker.token());
         let waker = waker.map_err(|cause| BindError::Poll { cause })?;
@@ -90,6 +133,7 @@ impl Reactor {
             connections: Connections::default(),
             lingering: Lingering::new(options.lingering_max),
             signals: None,
+            post: None,
             shutting_down: false,
         })
     }
@@ -147,12 +191,33 @@ impl Reactor {
             }
             self.accept(driven, now);
             self.read(driven, now);
+            self.receive(driven, now);
             driven.handle_turn_end(now);
+            self.send(driven);
             self.write(driven, now);
+            self.send(driven);
             self.close(driven, now);
             if let Some(stop) = driven.poll_stopped() {
                 self.finish(driven)?;
                 return Ok(stop);
+            }
+        }
+    }
+
+    /// Hands over the mail of other loops.
+    fn receive<D: Driven>(&mut self, driven: &mut D, now: Now) {
+        if let Some(post) = &mut self.post {
+            while let Some((from, bag)) = post.receive() {
+                driven.handle_post(from, bag, now);
+            }
+        }
+    }
+
+    /// Sends mail to other loops.
+    fn send<D: Driven>(&mut self, driven: &mut D) {
+        if let Some(post) = &mut self.post {
+            while let Some((to, bag)) = driven.poll_post() {
+                post.send(to, bag);
             }
         }
     }
@@ -174,7 +239,18 @@ impl Reactor {
     /// Sleeps, and notes what is ready.
     fn wait(&mut self, timeout: Option<Duration>) -> io::Result<Happened> {
         let mut happened = Happened::default();
-        match self.poll.poll(&mut self.events, timeout) {
+        let mut timeout = timeout;
+        if let Some(post) = &mut self.post
+            && timeout != Some(Duration::ZERO)
+            && !post.sleep()
+        {
+            timeout = Some(Duration::ZERO);
+        }
+        let polled = self.poll.poll(&mut self.events, timeout);
+        if let Some(post) = &mut self.post {
+            post.wake();
+        }
+        match polled {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(happened),
             Err(error) => return Err(error),

@@ -10,7 +10,7 @@ use super::settling::push_stale;
 use crate::broker::id::Level;
 use crate::log::disk::Storage;
 use crate::protocol::text::encode;
-use crate::protocol::text::handles::Acks;
+use crate::protocol::text::handles::{Acks, Typed};
 
 /// Most handles of one run, but for those of its last command: between two runs limits that the run does not
 /// look at are.
@@ -33,6 +33,10 @@ impl<S: Storage> Shard<S> {
             let Some((quiet, consumed)) = acks.read(line, &self.limits, &mut handles) else {
                 break;
             };
+            let here = |typed: &Typed| typed.handle.incarnation == self.engine.incarnation;
+            if self.peers.is_some() && !handles.iter().all(here) {
+                break;
+            }
             let (mut count, mut level) = (0, Level::None);
             self.text.clear();
             for typed in &handles {

@@ -38,7 +38,11 @@ impl<S: Storage> Shard<S> {
         let Some(topic) = fast::name_behind(input, fast::CAST) else {
             return 0;
         };
-        if self.live.len() == 0 || self.is_draining() || self.conns[slot].transaction.is_some() {
+        if self.live.len() == 0
+            || self.peers.is_some()
+            || self.is_draining()
+            || self.conns[slot].transaction.is_some()
+        {
             return 0;
         }
         let mut found = std::mem::take(&mut self.receivers);

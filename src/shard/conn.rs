@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use super::door::Session;
 use super::jobs::Progress;
+use super::peers::{Away, Guest, Wait as AwayWait};
 use super::transaction::Transaction;
 use crate::broker::id::Level;
 use crate::broker::id::QueueUid;
@@ -150,9 +151,36 @@ impl Tail {
         );
     }
 
+    /// Keeps more behind what there is.
+    pub fn push(&mut self, more: &[u8], pool: &mut Pool) {
+        if self.is_empty() {
+            return self.keep(more, pool);
+        }
+        self.bytes.truncate(self.end);
+        self.bytes.drain(..self.start);
+        self.bytes.extend_from_slice(more);
+        self.start = 0;
+        self.end = self.bytes.len();
+    }
+
     /// Memory held, bytes.
     pub fn memory(&self) -> usize {
         self.bytes.capacity()
+    }
+}
+
+/// Output of a connection, and what keeps it back.
+#[derive(Debug, Default)]
+pub struct Output {
+    /// The bytes.
+    pub ring: SendRing,
+    gates: VecDeque<Gate>,
+}
+
+impl Output {
+    /// What the last byte waits for.
+    pub fn need(&self) -> Need {
+        self.gates.back().map_or(Need::NOW, |gate| gate.need)
     }
 }
 
@@ -180,6 +208,8 @@ pub enum Blocked {
     Request(u64),
     /// Something must be read from the disk first.
     Cold,
+    /// Other shards must answer first, or take what was posted to them.
+    Away(AwayWait),
 }
 
 /// How far a connection is on its way out.
@@ -322,6 +352,10 @@ pub struct Conn {
     pub transaction: Option<Box<Transaction>>,
     /// When its last byte came, microseconds.
     pub heard_us: u64,
+    /// What it has at other shards, if it has asked them for something.
+    pub away: Option<Box<Away>>,
+    /// It is a guest of another shard's connection.
+    pub guest: Option<Box<Guest>>,
 }
 
 impl Conn {
@@ -371,6 +405,8 @@ impl Conn {
             quiet: QuietCount::default(),
             transaction: None,
             heard_us: now_us,
+            away: None,
+            guest: None,
         }
     }
 
@@ -405,6 +441,61 @@ impl Conn {
             Session::Text => self.decoder.unfinished(),
             _ => self.session.unfinished(),
         }
+    }
+
+    /// Output that the socket has not taken, bytes.
+    #[inline]
+    pub fn unsent(&self) -> usize {
+        self.out.len() + self.away.as_ref().map_or(0, |away| away.unsent())
+    }
+
+    /// Exchanges output and gates for others.
+    pub fn swap_output(&mut self, other: Output) -> Output {
+        Output {
+            ring: std::mem::replace(&mut self.out, other.ring),
+            gates: std::mem::replace(&mut self.gates, other.gates),
+        }
+    }
+
+    /// May it go when its own work is done, as far as other shards know?
+    pub fn may_leave(&self) -> bool {
+        let guest_may = self.guest.as_ref().is_none_or(|guest| guest.is_finished());
+        guest_may && self.away.as_ref().is_none_or(|away| away.may_close())
+    }
+
+    /// Has the peer taken its output up to this stream offset?
+    pub fn confirmed(&self) -> u64 {
+        match (&self.guest, &self.away) {
+            (Some(guest), _) => guest.confirmed,
+            (None, Some(away)) => away.own_confirmed,
+            (None, None) => self.out.sent(),
+        }
+    }
+
+    /// Places in the output behind that offset where the answers of a run of commands end, in order.
+    pub fn marks_behind(&self, start: u64) -> Vec<u64> {
+        let guest = self.guest.iter().flat_map(|guest| guest.marks());
+        let own = self.away.iter().flat_map(|away| away.own_marks());
+        let marks = guest.chain(own);
+        marks.filter(|mark| *mark > start).collect()
+    }
+
+    /// The output behind that offset was rewritten: these places are there now.
+    pub fn move_marks(&mut self, start: u64, moved: &[u64]) {
+        if let Some(guest) = &mut self.guest {
+            guest.move_marks(start, moved);
+        }
+        if let Some(away) = &mut self.away {
+            away.move_marks(start, moved);
+        }
+    }
+
+    /// Tags in use, an empty one among them if there is an untagged subscription.
+    pub fn tags_in_use(&self) -> Vec<Box<[u8]>> {
+        let waits = self.waits.iter();
+        let waits = waits.filter(|wait| wait.subscription || !wait.tag.is_empty());
+        let requests = self.requests.keys().cloned();
+        waits.map(|wait| wait.tag.clone()).chain(requests).collect()
     }
 
     /// What is appended from now on waits for `need` too; `serial` is that of the next lease.
@@ -531,5 +622,6 @@ impl Conn {
             + self.session.memory()
             + self.pulled.capacity() * size_of::<QueueUid>()
             + self.transaction.as_ref().map_or(0, |open| open.memory())
+            + self.away.as_ref().map_or(0, |away| away.memory())
     }
 }

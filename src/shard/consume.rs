@@ -473,7 +473,7 @@ impl<S: Storage> Shard<S> {
     pub(super) fn release_holds(&mut self, slot: usize) {
         let conn = &mut self.conns[slot];
         while let Some((end, serial)) = conn.holding.front().copied()
-            && end <= conn.out.sent()
+            && end <= conn.confirmed()
         {
             conn.holding.pop_front();
             self.engine.leases.hand_over(serial, Leases::NOBODY);

@@ -70,7 +70,11 @@ impl<S: Storage> Shard<S> {
                 || self.drained_at_us <= now.us
                 || planted(Fault::LeasesEndAtDrain)
         };
-        if self.is_draining() && is_over() {
+        if !self.is_draining() || self.ending != Ending::No || !is_over() {
+            return;
+        }
+        // Elsewhere somebody may hold messages still.
+        if self.all_idle() || self.drained_at_us <= now.us {
             self.handle_shutdown(now);
         }
     }

@@ -3,6 +3,7 @@
 use super::conn::{Blocked, Life, Unseen};
 use super::engine::Return;
 use super::failure::{DISK_FAILED, NO_SPACE, answer_failed, answer_stalled};
+use super::peers::{CLOSED, CLOSING};
 use super::{ConnKey, Ending, Now, Shard, Stop};
 use crate::broker::index::Slot;
 use crate::broker::reply::ErrorCode;
@@ -55,6 +56,11 @@ impl Housekeeping {
         }
     }
 
+    /// The next turn begins at once.
+    pub(super) fn look_again(&mut self) {
+        self.again = true;
+    }
+
     pub(super) fn watch_stalls(&mut self, now: Now, stall_us: u64) {
         if self.stalls_due_us == u64::MAX {
             self.stalls_due_us = now.us + STALL_INTERVAL_US.min(stall_us);
@@ -87,6 +93,7 @@ impl<S: Storage> Shard<S> {
         self.now_and_then(now);
         self.go_on_draining(now);
         self.go_on_ending(now);
+        self.exchange(now);
     }
 
     fn dispatch_all(&mut self, now: Now) {
@@ -343,36 +350,54 @@ impl<S: Storage> Shard<S> {
     }
 
     /// The disk cannot be trusted any more: who waits is told that the result is unknown, and the process stops.
-    fn fail(&mut self, text: String) {
+    pub(super) fn fail(&mut self, text: String) {
         if self.failed.is_some() {
             return;
         }
         self.failed = Some(text);
         let slots: Vec<usize> = self.conns.iter().map(|(slot, _)| slot).collect();
         for slot in slots {
-            let gated = self.conns[slot].take_gated();
-            if !gated.is_empty() && !self.answer_unknown(slot, DISK_FAILED) {
-                let out = self.conns[slot].out.writer(&mut self.pool);
-                answer_failed(out, &gated);
+            let is_awaited = self.conns[slot].is_gated();
+            if !is_awaited || !self.answer_unknown(slot, DISK_FAILED) {
+                self.rewrite_gated(slot, answer_failed);
             }
             self.conns[slot].life = Life::Closing;
             self.mark_dirty(slot);
         }
     }
 
+    /// Output that waits for the log waits no longer and says something else. What other shards know of places
+    /// in it stays true.
+    fn rewrite_gated(&mut self, slot: usize, rewrite: fn(&mut Vec<u8>, &[u8])) {
+        let conn = &mut self.conns[slot];
+        let gated = conn.take_gated();
+        if gated.is_empty() {
+            return;
+        }
+        let start = conn.out.end();
+        let (mut at, mut moved) = (0, Vec::new());
+        for mark in conn.marks_behind(start) {
+            let until = (mark - start) as usize;
+            rewrite(conn.out.writer(&mut self.pool), &gated[at..until]);
+            at = until;
+            moved.push(conn.out.end());
+        }
+        rewrite(conn.out.writer(&mut self.pool), &gated[at..]);
+        conn.move_marks(start, &moved);
+    }
+
     /// The log finds no space for what it has taken on: nobody waits for that any longer.
     fn answer_stalled(&mut self, now: Now) {
+        self.stall_captured();
         for key in std::mem::take(&mut self.gated) {
             let Some(slot) = self.slot(key) else { continue };
             let conn = &mut self.conns[slot];
             conn.gate_listed = false;
             conn.published = Unseen::default();
             let late_from = conn.late_from();
-            let gated = conn.take_gated();
-            let is_awaited = !gated.is_empty() || self.conns[slot].has_confirms();
-            if is_awaited && !self.answer_unknown(slot, NO_SPACE) {
-                let out = self.conns[slot].out.writer(&mut self.pool);
-                answer_stalled(out, &gated);
+            let is_awaited = conn.is_gated() || conn.has_confirms();
+            if !is_awaited || !self.answer_unknown(slot, NO_SPACE) {
+                self.rewrite_gated(slot, answer_stalled);
             }
             let conn = &mut self.conns[slot];
             if let Blocked::Log(_) = conn.blocked {
@@ -550,7 +575,8 @@ impl<S: Storage> Shard<S> {
             || !self.engine.runnable.is_empty()
             || !self.readable.is_empty()
             || !self.asking.is_empty()
-            || self.has_unwritten();
+            || self.has_unwritten()
+            || self.peers.as_ref().is_some_and(|peers| peers.is_busy());
         if busy {
             return Some(0);
         }
@@ -619,11 +645,11 @@ impl<S: Storage> Shard<S> {
         if self.ending != Ending::Closing {
             return;
         }
-        let Some(log) = &mut self.engine.log else {
+        if self.peers.is_none() && self.engine.log.is_none() {
             self.ending = Ending::Done;
             self.stop = Some(Stop::Finished);
             return;
-        };
+        }
         if !self.housekeeping.closing {
             self.housekeeping.closing = true;
             let slots: Vec<usize> = self.conns.iter().map(|(slot, _)| slot).collect();
@@ -633,11 +659,19 @@ impl<S: Storage> Shard<S> {
             self.housekeeping.again = true;
             return;
         }
-        if !self.housekeeping.closed_log {
-            self.housekeeping.closed_log = true;
-            log.close(now.us);
+        if !self.all_ending(CLOSING) {
+            return;
         }
-        if log.is_closed() {
+        if let Some(log) = &mut self.engine.log {
+            if !self.housekeeping.closed_log {
+                self.housekeeping.closed_log = true;
+                log.close(now.us);
+            }
+            if !log.is_closed() {
+                return;
+            }
+        }
+        if self.all_ending(CLOSED) {
             self.ending = Ending::Done;
             self.stop = Some(Stop::Finished);
         }

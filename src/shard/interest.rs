@@ -85,10 +85,7 @@ impl<S: Storage> Shard<S> {
     pub(super) fn may_wait(&self, asker: Asker<'_>) -> Result<(), Error> {
         let conn = &self.conns[asker.slot];
         match asker.tag {
-            None if conn.has_untagged_subscription() => Err(Error::new(
-                ErrorCode::Conflict,
-                "this connection has an untagged SUB, whose MSG lines could not be told apart; tag one of them, as in @1 PULL",
-            )),
+            None if conn.has_untagged_subscription() => Err(untagged_in_use()),
             _ => Ok(()),
         }
     }
@@ -226,6 +223,14 @@ impl<S: Storage> Shard<S> {
             },
         );
     }
+}
+
+#[cold]
+pub(super) fn untagged_in_use() -> Error {
+    Error::new(
+        ErrorCode::Conflict,
+        "this connection has an untagged SUB, whose MSG lines could not be told apart; tag one of them, as in @1 PULL",
+    )
 }
 
 pub(super) fn tag_in_use(tag: &[u8]) -> Error {

@@ -20,6 +20,7 @@ mod housekeeping;
 mod interest;
 mod jobs;
 mod live;
+mod peers;
 mod placement;
 mod publish_run;
 mod recovery;
@@ -51,6 +52,9 @@ use crate::log::{BlockSlot, Log, OpenError, OpenOptions, Recovered};
 use crate::protocol::text::handles::Typed;
 use conn::{Blocked, Conn, Entrance, Life, ReadInto};
 use engine::{Engine, Receiver, Return};
+pub use peers::Bag;
+use peers::Peers;
+pub use placement::shard_of;
 use waiters::Waiters;
 
 /// A connection: a slab slot and the generation that tells its users apart.
@@ -162,6 +166,8 @@ pub struct Shard<S: Storage> {
     requests: request::Requests,
     live: live::Live,
     amqp: door::Upkeep,
+    /// The other shards; `None` if this is the only one.
+    peers: Option<Box<Peers>>,
     /// Scratch for tokens that were stale, and texts.
     text: Vec<u8>,
     /// Scratch for a run of casts.
@@ -209,6 +215,11 @@ impl<S: Storage> Shard<S> {
             // Without a directory nothing remembers how many runs there were: the time tells them apart.
             None => engine.incarnation = (now.us / 1000).max(1),
         }
+        // Its handles, and whatever else is named by the run, tell the shard too.
+        let (shards, me) = (u64::from(config.shards), u64::from(config.shard));
+        if shards > 1 {
+            engine.incarnation = engine.incarnation * shards + me;
+        }
         let mut shard = Shard {
             limits: config.limits.clone(),
             memory_budget_bytes: config.memory_budget_bytes,
@@ -241,9 +252,10 @@ impl<S: Storage> Shard<S> {
             stop: None,
             housekeeping: housekeeping::Housekeeping::new(now),
             totals: stats::Totals::new(now),
-            requests: request::Requests::new(random),
+            requests: request::Requests::new(random, (config.shards, config.shard)),
             live: live::Live::default(),
             amqp: door::Upkeep::new(random),
+            peers: (config.shards > 1).then(|| Box::new(Peers::new(config.shard, config.shards))),
             text: Vec::new(),
             cast_run: cast_run::CastRun::default(),
             handles: Vec::new(),
@@ -275,7 +287,7 @@ impl<S: Storage> Shard<S> {
     /// A new connection that came by that listener; `None` when there are too many, or none is taken any
     /// more (close the socket).
     pub fn handle_accept_at(&mut self, peer: &str, listener: usize, now: Now) -> Option<ConnKey> {
-        if self.conns.len() >= self.limits.connections_max
+        if self.connections() >= self.limits.connections_max
             || self.ending != Ending::No
             || self.failed.is_some()
         {
@@ -298,11 +310,16 @@ impl<S: Storage> Shard<S> {
             slot: slot as u32,
             generation,
         };
+        self.set_holder(holder, key);
+        Some(key)
+    }
+
+    /// Notes whose leases a new connection's holder has.
+    fn set_holder(&mut self, holder: HolderKey, key: ConnKey) {
         if self.holders.len() <= holder.0 as usize {
             self.holders.resize(holder.0 as usize + 1, None);
         }
         self.holders[holder.0 as usize] = Some(key);
-        Some(key)
     }
 
     /// Where to read the connection's next bytes to; `None` when it must not be read now (it will
@@ -318,7 +335,7 @@ impl<S: Storage> Shard<S> {
         }
         let room = match conn.blocked {
             _ if conn.life != Life::Open => false,
-            Blocked::No => conn.out.len() < limits.send_bytes_max,
+            Blocked::No => conn.unsent() < limits.send_bytes_max,
             // What is behind a command that waits is kept, up to a line and a small body.
             _ => conn.tail.len() < limits.line_bytes_max,
         };
@@ -374,6 +391,9 @@ impl<S: Storage> Shard<S> {
 
     /// Runs what is in the connection's tail and decoder.
     fn run_input(&mut self, slot: usize, now: Now) {
+        if self.conns[slot].guest.is_some() {
+            return self.run_guest(slot, now);
+        }
         let mut tail = std::mem::take(&mut self.conns[slot].tail);
         let used = self.run(slot, tail.as_slice(), now);
         tail.consume(used, &mut self.pool);
@@ -398,6 +418,7 @@ impl<S: Storage> Shard<S> {
             self.conns[slot].life = Life::HalfClosed;
             self.conns[slot].read_wanted = false;
             self.end_interests(slot, now);
+            self.guests_half_closed(slot);
         }
         self.settle_life(slot, now);
     }
@@ -425,10 +446,16 @@ impl<S: Storage> Shard<S> {
                     || !conn.waits.is_empty()
                     || conn.has_confirms()
                     || self.has_requests(slot);
+                if !waiting && conn.away.is_some() {
+                    self.finish_guests(slot);
+                }
+                let conn = &self.conns[slot];
                 // What is left in the tail of a blocked connection will be run; else it is a command that never ends.
-                !waiting && conn.out.is_empty() && !conn.is_gated()
+                !waiting && conn.out.is_empty() && !conn.is_gated() && conn.may_leave()
             }
-            Life::Closing => conn.out.is_empty(),
+            Life::Closing => {
+                conn.out.is_empty() && conn.away.as_ref().is_none_or(|away| away.may_close())
+            }
         };
         if done
             && self.conns[slot].life == Life::HalfClosed
@@ -445,8 +472,11 @@ impl<S: Storage> Shard<S> {
         }
         if done {
             let key = self.key(slot);
+            let is_guest = self.conns[slot].guest.is_some();
             self.remove(slot, now);
-            self.closing.push_back(key);
+            if !is_guest {
+                self.closing.push_back(key);
+            }
         }
     }
 
@@ -463,6 +493,7 @@ impl<S: Storage> Shard<S> {
         self.forget_requests(slot);
         self.forget_live(slot);
         self.abort_transaction(slot);
+        self.guests_reset(slot);
         for wait in std::mem::take(&mut self.conns[slot].waits) {
             if wait.subscription {
                 self.unsubscribe(wait.waiter);
@@ -486,6 +517,12 @@ impl<S: Storage> Shard<S> {
         conn.out.clear(&mut self.pool);
         let left = conn.tail.len();
         conn.tail.consume(left, &mut self.pool);
+        if let Some(away) = &mut conn.away {
+            away.clear(&mut self.pool);
+        }
+        if let Some(guest) = conn.guest.take() {
+            self.guest_goes(&guest, left);
+        }
         self.pullers_gone(&conn.pulled);
     }
 
@@ -543,6 +580,9 @@ impl<S: Storage> Shard<S> {
         while let Some(key) = self.dirty.pop_front() {
             if let Some(slot) = self.slot(key) {
                 self.conns[slot].dirty = false;
+                if self.peers.is_some() && !self.is_writable(slot) {
+                    continue;
+                }
                 return Some(key);
             }
         }
@@ -552,7 +592,10 @@ impl<S: Storage> Shard<S> {
     /// What to write; fills `slices`, returns how many.
     pub fn output<'a>(&'a self, conn: ConnKey, slices: &mut [IoSlice<'a>]) -> usize {
         match self.slot(conn) {
-            Some(slot) => self.conns[slot].out.slices(slices),
+            Some(slot) => match &self.conns[slot].away {
+                None => self.conns[slot].out.slices(slices),
+                Some(away) => away.slices(slices),
+            },
             None => 0,
         }
     }
@@ -563,6 +606,9 @@ impl<S: Storage> Shard<S> {
             return false;
         };
         self.totals.bytes_out += count as u64;
+        if self.conns[slot].away.is_some() {
+            return self.wire_sent(slot, count, now);
+        }
         let conn = &mut self.conns[slot];
         let was_full = conn.out.len() >= self.limits.send_bytes_max / 2;
         conn.out.consume(count, &mut self.pool);
@@ -602,7 +648,8 @@ impl<S: Storage> Shard<S> {
 
     /// Connections now open.
     pub fn connections(&self) -> usize {
-        self.conns.len()
+        let guests = self.peers.as_ref().map_or(0, |peers| peers.guests());
+        self.conns.len() - guests
     }
 
     /// Messages that exist now, for the first lines a broker prints.

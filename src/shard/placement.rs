@@ -1,7 +1,7 @@
 //! Which shard a queue belongs to.
 //!
 //! The rule is part of the data directory's format: a queue's log lies with its shard, so the same name must be
-//! placed on the same shard by every version. Today every directory has one shard.
+//! placed on the same shard by every version.
 
 use std::hash::Hasher;
 
@@ -10,20 +10,30 @@ use siphasher::sip::SipHasher24;
 /// Behind a queue's name: its dead-letter queue, its neighbour on the same shard.
 const DEAD_SUFFIX: &[u8] = b".dead";
 
+/// Octets of a name that decide where its queue is. The name of a dead-letter queue is its queue's, cut to leave
+/// room for the suffix, so the last octets of the longest names must not count.
+const STEM_BYTES_MAX: usize = 245;
+
 /// The shard of the queue of that name (octets) among `shards` of them: SipHash-2-4 with a key of zeroes
-/// (Aumasson and Bernstein, 2012) of the name without trailing `.dead`s, its high half scaled to the number
-/// of shards.
+/// (Aumasson and Bernstein, 2012) of the name's first 245 octets without trailing `.dead`s, its high half scaled
+/// to the number of shards.
 pub fn shard_of(name: &[u8], shards: u32) -> u32 {
+    let stem = without_suffix(name);
+    let stem = without_suffix(&stem[..stem.len().min(STEM_BYTES_MAX)]);
+    let mut hasher = SipHasher24::new_with_keys(0, 0);
+    hasher.write(stem);
+    let hash = hasher.finish();
+    (((hash >> 32) * u64::from(shards)) >> 32) as u32
+}
+
+fn without_suffix(name: &[u8]) -> &[u8] {
     let mut stem = name;
     while let Some(shorter) = stem.strip_suffix(DEAD_SUFFIX)
         && !shorter.is_empty()
     {
         stem = shorter;
     }
-    let mut hasher = SipHasher24::new_with_keys(0, 0);
-    hasher.write(stem);
-    let hash = hasher.finish();
-    (((hash >> 32) * u64::from(shards)) >> 32) as u32
+    stem
 }
 
 #[cfg(test)]
@@ -42,6 +52,26 @@ mod tests {
             let dead = [name.as_bytes(), b".dead"].concat();
             assert_eq!(shard_of(name.as_bytes(), 64), shard_of(&dead, 64), "{name}");
             assert_eq!(shard_of(name.as_bytes(), 1), 0);
+        }
+    }
+
+    #[test]
+    fn the_longest_names_stay_near_their_dead_letters_too() {
+        for length in 230..=255 {
+            for end in [
+                "",
+                ".dead",
+                ".deadx",
+                ".dead.dead",
+                ".dead.dead.de",
+                "x.dead.dead12345",
+            ] {
+                let mut name = vec![b'n'; length];
+                name[length - end.len()..].copy_from_slice(end.as_bytes());
+                let dead = [&name[..length.min(250)], DEAD_SUFFIX].concat();
+                let places = [shard_of(&name, 1 << 20), shard_of(&dead, 1 << 20)];
+                assert_eq!(places[0], places[1], "{length} {end}");
+            }
         }
     }
 

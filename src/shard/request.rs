@@ -53,6 +53,8 @@ struct Pending {
 #[derive(Debug)]
 pub(super) struct Requests {
     keys: [u64; 2],
+    /// How many shards there are, and which this is.
+    place: (u32, u32),
     next_serial: u64,
     pending: HashMap<u64, Pending, FixedState>,
     by_token: HashMap<u128, u64, FixedState>,
@@ -62,9 +64,10 @@ pub(super) struct Requests {
 
 impl Requests {
     /// Nobody yet; `random` makes the tokens what nobody foresees.
-    pub(super) fn new(random: u64) -> Requests {
+    pub(super) fn new(random: u64, place: (u32, u32)) -> Requests {
         Requests {
             keys: [random, !random],
+            place,
             next_serial: 1,
             pending: HashMap::default(),
             by_token: HashMap::default(),
@@ -93,7 +96,12 @@ impl Requests {
         let mut hasher = SipHasher24::new_with_keys(self.keys[0], self.keys[1]);
         hasher.write_u64(incarnation);
         hasher.write_u64(self.next_serial);
-        hasher.finish128().as_u128()
+        let token = hasher.finish128().as_u128();
+        match self.place {
+            (1, _) => token,
+            // An answer must find this shard.
+            (_, me) => token & !SHARD_BITS | u128::from(me),
+        }
     }
 
     fn add(&mut self, pending: Pending) -> u64 {
@@ -119,6 +127,15 @@ impl Requests {
         let mut of_queue = self.by_queue.range((queue, 0)..=(queue, u64::MAX));
         of_queue.next().map(|(_, serial)| *serial)
     }
+}
+
+/// The bits of a token that tell its shard, where there are several.
+const SHARD_BITS: u128 = 0xffff;
+
+/// The shard that has given a token, if the text can be one of these shards'.
+pub(super) fn shard_of_token(text: &[u8], shards: u32) -> Option<u32> {
+    let shard = (parse_token(text)? & SHARD_BITS) as u32;
+    (shard < shards).then_some(shard)
 }
 
 /// The token that text names, if it can be one.
@@ -419,7 +436,7 @@ mod tests {
     fn tokens_differ_between_requests_runs_and_seeds() {
         let mut seen = BTreeSet::new();
         for random in [1, 2, u64::MAX] {
-            let mut requests = Requests::new(random);
+            let mut requests = Requests::new(random, (1, 0));
             for incarnation in 1..4 {
                 for serial in 1..100 {
                     requests.next_serial = serial;
@@ -431,7 +448,7 @@ mod tests {
 
     #[test]
     fn only_what_was_given_out_is_a_token() {
-        let token = Requests::new(7).token(1);
+        let token = Requests::new(7, (1, 0)).token(1);
         assert_eq!(parse_token(format!("{token:032x}").as_bytes()), Some(token));
         for bad in [
             "",

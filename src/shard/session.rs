@@ -10,6 +10,7 @@ use super::conn::{Blocked, Life, Need};
 use super::door::Told;
 use super::drain::draining;
 use super::engine::{Receipt, Refused};
+use super::peers::{Errand, Plan, Wait};
 use super::transaction::Kept;
 use super::waiters::Terms;
 use super::{ConnKey, Now, Shard};
@@ -58,6 +59,7 @@ impl<S: Storage> Shard<S> {
         let mut decoder = std::mem::take(&mut self.conns[slot].decoder);
         let used = self.run_with(slot, &mut decoder, input, now);
         self.conns[slot].decoder = decoder;
+        self.ran_here(slot);
         used
     }
 
@@ -75,6 +77,10 @@ impl<S: Storage> Shard<S> {
                     Some(b'C') => self.run_casts(slot, rest, now),
                     _ => 0,
                 };
+                let consumed = match consumed {
+                    0 if self.peers.is_some() => self.post_plain(slot, rest),
+                    consumed => consumed,
+                };
                 if consumed > 0 {
                     used += consumed;
                     continue;
@@ -86,6 +92,23 @@ impl<S: Storage> Shard<S> {
                 Step::Incomplete => return used + consumed,
                 Step::Empty => {}
                 Step::Request(request) => {
+                    if self.peers.is_some() {
+                        let plan = self.route(slot, &request);
+                        if !matches!(plan, Plan::Here) {
+                            let errand = Errand::new(plan, &request);
+                            let frame = &input[used..used + consumed];
+                            let line = &decoder.told;
+                            if self.carry_out_plan(slot, errand, frame, line, now) == Flow::Again {
+                                if let Some(body) = self.conns[slot].kept_body.take() {
+                                    decoder.again(body);
+                                    used += consumed;
+                                }
+                                return used;
+                            }
+                            used += consumed;
+                            continue;
+                        }
+                    }
                     self.totals.commands += 1;
                     if self.conns[slot].transaction.is_some() {
                         let frame = &input[used..used + consumed];
@@ -133,12 +156,20 @@ impl<S: Storage> Shard<S> {
                 }
                 return false;
             }
-            Blocked::Request(_) | Blocked::Log(_) | Blocked::Cold => return false,
+            Blocked::Away(Wait::Run(run)) => {
+                if rest.starts_with(b"\n") || rest.starts_with(b"\r\n") {
+                    self.cancel_away(slot, run);
+                }
+                return false;
+            }
+            Blocked::Request(_) | Blocked::Log(_) | Blocked::Cold | Blocked::Away(_) => {
+                return false;
+            }
         }
         if conn.life == Life::Closing {
             return false;
         }
-        if conn.out.len() >= self.limits.send_bytes_max {
+        if conn.unsent() >= self.limits.send_bytes_max {
             return false;
         }
         let (gated, own) = (conn.is_gated().then(|| conn.last_need()), conn.published);
@@ -281,6 +312,7 @@ impl<S: Storage> Shard<S> {
                 self.answer(asker, &Reply::Word("bye"));
                 self.abandon_requests(asker.slot);
                 self.end_interests(asker.slot, now);
+                self.guests_quit(asker.slot);
                 self.conns[asker.slot].life = Life::Closing;
                 Ok(())
             }
@@ -632,6 +664,7 @@ impl<S: Storage> Shard<S> {
             conn.name = name.decoded(&mut scratch).into();
         }
         conn.wants_expired = expired;
+        self.guests_named(asker.slot);
         let limits = self.limits.clone();
         let node = self.node.clone();
         let reply = Reply::Hello {

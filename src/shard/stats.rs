@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use super::conn::Life;
+use super::peers::GUEST;
 use super::session::Asker;
 use super::{ConnKey, Now, Shard};
 use crate::broker::command::StatsScope;
@@ -136,7 +137,7 @@ impl<S: Storage> Shard<S> {
         let lines = [
             ("uptime_ms", (now.us - totals.started_us) / 1000),
             ("draining", u64::from(self.is_draining())),
-            ("connections", self.conns.len() as u64),
+            ("connections", self.connections() as u64),
             ("connections_total", totals.connections),
             ("connections_refused_total", totals.connections_refused),
             ("bytes_in_total", totals.bytes_in),
@@ -207,6 +208,7 @@ impl<S: Storage> Shard<S> {
 
     fn connection_stats(&mut self, now: Now) -> Vec<u8> {
         let mut text = Vec::new();
+        let (shards, me) = self.shards();
         for (slot, conn) in &self.conns {
             let of_queues = conn.waits.iter().filter(|wait| wait.subscription).count();
             let subscriptions = of_queues + conn.live.len();
@@ -217,14 +219,22 @@ impl<S: Storage> Shard<S> {
                     .filter_map(|wait| self.waiters.holder_of(wait.waiter))
                     .map(|holder| self.engine.leases.held(holder))
                     .sum::<u32>();
-            text.extend_from_slice(
-                format!("conn={}.{} peer={} name=", slot, conn.generation, conn.peer).as_bytes(),
-            );
+            let waiting = conn.waits.len() - of_queues;
+            if let Some(guest) = &conn.guest {
+                let (home, key) = guest.home;
+                let id = shown(key, (shards, home));
+                let line = format!(
+                    "{GUEST}{id} leased={leased} subscriptions={subscriptions} waiting={waiting}\n"
+                );
+                text.extend_from_slice(line.as_bytes());
+                continue;
+            }
+            let id = shown(self.key(slot), (shards, me));
+            text.extend_from_slice(format!("conn={id} peer={} name=", conn.peer).as_bytes());
             encode::typed(&mut text, &conn.name);
             let rest = format!(
-                " leased={leased} subscriptions={subscriptions} waiting={} unsent_bytes={} idle_ms={}\n",
-                conn.waits.len() - of_queues,
-                conn.out.len(),
+                " leased={leased} subscriptions={subscriptions} waiting={waiting} unsent_bytes={} idle_ms={}\n",
+                conn.unsent(),
                 now.us.saturating_sub(conn.heard_us) / 1000
             );
             text.extend_from_slice(rest.as_bytes());
@@ -239,8 +249,10 @@ impl<S: Storage> Shard<S> {
         (slot, generation): (u32, u32),
         now: Now,
     ) -> Result<(), Error> {
+        let slot = slot / self.shards().0;
         let key = ConnKey { slot, generation };
-        let Some(slot) = self.slot(key) else {
+        let is_own = |slot: &usize| self.conns[*slot].guest.is_none();
+        let Some(slot) = self.slot(key).filter(is_own) else {
             let text = "there is no such connection any more: STATS conns lists them";
             return Err(Error::new(ErrorCode::Stale, text));
         };
@@ -261,6 +273,11 @@ impl<S: Storage> Shard<S> {
     pub fn default_level(&self) -> Level {
         self.engine.defaults.durable
     }
+}
+
+/// How people name a connection: its place, which tells its shard too, and its generation.
+fn shown(key: ConnKey, (shards, shard): (u32, u32)) -> String {
+    format!("{}.{}", key.slot * shards + shard, key.generation)
 }
 
 fn write_counters(text: &mut String, counters: &Counters) {

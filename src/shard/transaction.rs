@@ -54,6 +54,16 @@ impl Transaction {
         self.is_void
     }
 
+    /// The commands as they were typed.
+    pub(super) fn frames(&self) -> &[u8] {
+        &self.frames
+    }
+
+    /// The commands as they were typed, how many they are, and the messages and handles in them.
+    pub(super) fn into_parts(self) -> (Vec<u8>, u64, usize) {
+        (self.frames, self.commands, self.items)
+    }
+
     /// Memory held, bytes.
     pub fn memory(&self) -> usize {
         let body = |(sections, body): &(Vec<u8>, Bytes)| sections.len() + body.len();
@@ -75,20 +85,20 @@ pub(super) enum Kept {
 }
 
 /// Kept commands, one after another.
-struct Commands<'a> {
+pub(super) struct Commands<'a> {
     decoder: Decoder,
     rest: &'a [u8],
 }
 
 impl<'a> Commands<'a> {
-    fn new(frames: &'a [u8]) -> Commands<'a> {
+    pub(super) fn new(frames: &'a [u8]) -> Commands<'a> {
         Commands {
             decoder: Decoder::default(),
             rest: frames,
         }
     }
 
-    fn next(&mut self, limits: &Limits) -> Option<Command<'_>> {
+    pub(super) fn next(&mut self, limits: &Limits) -> Option<Command<'_>> {
         if self.rest.is_empty() {
             return None;
         }
@@ -142,6 +152,35 @@ impl<S: Storage> Shard<S> {
         // One that is void was counted when it became so.
         let is_aborted = open.is_some_and(|open| !open.is_void);
         self.totals.transactions.aborted += u64::from(is_aborted);
+    }
+
+    /// Another shard's connection has queued this, and commits it here.
+    pub(super) fn take_transaction(
+        &mut self,
+        slot: usize,
+        frames: &[u8],
+        commands: u64,
+        items: usize,
+    ) {
+        self.conns[slot].transaction = Some(Box::new(Transaction {
+            frames: frames.to_vec(),
+            commands,
+            items,
+            ..Transaction::default()
+        }));
+    }
+
+    /// Commits what the connection has queued; false if that goes on in a later turn.
+    pub(super) fn commit_now(&mut self, asker: Asker<'_>, now: Now) -> bool {
+        !matches!(self.commit_transaction(asker, now), Kept::Again)
+    }
+
+    /// The transaction ends with its `COMMIT`, which is refused.
+    pub(super) fn refuse_commit(&mut self, slot: usize, quiet: bool) {
+        if self.conns[slot].transaction.take().is_some() {
+            self.totals.transactions.voided += 1;
+            self.conns[slot].quiet.rejected += u64::from(quiet);
+        }
     }
 
     /// A command between `BEGIN` and the end of its transaction; `frame` is what stands of it in the input.

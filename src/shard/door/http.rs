@@ -368,7 +368,7 @@ impl<S: Storage> Shard<S> {
                         is_head: head.method == Method::Head,
                         keep_alive: head.keep_alive,
                     });
-                    if self.route(slot, head, body, now) == Flow::Again {
+                    if self.run_route(slot, head, body, now) == Flow::Again {
                         // It is decoded again, or still there with its body.
                         self.conns[slot].kept_body = None;
                         return if is_collected { used + consumed } else { used };
@@ -397,7 +397,7 @@ impl<S: Storage> Shard<S> {
         Flow::Done
     }
 
-    fn route(&mut self, slot: usize, head: &Head, body: Body<'_>, now: Now) -> Flow {
+    fn run_route(&mut self, slot: usize, head: &Head, body: Body<'_>, now: Now) -> Flow {
         if let Some((status, text)) = self.is_foreign(slot, head) {
             return self.plain(slot, status, TEXT, text.as_bytes());
         }

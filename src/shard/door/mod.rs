@@ -183,6 +183,10 @@ impl<S: Storage> Shard<S> {
         if pinned.is_some_and(|pinned| pinned != door) {
             return None;
         }
+        if self.peers.is_some() && door != Door::Text {
+            // What comes through the other doors is not routed to its shard.
+            return None;
+        }
         match door {
             Door::Text => Some(Session::Text),
             Door::Http => Some(Session::Http(Box::default())),

@@ -1,0 +1,741 @@
+//! A connection with guests at other shards: what it has posted, and the order of what comes back.
+//!
+//! Its socket is written from the *wire*. What this shard answers, and what guests send, goes there in the order
+//! of the commands: a *run* is a row of commands to one place, and a place with a run that is not at the front
+//! waits. A place without a run that is unanswered only pushes, which needs no order.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io::IoSlice;
+
+use bytes::Bytes;
+
+use super::gather::Gather;
+use super::guest::Kind;
+use super::{Leave, Letter, PEER_BYTES_MAX, RUNS_MAX, WINDOW_BYTES};
+use crate::buffer::send::{Pool, SendRing};
+use crate::log::disk::Storage;
+use crate::shard::conn::{Blocked, Conn, Life};
+use crate::shard::{Now, Shard};
+
+/// Pieces from this size are referenced by the wire, smaller ones copied, bytes.
+const SHARED_BYTES_MIN: usize = 4 << 10;
+
+/// What a connection waits for before its next command is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wait {
+    /// The answers of this run, whose last command may be an untagged wait.
+    Run(u64),
+    /// Every answer.
+    All,
+    /// Room in the mail.
+    Mail,
+}
+
+/// Where the answers of a run come from.
+#[derive(Debug)]
+pub(super) enum Dest {
+    /// This shard: complete behind this offset of the connection's own output.
+    Own(u64),
+    /// A guest.
+    Guest(u32),
+    /// Several shards, one answer.
+    Gather(Box<Gather>),
+}
+
+/// A row of commands to one place.
+#[derive(Debug)]
+pub(super) struct Run {
+    pub id: u64,
+    pub dest: Dest,
+}
+
+/// A part of a guest's output.
+#[derive(Debug)]
+struct Piece {
+    bytes: Bytes,
+    /// The guest's stream offset behind it.
+    end: u64,
+    /// It completes the answers of that run.
+    mark: Option<u64>,
+    /// The guest wants to know when the socket has taken it.
+    confirm: bool,
+}
+
+/// The way to one guest.
+#[derive(Debug, Default)]
+struct Link {
+    is_open: bool,
+    is_gone: bool,
+    /// Commands of this turn, and the run that they are.
+    draft: Option<(u64, Vec<u8>)>,
+    /// Runs that are not answered.
+    pending: usize,
+    /// Input posted and not used up, bytes.
+    posted: usize,
+    kept: VecDeque<Piece>,
+    /// The last run whose answers have all come.
+    answered: u64,
+    /// The socket has taken the guest's output up to there; and what of that was told.
+    sent: u64,
+    told: u64,
+}
+
+/// What a connection has whose commands went to other shards.
+#[derive(Debug)]
+pub struct Away {
+    /// What the socket is written from.
+    wire: SendRing,
+    /// Bytes in `kept`.
+    kept_bytes: usize,
+    pub(super) runs: VecDeque<Run>,
+    next_run: u64,
+    links: Vec<Link>,
+    /// (offset in the wire, shard, offset in its guest's output or this shard's, whether that is to be told).
+    confirms: VecDeque<(u64, u32, u64, bool)>,
+    /// Tags under which something may be under way at a guest, the empty one for untagged subscriptions:
+    /// where, and the run that began it.
+    pub(super) tags: BTreeMap<Box<[u8]>, (u32, u64)>,
+    /// The socket has taken this shard's own output up to there.
+    pub own_confirmed: u64,
+    /// The connection's own output was looked at up to there.
+    own_seen: u64,
+    /// The last queue routed, as typed, and its shard.
+    pub(super) last: (Vec<u8>, u32),
+    listed: bool,
+    /// An empty line was posted behind the command that waits.
+    cancelled: bool,
+    /// The guests know that nothing more comes.
+    finished: bool,
+    /// The connection waits for its guests to go before it closes.
+    quitting: bool,
+}
+
+impl Away {
+    fn new(shards: u32) -> Away {
+        Away {
+            wire: SendRing::default(),
+            kept_bytes: 0,
+            runs: VecDeque::new(),
+            next_run: 1,
+            links: (0..shards).map(|_| Link::default()).collect(),
+            confirms: VecDeque::new(),
+            tags: BTreeMap::new(),
+            own_confirmed: 0,
+            own_seen: 0,
+            last: (Vec::new(), 0),
+            listed: false,
+            cancelled: false,
+            finished: false,
+            quitting: false,
+        }
+    }
+
+    /// Output that the socket has not taken, beside the connection's own, bytes.
+    #[inline]
+    pub fn unsent(&self) -> usize {
+        self.wire.len() + self.kept_bytes
+    }
+
+    /// Memory held, bytes.
+    pub fn memory(&self) -> usize {
+        let drafts = self.links.iter().filter_map(|link| link.draft.as_ref());
+        size_of::<Away>()
+            + self.wire.memory()
+            + self.kept_bytes
+            + drafts.map(|(_, bytes)| bytes.capacity()).sum::<usize>()
+    }
+
+    /// Something can be written to the socket.
+    pub fn has_output(&self) -> bool {
+        !self.wire.is_empty()
+    }
+
+    /// Nothing is under way, and nothing to be sent.
+    pub fn is_idle(&self) -> bool {
+        self.runs.is_empty() && self.wire.is_empty() && self.kept_bytes == 0
+    }
+
+    /// Every guest has gone.
+    fn is_alone(&self) -> bool {
+        self.links.iter().all(|link| !link.is_open || link.is_gone)
+    }
+
+    /// May the connection be closed, as far as its guests are concerned?
+    pub fn may_close(&self) -> bool {
+        self.is_idle() && (self.is_alone() || !(self.finished || self.quitting))
+    }
+
+    /// Fills `slices` with what may be written.
+    pub fn slices<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
+        self.wire.slices(slices)
+    }
+
+    /// Drops what is to be written.
+    pub fn clear(&mut self, pool: &mut Pool) {
+        self.wire.clear(pool);
+    }
+
+    /// Shards with a guest of the connection.
+    pub(super) fn guests(&self) -> Vec<u32> {
+        let open = |(_, link): &(usize, &Link)| link.is_open && !link.is_gone;
+        let links = self.links.iter().enumerate().filter(open);
+        links.map(|(shard, _)| shard as u32).collect()
+    }
+
+    /// Has that run not been answered?
+    pub(super) fn is_pending(&self, run: u64) -> bool {
+        self.runs.front().is_some_and(|front| front.id <= run)
+    }
+
+    /// Where the answers of this shard's runs end in the connection's own output.
+    pub fn own_marks(&self) -> impl Iterator<Item = u64> {
+        self.runs.iter().filter_map(|run| match run.dest {
+            Dest::Own(mark) => Some(mark),
+            _ => None,
+        })
+    }
+
+    /// Those behind `start` are elsewhere now.
+    pub fn move_marks(&mut self, start: u64, moved: &[u64]) {
+        let mut moved = moved.iter();
+        for run in &mut self.runs {
+            if let Dest::Own(mark) = &mut run.dest
+                && *mark > start
+                && let Some(new) = moved.next()
+            {
+                *mark = *new;
+            }
+        }
+        self.own_seen = self.own_seen.min(start);
+    }
+
+    /// The last run at that shard that was not answered.
+    pub(super) fn last_run_at(&self, shard: u32) -> Option<u64> {
+        let mut runs = self.runs.iter().rev();
+        let last = runs.find(|run| matches!(run.dest, Dest::Guest(at) if at == shard));
+        last.map(|run| run.id)
+    }
+
+    fn add_run(&mut self, dest: Dest) -> u64 {
+        let id = self.next_run;
+        self.next_run += 1;
+        if let Dest::Guest(to) = dest {
+            self.links[to as usize].pending += 1;
+        }
+        self.runs.push_back(Run { id, dest });
+        id
+    }
+
+    /// The connection's own output so far stands before what is posted next.
+    fn seal(&mut self, conn: &Conn, is_waiting: bool) {
+        let end = conn.out.end();
+        if end == self.own_seen && !is_waiting {
+            return;
+        }
+        self.own_seen = end;
+        match self.runs.back_mut() {
+            Some(Run {
+                dest: Dest::Own(mark),
+                ..
+            }) => *mark = end,
+            _ if conn.out.is_empty() && !is_waiting => {}
+            _ => {
+                self.add_run(Dest::Own(end));
+            }
+        }
+    }
+
+    /// Puts a guest's piece on the wire.
+    fn send(&mut self, from: u32, piece: Piece, pool: &mut Pool) {
+        self.kept_bytes -= piece.bytes.len();
+        if piece.bytes.len() >= SHARED_BYTES_MIN {
+            self.wire.share(piece.bytes);
+        } else {
+            self.wire.writer(pool).extend_from_slice(&piece.bytes);
+        }
+        let end = self.wire.end();
+        match self.confirms.back_mut() {
+            Some((at, shard, upto, confirm)) if *shard == from => {
+                (*at, *upto) = (end, piece.end);
+                *confirm |= piece.confirm;
+            }
+            _ => self
+                .confirms
+                .push_back((end, from, piece.end, piece.confirm)),
+        }
+    }
+
+    /// Puts the connection's own output up to that offset on the wire, as far as it may leave.
+    fn send_own(&mut self, me: u32, conn: &mut Conn, upto: u64, pool: &mut Pool) {
+        let sent = conn.out.sent();
+        let count = (upto.saturating_sub(sent) as usize).min(conn.out.sendable());
+        if count == 0 {
+            return;
+        }
+        let end = sent + count as u64;
+        let bytes = Bytes::from(conn.out.take(count, pool));
+        self.kept_bytes += bytes.len();
+        let piece = Piece {
+            bytes,
+            end,
+            mark: None,
+            confirm: false,
+        };
+        self.send(me, piece, pool);
+    }
+
+    /// Puts on the wire what may go there.
+    fn pump(&mut self, me: u32, conn: &mut Conn, bytes_max: usize, pool: &mut Pool) {
+        while self.wire.len() < bytes_max && self.pump_front(me, conn, pool) {}
+        if self.wire.len() >= bytes_max {
+            return;
+        }
+        // What is only pushed stands between others' answers.
+        for shard in 0..self.links.len() {
+            if self.links[shard].pending == 0 {
+                while let Some(piece) = self.links[shard].kept.pop_front() {
+                    self.send(shard as u32, piece, pool);
+                }
+            }
+        }
+        let is_own = |run: &Run| matches!(run.dest, Dest::Own(_));
+        if !self.runs.iter().any(is_own) {
+            self.send_own(me, conn, u64::MAX, pool);
+        }
+    }
+
+    /// Moves the front run on; false if it is not answered yet, or there is none.
+    fn pump_front(&mut self, me: u32, conn: &mut Conn, pool: &mut Pool) -> bool {
+        let is_last = self.runs.len() == 1;
+        let Some(run) = self.runs.front_mut() else {
+            return false;
+        };
+        let id = run.id;
+        match &mut run.dest {
+            Dest::Own(mark) => {
+                // Nothing is posted behind a command that waits here, so it is of the last run.
+                let waits = matches!(conn.blocked, Blocked::Pull(_) | Blocked::Request(_));
+                let waits = waits && is_last;
+                let upto = if waits { u64::MAX } else { *mark };
+                self.send_own(me, conn, upto, pool);
+                if waits || conn.out.sent() < upto {
+                    return false;
+                }
+            }
+            Dest::Guest(from) => {
+                let from = *from;
+                loop {
+                    let link = &mut self.links[from as usize];
+                    let Some(piece) = link.kept.pop_front() else {
+                        return false;
+                    };
+                    let is_last = piece.mark == Some(id);
+                    if is_last {
+                        link.pending -= 1;
+                    }
+                    self.send(from, piece, pool);
+                    if is_last {
+                        break;
+                    }
+                }
+            }
+            Dest::Gather(gather) => {
+                let Some(text) = gather.finish(&mut conn.quiet) else {
+                    return false;
+                };
+                self.wire.writer(pool).extend_from_slice(&text);
+            }
+        }
+        self.runs.pop_front();
+        true
+    }
+}
+
+impl<S: Storage> Shard<S> {
+    /// What the connection has at other shards; begun when it is first needed.
+    pub(super) fn away(&mut self, slot: usize) -> &mut Away {
+        let (shards, _) = self.shards();
+        let conn = &mut self.conns[slot];
+        conn.away.get_or_insert_with(|| Box::new(Away::new(shards)))
+    }
+
+    pub(super) fn list_away(&mut self, slot: usize) {
+        let key = self.key(slot);
+        let away = self.away(slot);
+        if !away.listed {
+            away.listed = true;
+            self.mail().moving.push_back(key);
+        }
+    }
+
+    /// Commands of this connection were run here: their answers stand behind those that are awaited.
+    #[inline]
+    pub(in crate::shard) fn ran_here(&mut self, slot: usize) {
+        let conn = &mut self.conns[slot];
+        if conn.away.is_some() {
+            self.seal_own(slot, false);
+        }
+    }
+
+    fn seal_own(&mut self, slot: usize, is_posting: bool) {
+        self.away(slot);
+        let conn = &mut self.conns[slot];
+        let Some(mut away) = conn.away.take() else {
+            return;
+        };
+        if is_posting || !away.runs.is_empty() {
+            let waits = matches!(conn.blocked, Blocked::Pull(_) | Blocked::Request(_));
+            away.seal(conn, waits);
+        }
+        conn.away = Some(away);
+    }
+
+    /// Is there room to post to these shards? Otherwise the connection waits for it.
+    pub(super) fn has_room_to(&mut self, slot: usize, to: &[u32]) -> bool {
+        let away = self.away(slot);
+        let is_full = |to: &u32| away.links[*to as usize].posted >= WINDOW_BYTES;
+        let any_full = to.iter().any(is_full);
+        let front = away.runs.front().map_or(0, |run| run.id);
+        if away.runs.len() >= RUNS_MAX {
+            self.conns[slot].blocked = Blocked::Away(Wait::Run(front));
+            return false;
+        }
+        let key = self.key(slot);
+        let peers = self.mail();
+        let crowded = to
+            .iter()
+            .find(|to| peers.outstanding[**to as usize] >= PEER_BYTES_MAX);
+        if let Some(crowded) = crowded {
+            peers.waiting[*crowded as usize].push(key);
+        }
+        if crowded.is_some() || any_full {
+            self.conns[slot].blocked = Blocked::Away(Wait::Mail);
+            return false;
+        }
+        true
+    }
+
+    /// Adds a command to what is posted to a shard at the turn's end; returns its run.
+    pub(super) fn post_command(&mut self, slot: usize, to: u32, frame: &[&[u8]]) -> u64 {
+        self.seal_own(slot, true);
+        self.list_away(slot);
+        self.open_link(slot, to);
+        let bytes: usize = frame.iter().map(|part| part.len()).sum();
+        let away = self.away(slot);
+        let last = away.runs.back().map(|run| run.id);
+        let link = &mut away.links[to as usize];
+        if let Some((run, draft)) = &mut link.draft
+            && Some(*run) == last
+        {
+            let run = *run;
+            for part in frame {
+                draft.extend_from_slice(part);
+            }
+            self.count_posted(slot, to, bytes);
+            return run;
+        }
+        self.flush_draft(slot, to);
+        let away = self.away(slot);
+        let run = away.add_run(Dest::Guest(to));
+        let mut draft = Vec::with_capacity(bytes.max(512));
+        for part in frame {
+            draft.extend_from_slice(part);
+        }
+        away.links[to as usize].draft = Some((run, draft));
+        self.count_posted(slot, to, bytes);
+        run
+    }
+
+    /// Posts something that is a run of its own.
+    pub(super) fn post_alone(&mut self, slot: usize, to: u32, kind: Kind, bytes: Vec<u8>) {
+        self.seal_own(slot, true);
+        let run = self.away(slot).add_run(Dest::Guest(to));
+        self.post_input(slot, to, run, kind, bytes);
+    }
+
+    /// Begins a run that several shards answer.
+    pub(super) fn add_gather(&mut self, slot: usize, gather: Gather) -> u64 {
+        self.seal_own(slot, true);
+        self.list_away(slot);
+        self.away(slot).add_run(Dest::Gather(Box::new(gather)))
+    }
+
+    /// Posts input that belongs to a run there is.
+    pub(super) fn post_input(
+        &mut self,
+        slot: usize,
+        to: u32,
+        run: u64,
+        kind: Kind,
+        bytes: Vec<u8>,
+    ) {
+        self.list_away(slot);
+        self.open_link(slot, to);
+        self.flush_draft(slot, to);
+        self.count_posted(slot, to, bytes.len());
+        let conn = self.key(slot);
+        let letter = Letter::Input {
+            conn,
+            run,
+            kind,
+            bytes,
+        };
+        self.mail().post(to, letter);
+    }
+
+    fn count_posted(&mut self, slot: usize, to: u32, bytes: usize) {
+        self.away(slot).links[to as usize].posted += bytes;
+        self.mail().outstanding[to as usize] += bytes;
+    }
+
+    fn flush_draft(&mut self, slot: usize, to: u32) {
+        let conn = self.key(slot);
+        if let Some((run, bytes)) = self.away(slot).links[to as usize].draft.take() {
+            let letter = Letter::Input {
+                conn,
+                run,
+                kind: Kind::Commands,
+                bytes,
+            };
+            self.mail().post(to, letter);
+        }
+    }
+
+    fn flush_drafts(&mut self, slot: usize) {
+        for to in 0..self.shards().0 {
+            self.flush_draft(slot, to);
+        }
+    }
+
+    fn open_link(&mut self, slot: usize, to: u32) {
+        if std::mem::replace(&mut self.away(slot).links[to as usize].is_open, true) {
+            return;
+        }
+        let conn = self.key(slot);
+        let open = &self.conns[slot];
+        let letter = Letter::Open {
+            conn,
+            peer: open.peer.clone(),
+            name: open.name.clone(),
+            wants_expired: open.wants_expired,
+        };
+        let is_half_closed = open.life == Life::HalfClosed;
+        self.mail().post(to, letter);
+        if is_half_closed {
+            let how = Leave::HalfClosed;
+            self.mail().post(to, Letter::Leave { conn, how });
+        }
+    }
+
+    /// Tells every guest something.
+    fn tell_guests(&mut self, slot: usize, letter: impl Fn(&Conn) -> Letter) {
+        self.flush_drafts(slot);
+        let Some(away) = &self.conns[slot].away else {
+            return;
+        };
+        for to in away.guests() {
+            let letter = letter(&self.conns[slot]);
+            self.mail().post(to, letter);
+        }
+    }
+
+    fn leave_guests(&mut self, slot: usize, how: Leave) {
+        if self.conns[slot].away.is_some() {
+            let conn = self.key(slot);
+            self.tell_guests(slot, |_| Letter::Leave { conn, how });
+        }
+    }
+
+    /// `HELLO` was run.
+    pub(in crate::shard) fn guests_named(&mut self, slot: usize) {
+        if self.conns[slot].away.is_some() {
+            let conn = self.key(slot);
+            self.tell_guests(slot, |open| Letter::Named {
+                conn,
+                name: open.name.clone(),
+                wants_expired: open.wants_expired,
+            });
+        }
+    }
+
+    /// `QUIT` was run.
+    pub(in crate::shard) fn guests_quit(&mut self, slot: usize) {
+        self.leave_guests(slot, Leave::Quit);
+        if let Some(away) = &mut self.conns[slot].away {
+            away.quitting = true;
+        }
+    }
+
+    /// The peer has ended its side.
+    pub(in crate::shard) fn guests_half_closed(&mut self, slot: usize) {
+        self.leave_guests(slot, Leave::HalfClosed);
+    }
+
+    /// All input was run and no more comes.
+    pub(in crate::shard) fn finish_guests(&mut self, slot: usize) {
+        let away = self.conns[slot].away.as_mut();
+        if away.is_some_and(|away| !std::mem::replace(&mut away.finished, true)) {
+            self.leave_guests(slot, Leave::Finish);
+        }
+    }
+
+    /// The connection goes at once.
+    pub(in crate::shard) fn guests_reset(&mut self, slot: usize) {
+        self.leave_guests(slot, Leave::Reset);
+    }
+
+    /// An empty line behind an untagged wait at a guest ends it.
+    pub(in crate::shard) fn cancel_away(&mut self, slot: usize, run: u64) {
+        let away = self.away(slot);
+        if std::mem::replace(&mut away.cancelled, true) {
+            return;
+        }
+        let to = away.runs.iter().find(|other| other.id == run);
+        if let Some(Run {
+            dest: Dest::Guest(to),
+            ..
+        }) = to
+        {
+            let to = *to;
+            self.post_input(slot, to, run, Kind::Cancel, Vec::new());
+        }
+    }
+
+    pub(super) fn link_taken(&mut self, slot: usize, from: u32, taken: usize) {
+        if let Some(away) = &mut self.conns[slot].away {
+            away.links[from as usize].posted -= taken;
+        }
+    }
+
+    pub(super) fn guest_gone(&mut self, slot: usize, from: u32) {
+        if let Some(away) = &mut self.conns[slot].away {
+            away.links[from as usize].is_gone = true;
+            self.list_away(slot);
+        }
+    }
+
+    /// A guest has sent something.
+    #[allow(clippy::too_many_arguments)]
+    pub(super) fn guest_said(
+        &mut self,
+        slot: usize,
+        from: u32,
+        bytes: Vec<u8>,
+        marks: Vec<(usize, u64)>,
+        end: u64,
+        tags: Vec<Box<[u8]>>,
+        confirm: bool,
+    ) {
+        let Some(away) = &mut self.conns[slot].away else {
+            return;
+        };
+        let link = &mut away.links[from as usize];
+        let mut rest = Bytes::from(bytes);
+        let start = end - rest.len() as u64;
+        let mut at = 0;
+        away.kept_bytes += rest.len();
+        for (offset, run) in marks {
+            link.answered = run;
+            let bytes = rest.split_to(offset - at);
+            at = offset;
+            link.kept.push_back(Piece {
+                bytes,
+                end: start + offset as u64,
+                mark: Some(run),
+                confirm,
+            });
+        }
+        if !rest.is_empty() {
+            link.kept.push_back(Piece {
+                bytes: rest,
+                end,
+                mark: None,
+                confirm,
+            });
+        }
+        let answered = link.answered;
+        if !away.tags.is_empty() {
+            away.tags.retain(|tag, (shard, run)| {
+                *shard != from || *run > answered || tags.iter().any(|other| other == tag)
+            });
+        }
+        self.list_away(slot);
+    }
+
+    /// Posts and sends what a connection has for its guests and its peer.
+    pub(super) fn move_away(&mut self, slot: usize, now: Now) {
+        self.away(slot).listed = false;
+        self.flush_drafts(slot);
+        self.pump_away(slot);
+        self.settle_life(slot, now);
+    }
+
+    pub(in crate::shard) fn pump_away(&mut self, slot: usize) {
+        let (_, me) = self.shards();
+        let conn = &mut self.conns[slot];
+        let Some(mut away) = conn.away.take() else {
+            return;
+        };
+        away.pump(me, conn, self.limits.send_bytes_max, &mut self.pool);
+        let goes_on = match conn.blocked {
+            Blocked::Away(Wait::Run(run)) => !away.is_pending(run),
+            Blocked::Away(Wait::All) => away.runs.is_empty(),
+            _ => false,
+        };
+        let has_output = !away.wire.is_empty();
+        away.cancelled &= !goes_on;
+        conn.away = Some(away);
+        if goes_on {
+            conn.blocked = Blocked::No;
+            self.resume(slot);
+        }
+        let key = self.key(slot);
+        let conn = &mut self.conns[slot];
+        if has_output && !conn.dirty {
+            conn.dirty = true;
+            self.dirty.push_back(key);
+        }
+    }
+
+    /// The socket took `count` bytes of the wire; true while more could be written now.
+    pub(in crate::shard) fn wire_sent(&mut self, slot: usize, count: usize, now: Now) -> bool {
+        let key = self.key(slot);
+        let (_, me) = self.shards();
+        let half = self.limits.send_bytes_max / 2;
+        let was_full = self.conns[slot].unsent() >= half;
+        let Some(away) = &mut self.conns[slot].away else {
+            return false;
+        };
+        away.wire.consume(count, &mut self.pool);
+        let mut letters = Vec::new();
+        while let Some((at, shard, upto, confirm)) = away.confirms.front().copied()
+            && at <= away.wire.sent()
+        {
+            away.confirms.pop_front();
+            if shard == me {
+                away.own_confirmed = upto;
+                continue;
+            }
+            let link = &mut away.links[shard as usize];
+            link.sent = upto;
+            if confirm || link.sent - link.told >= WINDOW_BYTES as u64 / 4 {
+                link.told = link.sent;
+                letters.push((shard, Letter::Confirmed { conn: key, upto }));
+            }
+        }
+        for (shard, letter) in letters {
+            self.mail().post(shard, letter);
+        }
+        if !self.conns[slot].holding.is_empty() {
+            self.release_holds(slot);
+        }
+        self.pump_away(slot);
+        if was_full && self.conns[slot].unsent() < half {
+            self.room_again(slot);
+        }
+        let away = self.conns[slot].away.as_ref();
+        let more = away.is_some_and(|away| !away.wire.is_empty());
+        self.settle_life(slot, now);
+        more
+    }
+}

@@ -1,0 +1,364 @@
+//! A connection of another shard, at the shard whose queues its commands are about.
+
+use std::collections::VecDeque;
+
+use super::{Leave, Letter, WINDOW_BYTES};
+use crate::config::Door;
+use crate::log::disk::Storage;
+use crate::shard::conn::{Blocked, Conn, Entrance, Life};
+use crate::shard::door::Session;
+use crate::shard::{ConnKey, Now, Shard};
+
+/// How a piece of input is to be run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Commands, one after another.
+    Commands,
+    /// One command whose answer is a part of what several shards answer.
+    Part,
+    /// An empty line behind a command that waits.
+    Cancel,
+    /// What was queued since `BEGIN`, to be committed.
+    Commit {
+        commands: u64,
+        items: usize,
+        tag: Box<[u8]>,
+        quiet: bool,
+    },
+}
+
+/// Input of a guest that is not run to its end.
+#[derive(Debug)]
+struct Piece {
+    run: u64,
+    /// Bytes of it in the tail.
+    left: usize,
+    kind: Kind,
+}
+
+/// What a guest has beside an ordinary connection.
+#[derive(Debug)]
+pub struct Guest {
+    /// The shard and the key of the connection whose guest it is.
+    pub home: (u32, ConnKey),
+    pieces: VecDeque<Piece>,
+    /// Behind these offsets of the output the answers of a run are complete.
+    marks: VecDeque<(u64, u64)>,
+    /// Input used up since that was told, bytes.
+    taken: usize,
+    /// The socket has taken the output up to this offset.
+    pub confirmed: u64,
+    /// Nothing more comes.
+    finish: bool,
+    listed: bool,
+    /// Tags told in the last letter.
+    had_tags: bool,
+}
+
+impl Guest {
+    /// Where the answers of runs end in the output.
+    pub fn marks(&self) -> impl Iterator<Item = u64> {
+        self.marks.iter().map(|(offset, _)| *offset)
+    }
+
+    /// Those behind `start` are elsewhere now.
+    pub fn move_marks(&mut self, start: u64, moved: &[u64]) {
+        let behind = self.marks.iter_mut().filter(|(mark, _)| *mark > start);
+        for ((mark, _), new) in behind.zip(moved) {
+            *mark = *new;
+        }
+    }
+
+    /// All that came was run, and no more comes.
+    pub fn is_finished(&self) -> bool {
+        self.finish && self.pieces.is_empty() && self.marks.is_empty()
+    }
+}
+
+impl<S: Storage> Shard<S> {
+    pub(super) fn guest_slot(&self, from: u32, conn: ConnKey) -> Option<usize> {
+        let peers = self.peers.as_ref()?;
+        self.slot(*peers.guests.get(&(from, conn))?)
+    }
+
+    pub(super) fn open_guest(
+        &mut self,
+        home: (u32, ConnKey),
+        peer: &str,
+        name: Box<[u8]>,
+        wants_expired: bool,
+        now: Now,
+    ) {
+        let generation = self.next_generation;
+        self.next_generation = self.next_generation.wrapping_add(1);
+        let holder = self.engine.leases.add_holder();
+        let entrance = Entrance {
+            pinned: Some(Door::Text),
+            is_loopback: true,
+        };
+        let mut conn = Conn::new(generation, peer, entrance, holder, now.us);
+        conn.session = Session::Text;
+        conn.name = name;
+        conn.wants_expired = wants_expired;
+        conn.guest = Some(Box::new(Guest {
+            home,
+            pieces: VecDeque::new(),
+            marks: VecDeque::new(),
+            taken: 0,
+            confirmed: 0,
+            finish: false,
+            listed: false,
+            had_tags: false,
+        }));
+        let slot = self.conns.insert(conn) as u32;
+        let key = ConnKey { slot, generation };
+        self.set_holder(holder, key);
+        self.mail().guests.insert(home, key);
+    }
+
+    fn guest(&mut self, slot: usize) -> &mut Guest {
+        let guest = self.conns[slot].guest.as_mut();
+        guest.expect("it is looked up among the guests")
+    }
+
+    /// Commands have come.
+    pub(super) fn guest_input(
+        &mut self,
+        slot: usize,
+        run: u64,
+        kind: Kind,
+        bytes: &[u8],
+        now: Now,
+    ) {
+        let conn = &mut self.conns[slot];
+        conn.heard_us = now.us;
+        let direct = conn.blocked == Blocked::No && conn.tail.is_empty();
+        let guest = self.guest(slot);
+        let direct = direct && guest.pieces.is_empty() && kind == Kind::Commands;
+        let mut piece = Piece {
+            run,
+            left: bytes.len(),
+            kind,
+        };
+        let mut used = 0;
+        if direct {
+            // Most input is run where it came.
+            used = self.run(slot, bytes, now);
+            piece.left -= used;
+        }
+        let conn = &mut self.conns[slot];
+        if used < bytes.len() {
+            conn.tail.push(&bytes[used..], &mut self.pool);
+        }
+        let guest = self.guest(slot);
+        guest.taken += used;
+        guest.pieces.push_back(piece);
+        self.run_guest(slot, now);
+        self.after_run(slot, now);
+        if self.conns.contains(slot) {
+            self.list_guest(slot);
+        }
+    }
+
+    /// Runs what has come, as far as nothing keeps it back.
+    pub(in crate::shard) fn run_guest(&mut self, slot: usize, now: Now) {
+        while self.run_piece(slot, now) {}
+    }
+
+    /// Runs the first piece; false if it cannot be run to its end now.
+    fn run_piece(&mut self, slot: usize, now: Now) -> bool {
+        let blocked = self.conns[slot].blocked;
+        let is_open = self.conns[slot].life != Life::Closing;
+        let guest = self.guest(slot);
+        let Some(front) = guest.pieces.front() else {
+            return false;
+        };
+        let (left, run, kind) = (front.left, front.run, front.kind.clone());
+        match kind {
+            Kind::Commands if left == 0 => {
+                if let Blocked::Pull(waiter) = blocked {
+                    // Its last command waits, unless an empty line follows.
+                    let next = guest.pieces.get(1).map(|piece| &piece.kind);
+                    if next != Some(&Kind::Cancel) {
+                        return false;
+                    }
+                    guest.pieces.remove(1);
+                    self.finish_pull(waiter, 0);
+                    return true;
+                }
+                if matches!(blocked, Blocked::Request(_)) {
+                    return false;
+                }
+                self.complete_piece(slot, run);
+                true
+            }
+            // Nothing waits.
+            Kind::Cancel => {
+                guest.pieces.pop_front();
+                true
+            }
+            _ if blocked != Blocked::No || !is_open => false,
+            Kind::Commands => {
+                let tail = std::mem::take(&mut self.conns[slot].tail);
+                let used = self.run(slot, &tail.as_slice()[..left], now);
+                self.conns[slot].tail = tail;
+                self.use_up(slot, used);
+                used > 0
+            }
+            Kind::Part => {
+                let tail = std::mem::take(&mut self.conns[slot].tail);
+                let captured = self.run_captured(slot, &tail.as_slice()[..left], now);
+                self.conns[slot].tail = tail;
+                let Some((text, need)) = captured else {
+                    return false;
+                };
+                self.use_up(slot, left);
+                self.guest(slot).pieces.pop_front();
+                let home = self.guest(slot).home;
+                self.keep_captured(home, run, text, need);
+                true
+            }
+            Kind::Commit {
+                commands,
+                items,
+                tag,
+                quiet,
+            } => {
+                if self.conns[slot].transaction.is_none() {
+                    let tail = std::mem::take(&mut self.conns[slot].tail);
+                    self.take_transaction(slot, &tail.as_slice()[..left], commands, items);
+                    self.conns[slot].tail = tail;
+                }
+                if !self.commit_posted(slot, &tag, quiet, now) {
+                    return false;
+                }
+                self.use_up(slot, left);
+                self.complete_piece(slot, run);
+                true
+            }
+        }
+    }
+
+    fn complete_piece(&mut self, slot: usize, run: u64) {
+        let end = self.conns[slot].out.end();
+        let guest = self.guest(slot);
+        guest.pieces.pop_front();
+        guest.marks.push_back((end, run));
+    }
+
+    /// So much of the first piece was run.
+    fn use_up(&mut self, slot: usize, used: usize) {
+        if used == 0 {
+            return;
+        }
+        let conn = &mut self.conns[slot];
+        conn.tail.consume(used, &mut self.pool);
+        let guest = self.guest(slot);
+        guest.taken += used;
+        if let Some(front) = guest.pieces.front_mut() {
+            front.left -= used;
+        }
+        self.list_guest(slot);
+    }
+
+    pub(super) fn list_guest(&mut self, slot: usize) {
+        let key = self.key(slot);
+        let guest = self.guest(slot);
+        if !guest.listed {
+            guest.listed = true;
+            self.mail().posting.push_back(key);
+        }
+    }
+
+    /// Posts what a guest has to say.
+    pub(super) fn post_guest(&mut self, slot: usize, now: Now) {
+        self.guest(slot).listed = false;
+        // The wait of its last command may just have ended.
+        if self.conns[slot].blocked == Blocked::No {
+            self.run_guest(slot, now);
+            self.guest(slot).listed = false;
+        }
+        let half = self.limits.send_bytes_max / 2;
+        let conn = &mut self.conns[slot];
+        let Some(guest) = &mut conn.guest else { return };
+        let start = conn.out.sent();
+        let has_window = start - guest.confirmed < WINDOW_BYTES as u64;
+        let was_full = conn.out.len() >= half;
+        let bytes = match has_window {
+            true => conn.out.take(conn.out.sendable(), &mut self.pool),
+            false => Vec::new(),
+        };
+        let end = conn.out.sent();
+        let mut marks = Vec::new();
+        while let Some((offset, run)) = guest.marks.front().copied()
+            && offset <= end
+        {
+            guest.marks.pop_front();
+            marks.push((offset.saturating_sub(start) as usize, run));
+        }
+        let is_told = guest.taken >= WINDOW_BYTES / 4;
+        if !bytes.is_empty() || !marks.is_empty() || is_told {
+            let taken = std::mem::take(&mut guest.taken);
+            let has_tags = !conn.waits.is_empty() || !conn.requests.is_empty();
+            let confirm = !conn.holding.is_empty();
+            let tags = match has_tags || guest.had_tags {
+                true => conn.tags_in_use(),
+                false => Vec::new(),
+            };
+            let Some(guest) = &mut conn.guest else { return };
+            guest.had_tags = has_tags;
+            let (to, home) = guest.home;
+            let letter = Letter::Output {
+                conn: home,
+                bytes,
+                marks,
+                end,
+                taken,
+                tags,
+                confirm,
+            };
+            self.mail().post(to, letter);
+        }
+        if was_full && self.conns[slot].out.len() < half {
+            self.room_again(slot);
+        }
+        self.settle_life(slot, now);
+    }
+
+    /// The socket has taken the guest's output up to there.
+    pub(super) fn guest_confirmed(&mut self, slot: usize, upto: u64) {
+        self.guest(slot).confirmed = upto;
+        if !self.conns[slot].holding.is_empty() {
+            self.release_holds(slot);
+        }
+        self.list_guest(slot);
+    }
+
+    pub(super) fn guest_leaves(&mut self, slot: usize, how: Leave, now: Now) {
+        if how == Leave::Reset {
+            self.remove(slot, now);
+            return;
+        }
+        if how == Leave::Quit {
+            self.abandon_requests(slot);
+        }
+        if how != Leave::HalfClosed {
+            self.guest(slot).finish = true;
+        }
+        if self.conns[slot].life == Life::Open {
+            self.conns[slot].life = Life::HalfClosed;
+            self.end_interests(slot, now);
+        }
+        self.mark_dirty(slot);
+        self.list_guest(slot);
+    }
+
+    /// The guest goes: its home is told, and what it had not run counts as used up.
+    pub(in crate::shard) fn guest_goes(&mut self, guest: &Guest, unused: usize) {
+        let (to, conn) = guest.home;
+        let taken = guest.taken + unused;
+        let peers = self.mail();
+        peers.guests.remove(&guest.home);
+        peers.post(to, Letter::Gone { conn, taken });
+    }
+}

@@ -1,0 +1,363 @@
+//! Several shards in one broker: what they send each other, and who waits for whom.
+//!
+//! A connection lives on the shard that accepted it, its *home*. When one of its commands is about another
+//! shard's queue, the home posts the command as it was typed to that shard, where the connection has a
+//! *guest*: an ordinary [`Conn`](super::conn::Conn) whose bytes come and go by mail instead of a socket. So
+//! leases, credit, waits and gates are there what they are for any connection.
+//!
+//! ```text
+//!   home: route --> draft --one bag a turn--> guest: run, answer
+//!         wire <-- in command order <--one bag a turn-- output and marks
+//! ```
+//!
+//! Mail is data, delivered in order between any two shards and never lost while the process lives; who carries
+//! it is not known here. Nothing waits for it but connections: each has so much on its way in either direction
+//! and is not read further before some of it has arrived.
+
+mod away;
+mod ending;
+mod gather;
+mod guest;
+mod merge;
+mod route;
+#[cfg(test)]
+mod tests;
+
+pub(super) use away::{Away, Wait};
+pub(super) use ending::{CLOSED, CLOSING};
+use gather::Captured;
+pub(super) use guest::Guest;
+pub(super) use merge::GUEST;
+pub(super) use route::{Errand, Plan};
+
+use std::collections::{HashMap, VecDeque};
+
+use foldhash::fast::FixedState;
+
+use super::conn::Blocked;
+use super::{ConnKey, Now, Shard};
+use crate::log::disk::Storage;
+use guest::Kind;
+
+/// A connection's commands on their way to one shard, or output on its way back, bytes: so much is on its way
+/// before the next waits. One command, or one reply, may take it over.
+const WINDOW_BYTES: usize = 1 << 20;
+/// What is on its way from one shard to another in all, bytes, before connections wait.
+const PEER_BYTES_MAX: usize = 16 << 20;
+/// A connection's runs of commands that are not answered, before the next wait.
+const RUNS_MAX: usize = 1024;
+
+/// What one shard has for another at the end of a turn.
+#[derive(Debug, Default)]
+pub struct Bag(Vec<Letter>);
+
+/// How a home leaves its guests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Leave {
+    /// The peer has ended its side: waits end, what was posted is still run.
+    HalfClosed,
+    /// `QUIT`: requests are abandoned too, and nothing more comes.
+    Quit,
+    /// Nothing more comes; the guest goes when all is said.
+    Finish,
+    /// The connection is gone, and its guest with it.
+    Reset,
+}
+
+/// One thing that a shard tells another. `conn` is the connection's key at its home.
+#[derive(Debug)]
+enum Letter {
+    /// To a guest: it begins.
+    Open {
+        conn: ConnKey,
+        peer: Box<str>,
+        name: Box<[u8]>,
+        wants_expired: bool,
+    },
+    /// To a guest: what `HELLO` has said.
+    Named {
+        conn: ConnKey,
+        name: Box<[u8]>,
+        wants_expired: bool,
+    },
+    /// To a guest: commands.
+    Input {
+        conn: ConnKey,
+        run: u64,
+        kind: Kind,
+        bytes: Vec<u8>,
+    },
+    /// To a guest: the socket has taken its output up to this offset.
+    Confirmed { conn: ConnKey, upto: u64 },
+    /// To a guest: it goes.
+    Leave { conn: ConnKey, how: Leave },
+    /// To a home: output up to the guest's stream offset `end`, whole lines and messages. `marks` say behind
+    /// which byte the answers of a run are complete. `taken` bytes of input were used up. `tags` are those in
+    /// use, an empty one among them if there is an untagged subscription.
+    Output {
+        conn: ConnKey,
+        bytes: Vec<u8>,
+        marks: Vec<(usize, u64)>,
+        end: u64,
+        taken: usize,
+        tags: Vec<Box<[u8]>>,
+        confirm: bool,
+    },
+    /// To a home: this shard's part of an answer that several give.
+    Part {
+        conn: ConnKey,
+        run: u64,
+        text: Vec<u8>,
+    },
+    /// To a home: the guest is gone.
+    Gone { conn: ConnKey, taken: usize },
+    /// The broker drains, and nothing is leased here any more.
+    Idle,
+    /// How far this shard's end is.
+    Ending(u8),
+    /// This shard's disk has failed.
+    Failed(String),
+}
+
+/// What a shard knows of the others.
+#[derive(Debug)]
+pub(super) struct Peers {
+    pub me: u32,
+    pub count: u32,
+    boxes: Vec<Vec<Letter>>,
+    /// Input posted to each and not used up, bytes.
+    outstanding: Vec<usize>,
+    /// Connections that wait until some of it is.
+    waiting: Vec<Vec<ConnKey>>,
+    /// Guests by their home's shard and their key there.
+    guests: HashMap<(u32, ConnKey), ConnKey, FixedState>,
+    /// Guests with something to post.
+    posting: VecDeque<ConnKey>,
+    /// Connections with guests elsewhere that have something to send or post.
+    moving: VecDeque<ConnKey>,
+    /// Parts of answers that wait for the log.
+    captured: Vec<Captured>,
+    /// Queues that took the last cast.
+    taken: u64,
+    ending: ending::Endings,
+}
+
+impl Peers {
+    /// `count` shards, of which this is number `me`.
+    pub fn new(me: u32, count: u32) -> Peers {
+        assert!(me < count, "shards are numbered from 0");
+        Peers {
+            me,
+            count,
+            boxes: (0..count).map(|_| Vec::new()).collect(),
+            outstanding: vec![0; count as usize],
+            waiting: vec![Vec::new(); count as usize],
+            guests: HashMap::default(),
+            posting: VecDeque::new(),
+            moving: VecDeque::new(),
+            captured: Vec::new(),
+            taken: 0,
+            ending: ending::Endings::new(count),
+        }
+    }
+
+    fn post(&mut self, to: u32, letter: Letter) {
+        assert!(to != self.me, "no shard writes to itself");
+        self.boxes[to as usize].push(letter);
+    }
+
+    /// How many guests there are.
+    pub fn guests(&self) -> usize {
+        self.guests.len()
+    }
+
+    /// Something is to be done without waiting for anything.
+    pub fn is_busy(&self) -> bool {
+        !self.posting.is_empty() || !self.moving.is_empty()
+    }
+}
+
+impl<S: Storage> Shard<S> {
+    /// How many shards there are, and which this is.
+    pub(super) fn shards(&self) -> (u32, u32) {
+        self.peers
+            .as_ref()
+            .map_or((1, 0), |peers| (peers.count, peers.me))
+    }
+
+    #[inline]
+    fn mail(&mut self) -> &mut Peers {
+        self.peers.as_mut().expect("only one of several has mail")
+    }
+
+    /// Mail for another shard, told by its number; each once, at the end of a turn.
+    pub fn poll_post(&mut self) -> Option<(u32, Bag)> {
+        let peers = self.peers.as_mut()?;
+        let to = peers.boxes.iter().position(|letters| !letters.is_empty())?;
+        Some((to as u32, Bag(std::mem::take(&mut peers.boxes[to]))))
+    }
+
+    /// Mail of another shard has come.
+    pub fn handle_post(&mut self, from: u32, bag: Bag, now: Now) {
+        for letter in bag.0 {
+            self.handle_letter(from, letter, now);
+        }
+    }
+
+    fn handle_letter(&mut self, from: u32, letter: Letter, now: Now) {
+        match letter {
+            Letter::Open {
+                conn,
+                peer,
+                name,
+                wants_expired,
+            } => self.open_guest((from, conn), &peer, name, wants_expired, now),
+            Letter::Named {
+                conn,
+                name,
+                wants_expired,
+            } => {
+                if let Some(slot) = self.guest_slot(from, conn) {
+                    self.conns[slot].name = name;
+                    self.conns[slot].wants_expired = wants_expired;
+                }
+            }
+            Letter::Input {
+                conn,
+                run,
+                kind,
+                bytes,
+            } => match self.guest_slot(from, conn) {
+                Some(slot) => self.guest_input(slot, run, kind, &bytes, now),
+                // It has gone with the last `Gone`; what comes behind that is used up too.
+                None => {
+                    let taken = bytes.len();
+                    self.mail().post(from, Letter::Gone { conn, taken });
+                }
+            },
+            Letter::Confirmed { conn, upto } => {
+                if let Some(slot) = self.guest_slot(from, conn) {
+                    self.guest_confirmed(slot, upto);
+                }
+            }
+            Letter::Leave { conn, how } => {
+                if let Some(slot) = self.guest_slot(from, conn) {
+                    self.guest_leaves(slot, how, now);
+                }
+            }
+            Letter::Output {
+                conn,
+                bytes,
+                marks,
+                end,
+                taken,
+                tags,
+                confirm,
+            } => {
+                self.input_taken(from, conn, taken);
+                if let Some(slot) = self.slot(conn) {
+                    self.guest_said(slot, from, bytes, marks, end, tags, confirm);
+                }
+            }
+            Letter::Part { conn, run, text } => {
+                if let Some(slot) = self.slot(conn) {
+                    self.part_came(slot, run, from, text);
+                }
+            }
+            Letter::Gone { conn, taken } => {
+                self.input_taken(from, conn, taken);
+                if let Some(slot) = self.slot(conn) {
+                    self.guest_gone(slot, from);
+                }
+            }
+            Letter::Idle => self.mail().ending.idle(from),
+            Letter::Ending(stage) => {
+                self.mail().ending.reached(from, stage);
+                // One that ends takes all with it.
+                self.handle_shutdown(now);
+            }
+            Letter::Failed(text) => self.fail(text),
+        }
+    }
+
+    /// A peer has used up input that this shard has posted: connections that waited for that go on.
+    fn input_taken(&mut self, from: u32, conn: ConnKey, taken: usize) {
+        if taken == 0 {
+            return;
+        }
+        let peers = self.mail();
+        let left = &mut peers.outstanding[from as usize];
+        *left -= taken;
+        if *left < PEER_BYTES_MAX / 2 {
+            for key in std::mem::take(&mut peers.waiting[from as usize]) {
+                self.unblock_mail(key);
+            }
+        }
+        if let Some(slot) = self.slot(conn) {
+            self.link_taken(slot, from, taken);
+            self.unblock_mail(conn);
+        }
+    }
+
+    /// A connection that waits for room in the mail tries again.
+    fn unblock_mail(&mut self, key: ConnKey) {
+        if let Some(slot) = self.slot(key)
+            && self.conns[slot].blocked == Blocked::Away(away::Wait::Mail)
+        {
+            self.conns[slot].blocked = Blocked::No;
+            self.resume(slot);
+        }
+    }
+
+    /// Does the connection have something for its socket? A guest's output goes by mail, in the next turn.
+    pub(super) fn is_writable(&mut self, slot: usize) -> bool {
+        if self.conns[slot].guest.is_some() {
+            self.list_guest(slot);
+            return false;
+        }
+        if self.conns[slot].away.is_none() {
+            return true;
+        }
+        // It is not to be listed once more by this.
+        self.conns[slot].dirty = true;
+        self.pump_away(slot);
+        let conn = &mut self.conns[slot];
+        conn.dirty = false;
+        conn.away.as_ref().is_some_and(|away| away.has_output())
+    }
+
+    /// At the end of a turn: answers go to where they belong, and the turn's mail is put together.
+    pub(super) fn exchange(&mut self, now: Now) {
+        if self.peers.is_none() {
+            return;
+        }
+        self.release_captured();
+        for _ in 0..self.dirty.len() {
+            let Some(key) = self.dirty.pop_front() else {
+                break;
+            };
+            let Some(slot) = self.slot(key) else { continue };
+            let conn = &mut self.conns[slot];
+            if conn.guest.is_some() {
+                conn.dirty = false;
+                self.list_guest(slot);
+            } else if conn.away.is_some() {
+                conn.dirty = false;
+                self.list_away(slot);
+            } else {
+                self.dirty.push_back(key);
+            }
+        }
+        while let Some(key) = self.mail().posting.pop_front() {
+            if let Some(slot) = self.slot(key) {
+                self.post_guest(slot, now);
+            }
+        }
+        while let Some(key) = self.mail().moving.pop_front() {
+            if let Some(slot) = self.slot(key) {
+                self.move_away(slot, now);
+            }
+        }
+        self.exchange_endings();
+    }
+}

@@ -1,0 +1,637 @@
+//! Where a command is run.
+
+use bytes::Bytes;
+
+use super::away::{Dest, Wait};
+use super::gather::{Gather, Question};
+use super::guest::Kind;
+use crate::broker::command::{Body, Command, Request, StatsScope, Tokens, Typed};
+use crate::broker::reply::{Error, ErrorCode};
+use crate::log::disk::Storage;
+use crate::protocol::text::fast;
+use crate::protocol::text::handles::{self, Acks};
+use crate::shard::conn::Blocked;
+use crate::shard::interest::{tag_in_use, untagged_in_use};
+use crate::shard::placement::shard_of;
+use crate::shard::request::shard_of_token;
+use crate::shard::session::{Asker, Flow};
+use crate::shard::transaction::Commands;
+use crate::shard::{Now, Shard};
+
+/// So much of plain commands is posted in one go, bytes, before limits are looked at again.
+const PLAIN_BYTES_MAX: usize = 64 << 10;
+
+/// Where a command is run.
+#[derive(Debug)]
+pub(in crate::shard) enum Plan {
+    /// Here, by this connection.
+    Here,
+    /// At another shard.
+    Post {
+        to: u32,
+        /// Later commands wait for its answers.
+        waits: bool,
+        /// A tag is in use from now on; the empty one is that of untagged subscriptions.
+        begins: Option<Box<[u8]>>,
+    },
+    /// At several; what each is asked if that is not the command as it stands.
+    Gather {
+        question: Question,
+        asked: Vec<(u32, Option<Vec<u8>>)>,
+    },
+    /// The transaction is committed at another shard.
+    Commit(u32),
+    /// It comes again when this is over.
+    Again(Wait),
+    /// Nowhere.
+    Refuse(Error),
+}
+
+/// What is needed to carry out a plan when the command is no longer borrowed.
+#[derive(Debug)]
+pub(in crate::shard) struct Errand {
+    plan: Plan,
+    tag: Option<Box<[u8]>>,
+    quiet: bool,
+    /// The body, if it is not in the input.
+    own: Option<Bytes>,
+}
+
+impl Errand {
+    /// For that request.
+    pub(in crate::shard) fn new(plan: Plan, request: &Request<'_>) -> Errand {
+        Errand {
+            plan,
+            tag: request.tag.map(Box::from),
+            quiet: request.quiet,
+            own: own_body(&request.command),
+        }
+    }
+}
+
+/// The body that came into memory of its own.
+fn own_body(command: &Command<'_>) -> Option<Bytes> {
+    let body = match command {
+        Command::Publish { body, .. }
+        | Command::PublishBatch { data: body, .. }
+        | Command::Request { body, .. }
+        | Command::Cast { body, .. }
+        | Command::Schedule { body, .. }
+        | Command::Answer { body, .. } => body,
+        _ => return None,
+    };
+    match body {
+        Body::Owned(bytes) => Some(bytes.clone()),
+        Body::Borrowed(_) => None,
+    }
+}
+
+impl<S: Storage> Shard<S> {
+    /// The shard of the queue of that name. A connection that stays on one queue hashes nothing.
+    fn owner_of(&mut self, slot: usize, name: Typed<'_>) -> u32 {
+        let (shards, me) = self.shards();
+        if self.last_target(slot, name).is_some() {
+            return me;
+        }
+        if let Some(away) = &self.conns[slot].away
+            && away.last.0 == name.0
+        {
+            return away.last.1;
+        }
+        let owner = shard_of(name.decoded(&mut Vec::new()), shards);
+        if let Some(away) = &mut self.conns[slot].away {
+            away.last.0.clear();
+            away.last.0.extend_from_slice(name.0);
+            away.last.1 = owner;
+        }
+        owner
+    }
+
+    /// Posts the plain publishes, or plain acks, at the front of `input` that go to one other shard; returns how
+    /// many bytes they are. Decides nothing: what is not plain, and what goes elsewhere, is left to the general
+    /// path, which posts the same bytes.
+    #[inline]
+    pub(in crate::shard) fn post_plain(&mut self, slot: usize, input: &[u8]) -> usize {
+        let (shards, me) = self.shards();
+        let conn = &self.conns[slot];
+        let Some(away) = &conn.away else { return 0 };
+        if conn.transaction.is_some() {
+            return 0;
+        }
+        let mut used = 0;
+        let to = match input.first() {
+            Some(b'P') => {
+                let (name, to) = (&away.last.0[..], away.last.1);
+                if to == me || name.is_empty() {
+                    return 0;
+                }
+                while used < PLAIN_BYTES_MAX
+                    && let Some((_, length)) =
+                        fast::body_to(&input[used..], fast::PUBLISH, name, &self.limits)
+                {
+                    used += length;
+                }
+                to
+            }
+            Some(b'A') => {
+                let mut to = None;
+                let (mut acks, mut read) = (Acks::new(), Vec::new());
+                while used < PLAIN_BYTES_MAX
+                    && let Some((_, length)) = acks.read(&input[used..], &self.limits, &mut read)
+                {
+                    let owner = |typed: &handles::Typed| {
+                        (typed.handle.incarnation % u64::from(shards)) as u32
+                    };
+                    let first = to.unwrap_or(owner(&read[0]));
+                    if first == me || read.iter().any(|typed| owner(typed) != first) {
+                        break;
+                    }
+                    to = Some(first);
+                    used += length;
+                }
+                to.unwrap_or(me)
+            }
+            _ => return 0,
+        };
+        if used == 0 || !self.has_room_to(slot, &[to]) {
+            return 0;
+        }
+        self.post_command(slot, to, &[&input[..used]]);
+        used
+    }
+
+    /// The shard that a handle names; this one's if it names none.
+    fn owner_of_handle(&self, token: &[u8]) -> u32 {
+        let (shards, me) = self.shards();
+        handles::parse(token).map_or(me, |handle| (handle.incarnation % u64::from(shards)) as u32)
+    }
+
+    /// Where a command of a connection is run.
+    pub(in crate::shard) fn route(&mut self, slot: usize, request: &Request<'_>) -> Plan {
+        let conn = &self.conns[slot];
+        if conn.guest.is_some() {
+            return Plan::Here;
+        }
+        if let Some(open) = &conn.transaction {
+            return match request.command {
+                Command::Commit if !open.is_void() => self.plan_commit(slot),
+                _ => Plan::Here,
+            };
+        }
+        let plan = self.plan_command(slot, request);
+        let to = match &plan {
+            Plan::Here => Some(self.shards().1),
+            Plan::Post { to, .. } => Some(*to),
+            Plan::Gather { .. } => None,
+            _ => return plan,
+        };
+        match self.tag_conflict(slot, request, to) {
+            Some(other) => other,
+            None => plan,
+        }
+    }
+
+    fn plan_command(&mut self, slot: usize, request: &Request<'_>) -> Plan {
+        let to = match &request.command {
+            Command::Publish { queue, .. }
+            | Command::PublishBatch { queue, .. }
+            | Command::Schedule { queue, .. }
+            | Command::Delete { queue, .. }
+            | Command::Bind { queue, .. }
+            | Command::Unbind { queue, .. } => self.owner_of(slot, *queue),
+            Command::Request { queue, .. } => {
+                let to = self.owner_of(slot, *queue);
+                return self.post_to(to, request.tag.is_none(), request.tag);
+            }
+            Command::Pull { sources, options } => {
+                let mut owner = None;
+                for source in sources.iter() {
+                    let other = self.owner_of(slot, source.queue);
+                    if owner.is_some_and(|owner| owner != other) {
+                        return Plan::Refuse(apart("these queues", "name queues of one shard"));
+                    }
+                    owner = Some(other);
+                }
+                let to = owner.unwrap_or(0);
+                let waits = options.wait_us > 0;
+                let begins = request.tag.filter(|_| waits);
+                return self.post_to(to, waits && request.tag.is_none(), begins);
+            }
+            Command::Subscribe { source, .. } => {
+                let to = self.owner_of(slot, source.queue);
+                let tag = request.tag.unwrap_or_default();
+                return self.post_to(to, false, Some(tag));
+            }
+            Command::Unsubscribe { source } => {
+                let pattern = crate::broker::pattern::Pattern::new(source.queue.0).ok();
+                let live = &self.conns[slot].live;
+                if source.group.is_none() && pattern.is_some_and(|it| live.contains_key(&it)) {
+                    return Plan::Here;
+                }
+                self.owner_of(slot, source.queue)
+            }
+            Command::Credit { source, .. }
+            | Command::QueueGet { source }
+            | Command::QueueDelete { source }
+            | Command::Purge { source, .. }
+            | Command::Peek { source, .. }
+            | Command::Seek { source, .. }
+            | Command::Why { source }
+            | Command::Stats(StatsScope::Queue(source)) => self.owner_of(slot, source.queue),
+            Command::QueueSet { queue, settings } => {
+                let to = self.owner_of(slot, *queue);
+                let dead = settings.dead.as_deref().filter(|dead| !dead.is_empty());
+                if dead.is_some_and(|dead| shard_of(dead, self.shards().0) != to) {
+                    let what = "a queue and its dead-letter queue";
+                    return Plan::Refuse(apart(what, "take a name that ends in .dead for dead="));
+                }
+                to
+            }
+            Command::Move { source, target, .. } => {
+                let to = self.owner_of(slot, source.queue);
+                if self.owner_of(slot, *target) != to {
+                    return Plan::Refuse(apart("the two queues", "PULL, PUB and ACK instead"));
+                }
+                to
+            }
+            Command::Ack { handles }
+            | Command::Nack { handles, .. }
+            | Command::Touch { handles, .. } => {
+                return self.plan_settle(request, *handles);
+            }
+            Command::Answer { token, .. } => {
+                let (shards, me) = self.shards();
+                let token = token.decoded(&mut Vec::new()).to_vec();
+                shard_of_token(&token, shards).unwrap_or(me)
+            }
+            Command::Kill { conn } => conn.0 % self.shards().0,
+            Command::Cancel { tag } => match &self.conns[slot].away {
+                Some(away) => away.tags.get(*tag).map_or(self.shards().1, |(to, _)| *to),
+                None => return Plan::Here,
+            },
+            Command::QueueList { .. } => return self.ask_all(Question::List),
+            Command::Stats(StatsScope::Broker) => return self.ask_all(Question::Stats),
+            Command::Stats(StatsScope::Connections) => {
+                return self.ask_all(Question::Connections);
+            }
+            Command::Cast { .. } => return self.ask_all(Question::Cast),
+            Command::Drain { .. } => return self.ask_all(Question::Drain),
+            Command::Sync { .. } => return self.plan_sync(slot),
+            Command::Quit => {
+                let away = self.conns[slot].away.as_ref();
+                return match away.is_some_and(|away| !away.runs.is_empty()) {
+                    true => Plan::Again(Wait::All),
+                    false => Plan::Here,
+                };
+            }
+            // What it changes is told to the guests at once, so its answer must not wait.
+            Command::Hello { .. } => {
+                let away = self.conns[slot].away.as_ref();
+                return match away.is_some_and(|away| !away.runs.is_empty()) {
+                    true => Plan::Again(Wait::All),
+                    false => Plan::Here,
+                };
+            }
+            Command::Ping { .. }
+            | Command::Help { .. }
+            | Command::SubscribeLive { .. }
+            | Command::UnsubscribeLive { .. }
+            | Command::Begin
+            | Command::Commit
+            | Command::Abort => return Plan::Here,
+        };
+        self.post_to(to, false, None)
+    }
+
+    fn post_to(&self, to: u32, waits: bool, begins: Option<&[u8]>) -> Plan {
+        if to == self.shards().1 {
+            return Plan::Here;
+        }
+        Plan::Post {
+            to,
+            waits,
+            begins: begins.map(Box::from),
+        }
+    }
+
+    fn ask_all(&self, question: Question) -> Plan {
+        let asked = (0..self.shards().0).map(|shard| (shard, None));
+        Plan::Gather {
+            question,
+            asked: asked.collect(),
+        }
+    }
+
+    /// `SYNC` asks the shards that this connection has published at, as far as is known.
+    fn plan_sync(&self, slot: usize) -> Plan {
+        let Some(away) = &self.conns[slot].away else {
+            return Plan::Here;
+        };
+        let is_counted_later = |dest: &Dest| match dest {
+            Dest::Gather(gather) => gather.is_quiet_cast(),
+            _ => false,
+        };
+        if away.runs.iter().any(|run| is_counted_later(&run.dest)) {
+            return Plan::Again(Wait::All);
+        }
+        let mut asked = vec![(self.shards().1, None)];
+        asked.extend(away.guests().into_iter().map(|shard| (shard, None)));
+        Plan::Gather {
+            question: Question::Sync,
+            asked,
+        }
+    }
+
+    /// Handles of one shard are settled there; those of several in as many commands.
+    fn plan_settle(&self, request: &Request<'_>, handles: Tokens<'_>) -> Plan {
+        let owners: Vec<u32> = handles
+            .iter()
+            .map(|token| self.owner_of_handle(token))
+            .collect();
+        let first = owners.first().copied().unwrap_or(self.shards().1);
+        if owners.iter().all(|owner| *owner == first) {
+            return self.post_to(first, false, None);
+        }
+        let mut shards = owners.clone();
+        shards.sort_unstable();
+        shards.dedup();
+        let asked = shards.into_iter().map(|shard| {
+            let own = handles.iter().zip(&owners);
+            let own = own.filter(|(_, owner)| **owner == shard);
+            let own: Vec<&[u8]> = own.map(|(token, _)| token).collect();
+            (shard, Some(settle_command(&request.command, &own)))
+        });
+        Plan::Gather {
+            asked: asked.collect(),
+            question: Question::Settle(handles.0.to_vec(), owners.clone()),
+        }
+    }
+
+    /// A transaction is committed where all of its queues and leases are.
+    fn plan_commit(&mut self, slot: usize) -> Plan {
+        let frames = match &self.conns[slot].transaction {
+            Some(open) => open.frames().to_vec(),
+            None => return Plan::Here,
+        };
+        let limits = self.limits.clone();
+        let mut owner = None;
+        let mut is_apart = false;
+        let mut commands = Commands::new(&frames);
+        while let Some(command) = commands.next(&limits) {
+            let owners: Vec<u32> = match command {
+                Command::Publish { queue, .. } | Command::PublishBatch { queue, .. } => {
+                    vec![self.owner_of(slot, queue)]
+                }
+                Command::Ack { handles } | Command::Nack { handles, .. } => handles
+                    .iter()
+                    .filter(|token| handles::parse(token).is_some())
+                    .map(|token| self.owner_of_handle(token))
+                    .collect(),
+                _ => Vec::new(),
+            };
+            for other in owners {
+                is_apart |= owner.is_some_and(|owner| owner != other);
+                owner = Some(other);
+            }
+        }
+        if is_apart {
+            let what = "the queues of this transaction";
+            return Plan::Refuse(apart(what, "nothing of it is done"));
+        }
+        match owner {
+            Some(to) if to != self.shards().1 => Plan::Commit(to),
+            _ => Plan::Here,
+        }
+    }
+
+    /// Tags are the connection's, wherever what they name is under way.
+    fn tag_conflict(&self, slot: usize, request: &Request<'_>, to: Option<u32>) -> Option<Plan> {
+        let conn = &self.conns[slot];
+        let is_here = to == Some(self.shards().1);
+        let away = conn.away.as_ref();
+        let elsewhere = |tag: &[u8]| {
+            let away = away?;
+            let (shard, _) = *away.tags.get(tag)?;
+            (to != Some(shard)).then(|| away.last_run_at(shard))
+        };
+        let verdict = |found: Option<Option<u64>>, error: Error| match found {
+            // Perhaps it ends by what was posted there; the answer tells.
+            Some(Some(run)) => Some(Plan::Again(Wait::Run(run))),
+            Some(None) => Some(Plan::Refuse(error)),
+            None => None,
+        };
+        if matches!(request.command, Command::Cancel { .. }) {
+            return None;
+        }
+        if let Some(tag) = request.tag {
+            if !is_here && conn.uses(tag) {
+                return Some(Plan::Refuse(tag_in_use(tag)));
+            }
+            return verdict(elsewhere(tag), tag_in_use(tag));
+        }
+        if matches!(
+            request.command,
+            Command::Pull { .. } | Command::Request { .. } | Command::Peek { .. }
+        ) {
+            if !is_here && conn.has_untagged_subscription() {
+                return Some(Plan::Refuse(untagged_in_use()));
+            }
+            return verdict(elsewhere(b""), untagged_in_use());
+        }
+        None
+    }
+
+    /// Does what was planned for a command: `frame` is what stands of it in the input, `line` its line if its
+    /// body came into memory of its own.
+    pub(in crate::shard) fn carry_out_plan(
+        &mut self,
+        slot: usize,
+        errand: Errand,
+        frame: &[u8],
+        line: &[u8],
+        now: Now,
+    ) -> Flow {
+        let Errand {
+            plan,
+            tag,
+            quiet,
+            own,
+        } = errand;
+        let flow = match (plan, &own) {
+            (Plan::Here, _) => unreachable!("that is run as ever"),
+            (Plan::Again(wait), _) => {
+                self.conns[slot].blocked = Blocked::Away(wait);
+                Flow::Again
+            }
+            (Plan::Refuse(error), _) => {
+                self.refuse(slot, tag.as_deref(), &error);
+                self.refuse_commit(slot, quiet);
+                Flow::Done
+            }
+            (Plan::Post { to, waits, begins }, own) => {
+                let end: &[u8] = if is_counted(line) { b"\n" } else { b"" };
+                let parts: [&[u8]; 4] = match own {
+                    Some(body) => [line, b"\n", body, end],
+                    None => [frame, b"", b"", b""],
+                };
+                self.post(slot, to, waits, begins, &parts)
+            }
+            (Plan::Gather { question, asked }, own) => {
+                let whole = match own {
+                    Some(body) => {
+                        let end: &[u8] = if is_counted(line) { b"\n" } else { b"" };
+                        [line, b"\n", body, end].concat()
+                    }
+                    None => frame.to_vec(),
+                };
+                self.gather(slot, question, asked, tag.as_deref(), quiet, &whole, now)
+            }
+            (Plan::Commit(to), _) => self.post_commit(slot, to, tag.as_deref(), quiet),
+        };
+        if flow == Flow::Again {
+            self.conns[slot].kept_body = own;
+        }
+        flow
+    }
+
+    fn post(
+        &mut self,
+        slot: usize,
+        to: u32,
+        waits: bool,
+        begins: Option<Box<[u8]>>,
+        frame: &[&[u8]],
+    ) -> Flow {
+        if !self.has_room_to(slot, &[to]) {
+            return Flow::Again;
+        }
+        let run = self.post_command(slot, to, frame);
+        let away = self.away(slot);
+        if let Some(tag) = begins {
+            away.tags.insert(tag, (to, run));
+        }
+        if waits {
+            self.conns[slot].blocked = Blocked::Away(Wait::Run(run));
+        }
+        Flow::Done
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn gather(
+        &mut self,
+        slot: usize,
+        question: Question,
+        asked: Vec<(u32, Option<Vec<u8>>)>,
+        tag: Option<&[u8]>,
+        quiet: bool,
+        frame: &[u8],
+        now: Now,
+    ) -> Flow {
+        let (shards, me) = self.shards();
+        let others: Vec<u32> = asked.iter().map(|(shard, _)| *shard).collect();
+        let others: Vec<u32> = others.into_iter().filter(|shard| *shard != me).collect();
+        if !self.has_room_to(slot, &others) {
+            return Flow::Again;
+        }
+        let mut own = None;
+        if let Some((_, command)) = asked.iter().find(|(shard, _)| *shard == me) {
+            let command = command.as_deref().unwrap_or(frame);
+            own = match self.run_captured(slot, command, now) {
+                Some(own) => Some(own),
+                None => return Flow::Again,
+            };
+        }
+        let gather = Gather::new(question, tag, quiet, shards, asked.len());
+        let run = self.add_gather(slot, gather);
+        for (to, command) in asked {
+            if to != me {
+                let bytes = command.unwrap_or_else(|| frame.to_vec());
+                self.post_input(slot, to, run, Kind::Part, bytes);
+            }
+        }
+        if let Some((text, need)) = own {
+            let home = (me, self.key(slot));
+            self.keep_captured(home, run, text, need);
+        }
+        Flow::Done
+    }
+
+    fn post_commit(&mut self, slot: usize, to: u32, tag: Option<&[u8]>, quiet: bool) -> Flow {
+        if !self.has_room_to(slot, &[to]) {
+            return Flow::Again;
+        }
+        let Some(open) = self.conns[slot].transaction.take() else {
+            return Flow::Done;
+        };
+        let (frames, commands, items) = open.into_parts();
+        let kind = Kind::Commit {
+            commands,
+            items,
+            tag: tag.unwrap_or_default().into(),
+            quiet,
+        };
+        self.post_alone(slot, to, kind, frames);
+        Flow::Done
+    }
+
+    /// Commits at a guest what its connection has queued; false if that goes on later.
+    pub(super) fn commit_posted(&mut self, slot: usize, tag: &[u8], quiet: bool, now: Now) -> bool {
+        let asker = Asker {
+            slot,
+            tag: (!tag.is_empty()).then_some(tag),
+            quiet,
+        };
+        self.commit_now(asker, now)
+    }
+}
+
+/// Does the line announce octets, behind which a line end stands?
+fn is_counted(line: &[u8]) -> bool {
+    line.iter().rev().find(|octet| !octet.is_ascii_digit()) == Some(&b'$')
+}
+
+/// The command that settles only these handles.
+fn settle_command(command: &Command<'_>, handles: &[&[u8]]) -> Vec<u8> {
+    let (verb, options): (&[u8], Vec<u8>) = match command {
+        Command::Nack {
+            delay_us,
+            dead,
+            why,
+            ..
+        } => {
+            let mut options = Vec::new();
+            if let Some(delay_us) = delay_us {
+                options.extend_from_slice(format!(" delay={delay_us}us").as_bytes());
+            }
+            if *dead {
+                options.extend_from_slice(b" dead=1");
+            }
+            if let Some(why) = why {
+                options.extend_from_slice(b" why=");
+                options.extend_from_slice(why.0);
+            }
+            (b"NACK", options)
+        }
+        Command::Touch { lease_us, .. } => {
+            let lease = lease_us.map(|lease_us| format!(" lease={lease_us}us"));
+            (b"TOUCH", lease.unwrap_or_default().into_bytes())
+        }
+        _ => (b"ACK", Vec::new()),
+    };
+    let mut line = verb.to_vec();
+    for handle in handles {
+        line.push(b' ');
+        line.extend_from_slice(handle);
+    }
+    line.extend_from_slice(&options);
+    line.push(b'\n');
+    line
+}
+
+/// What belongs together lies on two shards.
+fn apart(what: &str, instead: &str) -> Error {
+    let text = format!(
+        "{what} are on different shards of this broker, which cannot do that yet: {instead}, or start it with one shard"
+    );
+    Error::new(ErrorCode::Conflict, text)
+}
