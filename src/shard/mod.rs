@@ -6,6 +6,7 @@
 mod ack_run;
 mod admin;
 mod cast;
+mod cast_run;
 mod conn;
 mod consume;
 mod door;
@@ -46,6 +47,7 @@ use crate::config::{Config, Limits};
 use crate::fault::{Fault, planted};
 use crate::log::disk::Storage;
 use crate::log::{BlockSlot, Log, OpenError, OpenOptions, Recovered};
+use crate::protocol::text::handles::Typed;
 use conn::{Blocked, Conn, Entrance, Life, ReadInto};
 use engine::{Engine, Receiver, Return};
 use waiters::Waiters;
@@ -91,10 +93,10 @@ enum Ending {
 
 /// Size of the buffer that sockets are read into, bytes.
 const SCRATCH_BYTES: usize = 256 << 10;
-/// Output buffers kept for reuse, the largest of them, and their memory in all. A thousand small
-/// messages that are let out at once must fit one, or it is made anew each time.
+/// Output buffers kept for reuse, the largest of them, and their memory in all. What a connection may have
+/// in its output at most must fit one, or memory is asked for, and zeroed by the system, each time.
 const POOL_COUNT: usize = 256;
-const POOL_BUFFER_BYTES_MAX: usize = 256 << 10;
+const POOL_BUFFER_BYTES_MAX: usize = 2 << 20;
 const POOL_BYTES_MAX: usize = 16 << 20;
 
 /// What is known of the listeners.
@@ -160,6 +162,10 @@ pub struct Shard<S: Storage> {
     live: live::Live,
     /// Scratch for tokens that were stale, and texts.
     text: Vec<u8>,
+    /// Scratch for a run of casts.
+    cast_run: cast_run::CastRun,
+    /// Scratch for the handles of an ack.
+    handles: Vec<Typed>,
 }
 
 impl<S: Storage> Shard<S> {
@@ -235,6 +241,8 @@ impl<S: Storage> Shard<S> {
             requests: request::Requests::new(random),
             live: live::Live::default(),
             text: Vec::new(),
+            cast_run: cast_run::CastRun::default(),
+            handles: Vec::new(),
         };
         Ok((shard, recovered))
     }

@@ -7,8 +7,10 @@
 
 mod bindings;
 mod cast;
+mod census;
 mod definitions;
 mod deliver;
+mod deliver_run;
 mod groups;
 mod publish;
 mod publish_run;
@@ -110,6 +112,7 @@ pub struct Engine<S: Storage> {
     to_free: Vec<(QueueKey, QueueUid)>,
     /// Queues whose next message is being read.
     cold_queues: Vec<QueueKey>,
+    census: census::Census,
     sections: Vec<u8>,
     headers: Vec<u8>,
     decoded: Vec<u8>,
@@ -150,6 +153,7 @@ impl<S: Storage> Engine<S> {
             unused_slots: Vec::new(),
             to_free: Vec::new(),
             cold_queues: Vec::new(),
+            census: census::Census::default(),
             sections: Vec::new(),
             headers: Vec::new(),
             decoded: Vec::new(),
@@ -330,10 +334,14 @@ impl<S: Storage> Engine<S> {
         }
     }
 
-    /// Memory held for messages and what is known of them, bytes.
-    pub fn memory(&self) -> usize {
-        let queues: usize = self.queues.iter().map(|(_, queue)| queue.memory()).sum();
-        queues
+    /// Memory held for messages and what is known of them, bytes; so many queues are looked at again.
+    pub fn count_memory(&mut self, queues: usize) -> usize {
+        let Engine {
+            census,
+            queues: all,
+            ..
+        } = self;
+        census.count(all, queues)
             + self.message_memory()
             + self.leases.memory()
             + self.topics.memory()
