@@ -48,12 +48,22 @@ fn who_stops_in_the_middle_is_told_and_closed() {
         b"POST /queue/a HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhe";
     for sent in [head, small, &large, chunks] {
         let answer = rest(broker.address, sent);
-        assert!(answer.starts_with("HTTP/1.1 408 Request Timeout\r\n"), "{answer}");
+        assert!(
+            answer.starts_with("HTTP/1.1 408 Request Timeout\r\n"),
+            "{answer}"
+        );
         assert!(answer.contains("Connection: close\r\n"), "{answer}");
     }
-    for sent in ["*2", "*2\r\n$4\r\nLPOP\r\n$4\r\njo", "*3\r\n$5\r\nRPUSH\r\n$1\r\na\r\n$900000\r\nxxx"] {
+    for sent in [
+        "*2",
+        "*2\r\n$4\r\nLPOP\r\n$4\r\njo",
+        "*3\r\n$5\r\nRPUSH\r\n$1\r\na\r\n$900000\r\nxxx",
+    ] {
         let answer = rest(broker.address, sent.as_bytes());
-        assert!(answer.starts_with("-ERR the rest of the command did not come in time"), "{answer}");
+        assert!(
+            answer.starts_with("-ERR the rest of the command did not come in time"),
+            "{answer}"
+        );
     }
     // Nothing of it was run; who is between two requests may stay as long as it likes.
     let mut http = Http::connect(broker.address);
@@ -65,12 +75,16 @@ fn who_stops_in_the_middle_is_told_and_closed() {
 
 #[test]
 fn a_large_body_that_is_only_announced_takes_no_memory() {
-    let broker = Launch::memory().arg("--max-body 512M --max-batch-bytes 512M").start();
+    let broker = Launch::memory()
+        .arg("--max-body 512M --max-batch-bytes 512M")
+        .start();
     let mut waiting = Vec::new();
     let before = os::resident_bytes(broker.process.pid());
     for _ in 0..50 {
         let mut http = Http::connect(broker.address);
-        http.send(b"POST /queue/a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 500000000\r\n\r\nx");
+        http.send(
+            b"POST /queue/a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 500000000\r\n\r\nx",
+        );
         waiting.push(http);
         let mut resp = Http::connect(broker.address);
         resp.send(b"*1000000\r\n$5\r\nRPUSH\r\n$500000000\r\nx");
@@ -107,7 +121,10 @@ fn without_space_every_door_says_that_the_result_is_unknown_and_heals() {
     let refused = http.ask("POST", "/queue/jobs", &body);
     assert_eq!((refused.status, refused.field("retry-after")), (503, "1"));
     assert!(refused.text().contains("\"DISK\""), "{}", refused.text());
-    let refused = rest(broker.address, &[&push[..], b"*1\r\n$4\r\nQUIT\r\n"].concat());
+    let refused = rest(
+        broker.address,
+        &[&push[..], b"*1\r\n$4\r\nQUIT\r\n"].concat(),
+    );
     assert!(refused.starts_with("-DISK "), "{refused}");
     let ready = http.ask("GET", "/readyz", b"");
     assert_eq!(ready.status, 503);
@@ -127,10 +144,17 @@ fn a_shutdown_answers_who_waits() {
     let mut http = Http::connect(broker.address);
     http.request("GET", "/queue/jobs?wait=60s", b"");
     let mut resp = support::client::Client::connect(broker.address);
-    resp.send(&command(&[b"BLPOP", b"jobs", b"0"])).expect("it listens");
+    resp.send(&command(&[b"BLPOP", b"jobs", b"0"]))
+        .expect("it listens");
     let mut popped = support::client::Client::connect(broker.address);
     popped
-        .send(&[command(&[b"RPUSH", b"kept", b"a"]), command(&[b"LPOP", b"kept"])].concat())
+        .send(
+            &[
+                command(&[b"RPUSH", b"kept", b"a"]),
+                command(&[b"LPOP", b"kept"]),
+            ]
+            .concat(),
+        )
         .expect("it listens");
     http.assert_silent(Duration::from_millis(200));
     broker.terminate();
@@ -160,7 +184,17 @@ fn transcripts() -> [Vec<u8>; 2] {
         &[b"PUBLISH", b"news", b"hi"],
         &[b"XADD", b"s", b"MAXLEN", b"~", b"9", b"*", b"f", b"v"],
         &[b"XGROUP", b"CREATE", b"s", b"g", b"0"],
-        &[b"XREADGROUP", b"GROUP", b"g", b"c", b"COUNT", b"2", b"STREAMS", b"s", b">"],
+        &[
+            b"XREADGROUP",
+            b"GROUP",
+            b"g",
+            b"c",
+            b"COUNT",
+            b"2",
+            b"STREAMS",
+            b"s",
+            b">",
+        ],
         &[b"XAUTOCLAIM", b"s", b"g", b"d", b"0", b"0"],
         &[b"XRANGE", b"s", b"-", b"+"],
         &[b"LMPOP", b"2", b"q", b"k", b"LEFT"],
