@@ -22,7 +22,7 @@ pub enum Door {
 
 impl Door {
     /// Those that this version answers on.
-    pub const BUILT: &[Door] = &[Door::Text, Door::Resp, Door::Http];
+    pub const BUILT: &[Door] = &[Door::Text, Door::Resp, Door::Http, Door::Amqp];
 
     /// The word before `://` in `--listen`.
     pub fn word(self) -> &'static str {

@@ -81,6 +81,9 @@ fn every_kind_of_entry_comes_back() {
         queue: QueueUid(300),
         pattern: b"*",
     });
+    bench.append(&Entry::Route {
+        change: b"\x02\x01e",
+    });
     bench.append(&Entry::DeleteQueue { uid: QueueUid(3) });
     bench.settle(2, 1);
     bench.turn(true);
@@ -97,7 +100,11 @@ fn every_kind_of_entry_comes_back() {
     assert_eq!(again.model.defined, model.defined);
     assert_eq!(again.model.released, model.released);
     assert_eq!(again.model.opens, [1]);
-    let bound = [(1, b"news.#".to_vec(), true), (300, b"*".to_vec(), false)];
+    let bound = [
+        (1, b"news.#".to_vec(), true),
+        (300, b"*".to_vec(), false),
+        (0, b"\x02\x01e".to_vec(), true),
+    ];
     assert_eq!(again.model.bound, bound);
     assert_eq!(
         (again.recovered.records, again.recovered.messages_replayed),

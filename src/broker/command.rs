@@ -169,6 +169,10 @@ pub struct PublishOptions<'a> {
     pub reply: Option<Typed<'a>>,
     /// The whole argument text when it holds at least one `h.<name>=<value>`, else empty.
     pub args: &'a [u8],
+    /// Encoded sections that another protocol has made; empty if none.
+    pub sections: &'a [u8],
+    /// Priority and time to live stay within what the queue's declaration and settings allow.
+    pub within: bool,
     /// Known to say nothing of all that; false means nothing.
     pub is_plain: bool,
 }

@@ -28,6 +28,17 @@ pub enum Value<'a> {
     Other(u8),
 }
 
+impl Value<'_> {
+    /// The number, if it is one that is not negative.
+    pub fn as_unsigned(self) -> Option<u64> {
+        match self {
+            Value::Unsigned(number) => Some(number),
+            Value::Signed(number) => u64::try_from(number).ok(),
+            _ => None,
+        }
+    }
+}
+
 /// Longest name of a header, octets.
 pub const NAME_BYTES_MAX: usize = 255;
 

@@ -5,6 +5,7 @@ pub mod column;
 pub mod command;
 pub mod dedup;
 pub mod delayed;
+pub mod exchanges;
 pub mod expiry;
 pub mod headers;
 pub mod id;

@@ -106,6 +106,21 @@ impl Pattern {
         Ok(Pattern { words })
     }
 
+    /// The pattern that a binding key of AMQP is: octets stand for themselves, and a `*` or `#` that is not a
+    /// word of its own is one like any other.
+    pub fn of_binding_key(key: &[u8]) -> Pattern {
+        let mut words = Vec::new();
+        for word in key.split(|octet| *octet == b'.') {
+            match word {
+                b"*" => words.push(Word::One),
+                b"#" if words.last() == Some(&Word::Any) => {}
+                b"#" => words.push(Word::Any),
+                word => words.push(Word::Exact(word.into())),
+            }
+        }
+        Pattern { words }
+    }
+
     /// Its words; no two `#` follow each other.
     pub fn words(&self) -> &[Word] {
         &self.words

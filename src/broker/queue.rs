@@ -24,6 +24,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use super::arena::Arena;
 use super::dedup::Dedup;
 use super::delayed::Delayed;
+use super::exchanges::{DeadRoute, Declared};
 use super::expiry::Expiry;
 use super::id::{MessageId, QueueUid};
 use super::index::Index;
@@ -156,6 +157,8 @@ pub struct Queue {
     pub printed: Box<[u8]>,
     /// Effective settings.
     pub settings: Settings,
+    /// How it was declared by a protocol that declares.
+    pub declared: Option<Box<Declared>>,
     /// Where messages lie and which are settled. A group has none: its messages are in its queue's.
     pub index: Index,
     /// Which messages the reader has not settled, where it is one of several; `None` = the index says
@@ -227,6 +230,7 @@ impl Queue {
             name: name.into(),
             printed: printed.into(),
             settings,
+            declared: None,
             index: Index::default(),
             view: None,
             group: None,
@@ -494,7 +498,8 @@ impl Queue {
     /// them but where they lie.
     #[inline]
     pub fn gives_plainly(&self) -> bool {
-        self.keys.is_none() && self.group.is_none() && self.tries.is_empty() && !self.settings.head
+        let is_list = self.settings.head || self.from_tail;
+        self.keys.is_none() && self.group.is_none() && self.tries.is_empty() && !is_list
     }
 
     /// The next messages, left where they are, where [`Queue::gives_plainly`]: the first of consecutive ids,
@@ -671,6 +676,21 @@ impl Queue {
         };
         self.leased += 1;
         Some(pri)
+    }
+
+    /// Messages that are dead go somewhere.
+    pub fn buries(&self) -> bool {
+        self.dead_route().is_some() || self.dead_name().is_some()
+    }
+
+    /// Where its dead letters are published to, if it was declared so.
+    pub fn dead_route(&self) -> Option<&DeadRoute> {
+        self.declared.as_ref()?.dead.as_ref()
+    }
+
+    /// A message whose tries are spent is dropped where there is no place for the dead.
+    pub fn drops_spent(&self) -> bool {
+        self.declared.is_some() && self.settings.maxdeliver > 0
     }
 
     /// Its dead-letter queue, if it has one.

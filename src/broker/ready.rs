@@ -464,6 +464,25 @@ impl Ready {
             .find_map(|(pri, lane)| lane.first().map(|id| (id, *pri)))
     }
 
+    /// The next messages if their ids are consecutive: the first, how many (at least one, at most `most`) and
+    /// their priority. Left where they are.
+    #[inline]
+    pub fn peek_run(&mut self, most: u64) -> Option<(MessageId, u64, u8)> {
+        self.lanes.iter_mut().find_map(|(pri, lane)| {
+            let (first, count) = lane.first_run(most)?;
+            Some((first, count, *pri))
+        })
+    }
+
+    /// Takes the first `count` messages of what [`Ready::peek_run`] has just found.
+    #[inline]
+    pub fn take_run(&mut self, first: MessageId, count: u64, pri: u8) {
+        let lane = self.lanes.iter_mut().find(|(lane, _)| *lane == pri);
+        let (_, lane) = lane.expect("a run was found in it");
+        lane.remove_first(first, count);
+        self.count -= count;
+    }
+
     /// The message at one end, where the highest priority holds those that entered at the head
     /// (`has_head`): of them the largest id is in front. `from_tail` = the end that leaves last.
     pub fn peek_end(&mut self, has_head: bool, from_tail: bool) -> Option<(MessageId, u8)> {
@@ -492,25 +511,6 @@ impl Ready {
             }
         }
         ids
-    }
-
-    /// The next messages if their ids are consecutive: the first, how many (at least one, at most `most`) and
-    /// their priority. Left where they are.
-    #[inline]
-    pub fn peek_run(&mut self, most: u64) -> Option<(MessageId, u64, u8)> {
-        self.lanes.iter_mut().find_map(|(pri, lane)| {
-            let (first, count) = lane.first_run(most)?;
-            Some((first, count, *pri))
-        })
-    }
-
-    /// Takes the first `count` messages of what [`Ready::peek_run`] has just found.
-    #[inline]
-    pub fn take_run(&mut self, first: MessageId, count: u64, pri: u8) {
-        let lane = self.lanes.iter_mut().find(|(lane, _)| *lane == pri);
-        let (_, lane) = lane.expect("a run was found in it");
-        lane.remove_first(first, count);
-        self.count -= count;
     }
 
     /// Takes a given message away; its priority if it was ready.

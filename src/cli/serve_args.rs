@@ -269,7 +269,7 @@ mod tests {
         refuses("--listen 7766", "127.0.0.1:7766");
         let pinned = accepts("--listen resp://127.0.0.1:0 --listen http://127.0.0.1:0").pinned;
         assert_eq!(pinned, [Some(Door::Resp), Some(Door::Http)]);
-        refuses("--listen ftp://127.0.0.1:21", "only text, resp, http");
+        refuses("--listen ftp://127.0.0.1:21", "only text, resp, http, amqp");
     }
 
     #[test]

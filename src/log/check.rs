@@ -625,6 +625,7 @@ fn dump_entry(offset: usize, entry: &Entry<'_>, out: &mut dyn io::Write) -> io::
                 queue.0
             )
         }
+        Entry::Route { change } => writeln!(out, "route {}", change.escape_ascii()),
         Entry::Group {
             uid,
             queue,

@@ -194,6 +194,11 @@ pub enum Entry<'a> {
         /// The broker's encoding of it; empty if it stays as it is.
         definition: &'a [u8],
     },
+    /// An exchange or a binding was made or ended, or a queue was declared.
+    Route {
+        /// The broker's encoding of it.
+        change: &'a [u8],
+    },
     /// The broker started.
     Open {
         /// Which start on this data directory, from 1.
@@ -212,6 +217,7 @@ const GROUP: u8 = 8;
 const SCHEDULE: u8 = 12;
 const BIND: u8 = 16;
 const UNBIND: u8 = 17;
+const ROUTE: u8 = 18;
 
 /// The bits of the first byte that hold the kind; the others are flags.
 const KIND_BITS: u8 = 0x1f;
@@ -513,6 +519,10 @@ pub(crate) fn put_plain(out: &mut Vec<u8>, scratch: &mut Vec<u8>, entry: &Entry<
             scratch.extend_from_slice(definition);
             SCHEDULE
         }
+        Entry::Route { change } => {
+            scratch.extend_from_slice(change);
+            ROUTE
+        }
         Entry::Open { incarnation } => {
             varint::put(scratch, *incarnation);
             OPEN
@@ -739,6 +749,7 @@ impl<'r, 's> Entries<'r, 's> {
                     definition: &octets[at..],
                 }
             }
+            ROUTE => Entry::Route { change: octets },
             OPEN => Entry::Open {
                 incarnation: number()?,
             },

@@ -347,6 +347,15 @@ impl<S: Storage> Shard<S> {
         source: Source<'_>,
     ) -> Result<(), Error> {
         let key = self.described(source)?;
+        self.drop_queue(key);
+        let need: Need = self.engine.need(Level::Disk);
+        self.answer_when(asker, need, &Reply::Ok);
+        Ok(())
+    }
+
+    /// Deletes a queue or a group.
+    pub(super) fn drop_queue(&mut self, key: QueueKey) {
+        self.cancel_consumers_of(key);
         let uid = self.engine.queue(key).uid;
         let is_group = self.engine.queue(key).group.is_some();
         let readers = self.engine.readers(self.engine.store_of(key));
@@ -363,8 +372,5 @@ impl<S: Storage> Shard<S> {
         if !is_awaited && !is_group {
             self.fail_requests_of(uid);
         }
-        let need: Need = self.engine.need(Level::Disk);
-        self.answer_when(asker, need, &Reply::Ok);
-        Ok(())
     }
 }

@@ -31,13 +31,14 @@ impl<S: Storage> Shard<S> {
         let topic = topic.decoded(&mut scratch);
         let mut found = std::mem::take(&mut self.receivers);
         self.engine.topics.matches(topic, &mut found);
-        let queues: Vec<QueueKey> = found
+        let mut queues: Vec<QueueKey> = found
             .iter()
             .filter_map(|receiver| match receiver {
                 Receiver::Queue(key) => Some(*key),
                 Receiver::Live(_) => None,
             })
             .collect();
+        self.engine.add_bound_to_topics(topic, &mut queues);
         let outcome = self.engine.cast(&queues, options, &body, now);
         let receipt = match outcome {
             Ok(receipt) => receipt,

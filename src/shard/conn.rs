@@ -470,6 +470,24 @@ impl Conn {
         !self.gates.is_empty()
     }
 
+    /// It speaks AMQP.
+    #[inline]
+    pub fn is_amqp(&self) -> bool {
+        matches!(self.session, Session::Amqp(_))
+    }
+
+    /// What is settled as it is handed out leaves when that is safe.
+    #[inline]
+    pub fn waits_for_settles(&self) -> bool {
+        !self.is_amqp()
+    }
+
+    /// Are publishers to be told of messages that wait for the log?
+    #[inline]
+    pub fn has_confirms(&self) -> bool {
+        matches!(&self.session, Session::Amqp(amqp) if amqp.has_confirms())
+    }
+
     /// What the last byte of the output waits for.
     pub fn last_need(&self) -> Need {
         self.gates.back().map_or(Need::NOW, |gate| gate.need)

@@ -7,7 +7,7 @@
 use std::cmp::Reverse;
 
 use super::conn::{Blocked, Life, Wait};
-use super::door::Told;
+use super::door::{Session, Told};
 use super::hand_out::{Stopped, hand_out};
 use super::waiters::{COLD_PATIENCE_US, PullWaiter, Subscription, Terms, Waiter};
 use super::{ConnKey, Now, Shard};
@@ -16,6 +16,7 @@ use crate::broker::lease::{HolderKey, Leases};
 use crate::broker::queue::{QueueKey, WaiterKey};
 use crate::broker::reply::Reply;
 use crate::log::disk::Storage;
+use crate::protocol::text::encode;
 
 impl<S: Storage> Shard<S> {
     /// Runs a pull: gives what is ready, or waits.
@@ -142,7 +143,12 @@ impl<S: Storage> Shard<S> {
         let conn = &mut self.conns[slot];
         let tag = (!tag.is_empty()).then_some(tag);
         let count = u64::from(count);
-        conn.tell(&mut self.pool, tag, Told::Reply(&Reply::End { count }));
+        let reply = Reply::End { count };
+        if conn.session.is_text() {
+            encode::reply(conn.out.writer(&mut self.pool), tag, &reply);
+        } else {
+            conn.tell(&mut self.pool, tag, Told::Reply(&reply));
+        }
         let end = conn.out.end();
         for (until, _) in conn
             .holding
@@ -310,6 +316,10 @@ impl<S: Storage> Shard<S> {
         } else {
             subscription.credit.saturating_sub(held)
         };
+        let credit = match &self.conns[subscription.conn.slot as usize].session {
+            Session::Amqp(amqp) => amqp.credit(&subscription.tag, credit),
+            _ => credit,
+        };
         let slot = subscription.conn.slot as usize;
         let conn = &mut self.conns[slot];
         let limit = self.limits.send_bytes_max;
@@ -360,12 +370,24 @@ impl<S: Storage> Shard<S> {
             self.line_up(key);
             return;
         }
+        self.begin_subscription(at, tag, queue, credit.unwrap_or(CREDIT_DEFAULT), terms);
+    }
+
+    /// Begins one more subscription of a connection.
+    pub(super) fn begin_subscription(
+        &mut self,
+        at: ConnKey,
+        tag: &[u8],
+        queue: QueueKey,
+        credit: u32,
+        mut terms: Terms,
+    ) -> WaiterKey {
         terms.holder = self.engine.leases.add_holder();
         let subscription = Subscription {
             conn: at,
             tag: tag.into(),
             queue,
-            credit: credit.unwrap_or(CREDIT_DEFAULT),
+            credit,
             terms,
             queued: false,
         };
@@ -383,6 +405,7 @@ impl<S: Storage> Shard<S> {
             subscription: true,
         });
         self.line_up(key);
+        key
     }
 
     /// The connection's subscription of a queue.
@@ -436,10 +459,15 @@ impl<S: Storage> Shard<S> {
         if is_last {
             self.consumer_gone(queue);
         }
+        let uid = self.engine.queue(queue).uid;
+        self.amqp.consumer_gone((queue, uid), key, is_last);
         self.leave_line(queue, key);
         self.waiters.by_holder[holder.0 as usize] = None;
         let conn = &mut self.conns[subscription.conn.slot as usize];
         conn.waits.retain(|wait| wait.waiter != key);
+        if let Session::Amqp(amqp) = &mut conn.session {
+            amqp.forget_consumer(&subscription.tag, key);
+        }
         let to = conn.holder;
         while let Some(serial) = self.engine.leases.any_of(holder) {
             self.engine.leases.hand_over(serial, to);

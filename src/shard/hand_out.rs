@@ -4,7 +4,7 @@ use super::Now;
 use super::conn::Conn;
 use super::door::Told;
 use super::engine::{Engine, Next, Taken};
-use super::waiters::Terms;
+use super::waiters::{FOREVER_US, Terms};
 use crate::broker::arena::is_request;
 use crate::broker::id::{Handle, Level};
 use crate::broker::lease::NewLease;
@@ -130,7 +130,8 @@ fn send<S: Storage>(
     let queue = engine.queue(key);
     let level = queue.settings.durable;
     let lease_us = terms.lease_us.unwrap_or(queue.settings.lease_us);
-    if terms.ack_auto && level != Level::None && !is_request(taken.place) {
+    let waits = terms.ack_auto && level != Level::None && conn.waits_for_settles();
+    if waits && !is_request(taken.place) {
         let need = engine.next_need(level);
         conn.gate(need, engine.leases.next_serial());
     }
@@ -147,7 +148,8 @@ fn send<S: Storage>(
             tries: taken.tries,
             pri: taken.pri,
         };
-        engine.leases.begin(new, now.us, Some(lease_us))
+        let lease_us = Some(lease_us).filter(|lease_us| *lease_us != FOREVER_US);
+        engine.leases.begin(new, now.us, lease_us)
     };
     let handle = (serial != 0).then_some(Handle {
         incarnation,
@@ -177,7 +179,7 @@ fn send<S: Storage>(
     if serial == 0 {
         engine.queue_mut(key).counters.acked += 1;
         engine.settle_taken(key, taken.id, taken.place, Some(size), SettleReason::Acked);
-        if level != Level::None && !is_request(taken.place) {
+        if waits && !is_request(taken.place) {
             // A segment may have ended before the settle, which is in a later record then.
             conn.raise_last_gate(engine.next_need(level));
         }
@@ -215,6 +217,9 @@ pub fn write_message(
     sections: Sections<'_>,
     body: Payload<'_>,
 ) {
+    if conn.is_amqp() {
+        return conn.deliver_amqp(pool, tag, &shown, sections, &body);
+    }
     let tag = (!tag.is_empty()).then_some(tag);
     let mut joined = Vec::new();
     let (mut key, mut reply, mut headers): (_, _, &[u8]) = (None, None, &[]);

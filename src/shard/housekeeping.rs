@@ -71,6 +71,7 @@ impl<S: Storage> Shard<S> {
         self.take_log_events(now);
         self.expire_leases(now);
         self.engine.handle_timers(now);
+        self.keep_up_amqp(now);
         self.end_waits(now);
         self.end_requests(now);
         self.ask_due(now);
@@ -143,8 +144,12 @@ impl<S: Storage> Shard<S> {
             if let Some(serial) = late_from {
                 self.begin_late_leases(slot, serial, now);
             }
+            if self.conns[slot].has_confirms() {
+                self.flush_confirms(slot);
+            }
             let conn = &mut self.conns[slot];
-            let stays = conn.is_gated() || matches!(conn.blocked, Blocked::Log(_));
+            let waits = matches!(conn.blocked, Blocked::Log(_)) || conn.has_confirms();
+            let stays = conn.is_gated() || waits;
             conn.gate_listed = stays;
             self.mark_dirty(slot);
             if !stays && self.conns[slot].life == Life::HalfClosed {
@@ -364,7 +369,8 @@ impl<S: Storage> Shard<S> {
             conn.published = Unseen::default();
             let late_from = conn.late_from();
             let gated = conn.take_gated();
-            if !gated.is_empty() && !self.answer_unknown(slot, NO_SPACE) {
+            let is_awaited = !gated.is_empty() || self.conns[slot].has_confirms();
+            if is_awaited && !self.answer_unknown(slot, NO_SPACE) {
                 let out = self.conns[slot].out.writer(&mut self.pool);
                 answer_stalled(out, &gated);
             }
@@ -416,7 +422,7 @@ impl<S: Storage> Shard<S> {
             if let Some(log) = &mut self.engine.log {
                 log.trim((budget - budget / 4).saturating_sub(others));
             }
-            used = self.engine.count_memory(0) + buffers;
+            used = self.engine.memory() + buffers;
             if used > budget {
                 self.spill_blocks(0);
                 used = self.engine.count_memory(usize::MAX) + buffers;
@@ -561,6 +567,7 @@ impl<S: Storage> Shard<S> {
             self.engine.next_timer_us(),
             self.waiters.next_deadline_us(),
             self.requests.next_deadline_us(),
+            self.amqp.next_us(),
             self.drained_at_us(),
             self.ask_again.front().map(|(at_us, _)| *at_us),
         ]
@@ -597,6 +604,7 @@ impl<S: Storage> Shard<S> {
             self.drain_requests(slot);
         }
         self.end_all_interests(now);
+        self.close_all_amqp(now);
     }
 
     /// Moves a shutdown on: first everybody gets what is due, then leases go back and the log is closed.

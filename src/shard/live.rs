@@ -332,10 +332,10 @@ impl<S: Storage> Shard<S> {
         let plain = !found.is_empty()
             && found.iter().all(|(slot, _, key)| {
                 let subscription = &self.live.subscriptions[*key as usize];
-                subscription.tag.is_empty()
+                self.conns[*slot as usize].session.is_text()
+                    && subscription.tag.is_empty()
                     && !subscription.timestamps
                     && *slot as usize != asker
-                    && self.conns[*slot as usize].session.is_text()
             });
         let done = plain && self.has_memory(copies.len().saturating_mul(found.len()), now);
         if done {

@@ -9,6 +9,7 @@ mod cast;
 mod cast_run;
 mod conn;
 mod consume;
+mod deaths;
 mod door;
 mod drain;
 mod engine;
@@ -160,6 +161,7 @@ pub struct Shard<S: Storage> {
     totals: stats::Totals,
     requests: request::Requests,
     live: live::Live,
+    amqp: door::Upkeep,
     /// Scratch for tokens that were stale, and texts.
     text: Vec<u8>,
     /// Scratch for a run of casts.
@@ -201,12 +203,13 @@ impl<S: Storage> Shard<S> {
                 }
                 engine.incarnation = log.incarnation();
                 engine.log = Some(log);
+                engine.drop_transient();
                 recovered = found;
             }
             // Without a directory nothing remembers how many runs there were: the time tells them apart.
             None => engine.incarnation = (now.us / 1000).max(1),
         }
-        let shard = Shard {
+        let mut shard = Shard {
             limits: config.limits.clone(),
             memory_budget_bytes: config.memory_budget_bytes,
             node: "ringmq".to_owned(),
@@ -240,10 +243,12 @@ impl<S: Storage> Shard<S> {
             totals: stats::Totals::new(now),
             requests: request::Requests::new(random),
             live: live::Live::default(),
+            amqp: door::Upkeep::new(random),
             text: Vec::new(),
             cast_run: cast_run::CastRun::default(),
             handles: Vec::new(),
         };
+        shard.watch_expiring(now);
         Ok((shard, recovered))
     }
 
@@ -418,6 +423,7 @@ impl<S: Storage> Shard<S> {
                 let waiting = conn.blocked != Blocked::No
                     || conn.resuming
                     || !conn.waits.is_empty()
+                    || conn.has_confirms()
                     || self.has_requests(slot);
                 // What is left in the tail of a blocked connection will be run; else it is a command that never ends.
                 !waiting && conn.out.is_empty() && !conn.is_gated()
@@ -453,6 +459,7 @@ impl<S: Storage> Shard<S> {
     }
 
     fn remove(&mut self, slot: usize, now: Now) {
+        self.forget_amqp(slot);
         self.forget_requests(slot);
         self.forget_live(slot);
         self.abort_transaction(slot);

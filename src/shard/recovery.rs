@@ -371,7 +371,11 @@ impl<S: Storage> Replay for Recovery<'_, S> {
             self.restore_queue(image)?;
         }
         self.engine.next_uid = next_uid;
-        reader.schedules(&mut self.engine.schedules)
+        reader.schedules(&mut self.engine.schedules)?;
+        for change in reader.routes()? {
+            self.engine.replay_change(change)?;
+        }
+        Ok(())
     }
 
     fn apply(
@@ -515,6 +519,7 @@ impl<S: Storage> Replay for Recovery<'_, S> {
                     }
                 }
             }
+            Entry::Route { change } => self.engine.replay_change(change)?,
             Entry::Open { .. } => {}
         }
         Ok(())
@@ -569,6 +574,7 @@ impl<S: Storage> Shard<S> {
             writer.queue(queue, &leased[key], &groups);
         }
         writer.schedules(&engine.schedules);
+        writer.routes(&engine.changes());
         writer.finish()
     }
 

@@ -112,7 +112,7 @@ impl<S: Storage> Shard<S> {
         why: &[u8],
         now: Now,
     ) {
-        if dead && self.engine.queue(lease.queue).dead_name().is_some() {
+        if dead && self.engine.queue(lease.queue).buries() {
             self.engine
                 .reject(lease, TransferReason::Rejected, why, now);
         } else {

@@ -17,7 +17,9 @@ use crate::broker::varint;
 use crate::fault::{Fault, planted};
 
 /// Version of this encoding.
-pub(super) const VERSION: u64 = 4;
+pub(super) const VERSION: u64 = 5;
+/// The version without parts behind the schedules.
+const VERSION_WITHOUT_ROUTES: u64 = 4;
 /// The version without schedules.
 const VERSION_WITHOUT_SCHEDULES: u64 = 3;
 /// The version without groups.
@@ -32,6 +34,8 @@ const PART_VIEW: u64 = 2;
 const PART_SHARING: u64 = 3;
 /// The states of one group.
 const PART_GROUP: u64 = 4;
+/// Behind the schedules: exchanges, bindings and how queues were declared.
+const PART_ROUTES: u64 = 1;
 
 /// Writes a checkpoint's payload.
 #[derive(Debug, Default)]
@@ -61,6 +65,18 @@ impl Writer {
             planned.schedule.encode(&mut definition);
             self.octets(&definition);
         }
+    }
+
+    /// Exchanges, bindings and declarations as changes, behind the schedules.
+    pub(super) fn routes(&mut self, changes: &[Vec<u8>]) {
+        let mut part = Writer::default();
+        part.number(changes.len() as u64);
+        for change in changes {
+            part.octets(change);
+        }
+        self.number(1);
+        self.number(PART_ROUTES);
+        self.octets(&part.out);
     }
 
     /// The finished payload.
@@ -404,6 +420,30 @@ impl<'a> Reader<'a> {
             schedules.insert(queue, number, schedule, next_us);
         }
         Ok(())
+    }
+
+    /// What stands behind the schedules: encoded changes of exchanges, bindings and declarations.
+    pub(super) fn routes(&mut self) -> Outcome<Vec<&'a [u8]>> {
+        if self.version <= VERSION_WITHOUT_ROUTES {
+            return Ok(Vec::new());
+        }
+        let mut changes = Vec::new();
+        for _ in 0..self.number()? {
+            let (kind, octets) = (self.number()?, self.octets()?);
+            if kind != PART_ROUTES {
+                return Err(format!(
+                    "the checkpoint holds a part of kind {kind} behind its queues, which this program does not know"
+                ));
+            }
+            let mut part = Reader {
+                rest: octets,
+                version: self.version,
+            };
+            for _ in 0..part.number()? {
+                changes.push(part.octets()?);
+            }
+        }
+        Ok(changes)
     }
 
     /// The next queue.

@@ -10,6 +10,9 @@ use super::ConnKey;
 use crate::broker::lease::HolderKey;
 use crate::broker::queue::{QueueKey, WaiterKey};
 
+/// A lease of so long has no deadline, microseconds.
+pub const FOREVER_US: u64 = u64::MAX;
+
 /// Whom a message goes to and how.
 #[derive(Clone, Copy, Debug)]
 pub struct Terms {
@@ -88,6 +91,16 @@ pub struct Subscription {
     pub terms: Terms,
     /// Stands in the queue's line of waiters.
     pub queued: bool,
+}
+
+impl Waiter {
+    /// The subscription that it is.
+    pub fn subscription(&self) -> Option<&Subscription> {
+        match self {
+            Waiter::Subscription(subscription) => Some(subscription),
+            Waiter::Pull(_) => None,
+        }
+    }
 }
 
 /// Every waiting consumer.

@@ -527,6 +527,7 @@ impl Model {
                 let is_bound = matches!(entry, Entry::Bind { .. });
                 self.bound.push((queue.0, pattern.to_vec(), is_bound));
             }
+            Entry::Route { change } => self.bound.push((0, change.to_vec(), true)),
             Entry::Group { uid, queue, .. } => {
                 self.bound.push((uid.0, queue.0.to_le_bytes().into(), true))
             }

@@ -5,10 +5,12 @@
 //! protocol is not here: it needs no state beside its decoder and is written to where it is told something,
 //! which every `is_text` marks.
 
+mod amqp;
 mod http;
 mod metrics;
 mod resp;
 
+pub use amqp::Upkeep;
 pub(super) use resp::Consumers;
 
 use super::conn::{Conn, Life};
@@ -28,6 +30,8 @@ pub enum Session {
     Undecided,
     /// The line protocol.
     Text,
+    /// AMQP 0-9-1.
+    Amqp(Box<amqp::Amqp>),
     /// HTTP/1.1.
     Http(Box<http::Session>),
     /// RESP.
@@ -73,13 +77,14 @@ impl Session {
             Session::Text => Door::Text.word(),
             Session::Http(_) => Door::Http.word(),
             Session::Resp(_) => Door::Resp.word(),
+            Session::Amqp(_) => Door::Amqp.word(),
         }
     }
 
     /// See [`Conn::body_space`].
     pub fn body_space(&mut self) -> Option<&mut [u8]> {
         match self {
-            Session::Undecided | Session::Text | Session::Resp(_) => None,
+            Session::Undecided | Session::Text | Session::Resp(_) | Session::Amqp(_) => None,
             Session::Http(session) => session.decoder.body_space(),
         }
     }
@@ -87,7 +92,7 @@ impl Session {
     /// See [`Conn::body_filled`].
     pub fn body_filled(&mut self, count: usize) {
         match self {
-            Session::Undecided | Session::Text | Session::Resp(_) => {
+            Session::Undecided | Session::Text | Session::Resp(_) | Session::Amqp(_) => {
                 panic!("{count} bytes were received into no body")
             }
             Session::Http(session) => session.decoder.body_filled(count),
@@ -98,6 +103,7 @@ impl Session {
     pub fn in_frame(&self) -> bool {
         match self {
             Session::Undecided | Session::Text => false,
+            Session::Amqp(amqp) => amqp.in_frame(),
             Session::Http(session) => session.decoder.in_frame(),
             Session::Resp(session) => session.in_frame(),
         }
@@ -106,7 +112,7 @@ impl Session {
     /// See [`Conn::unfinished`].
     pub fn unfinished(&self) -> Option<Error> {
         match self {
-            Session::Undecided | Session::Text => None,
+            Session::Undecided | Session::Text | Session::Amqp(_) => None,
             Session::Http(session) => session.unfinished(),
             Session::Resp(session) => session.unfinished(),
         }
@@ -116,6 +122,7 @@ impl Session {
     pub fn memory(&self) -> usize {
         match self {
             Session::Undecided | Session::Text => 0,
+            Session::Amqp(amqp) => amqp.memory(),
             Session::Http(session) => session.memory(),
             Session::Resp(session) => session.memory(),
         }
@@ -137,6 +144,7 @@ impl Conn {
                 }
                 Told::Expired(handle) => encode::expired(self.out.writer(pool), handle),
             },
+            Session::Amqp(amqp) => amqp.tell(&mut self.out, pool, tag, told),
             Session::Http(_) => self.tell_http(pool, told),
             Session::Resp(_) => self.tell_resp(pool, tag, told),
         }
@@ -159,13 +167,14 @@ impl<S: Storage> Shard<S> {
         }
         match self.conns[slot].session {
             Session::Undecided | Session::Text => self.run_text(slot, input, now),
+            Session::Amqp(_) => self.run_amqp(slot, input, now),
             Session::Http(_) => self.run_http(slot, input, now),
             Session::Resp(_) => self.run_resp(slot, input, now),
         }
     }
 
     /// The session for a client that speaks so; `None` if its listener takes only another, or none is there.
-    fn open_door(&self, slot: usize, door: Door) -> Option<Session> {
+    fn open_door(&mut self, slot: usize, door: Door) -> Option<Session> {
         let pinned = self.conns[slot].entrance.pinned;
         if (pinned, door) == (Some(Door::Resp), Door::Text) {
             // Where nothing else can be meant, a person may type.
@@ -180,7 +189,11 @@ impl<S: Storage> Shard<S> {
             Door::Resp => Some(Session::Resp(Box::new(resp::Session::new(
                 pinned.is_some(),
             )))),
-            Door::Amqp | Door::Tls => None,
+            Door::Amqp => {
+                self.amqp.joined(slot);
+                Some(Session::Amqp(Box::new(amqp::Amqp::new())))
+            }
+            Door::Tls => None,
         }
     }
 

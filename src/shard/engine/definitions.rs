@@ -111,6 +111,7 @@ impl<S: Storage> Engine<S> {
             log.append(&Entry::DeleteQueue { uid });
             self.sync_wanted = true;
         }
+        self.exchanges.queue_gone(uid);
         self.by_uid.remove(&uid);
         self.drop_ghost(key);
         holders

@@ -11,6 +11,7 @@ mod census;
 mod definitions;
 mod deliver;
 mod deliver_run;
+mod exchanges;
 mod groups;
 mod publish;
 mod publish_run;
@@ -23,6 +24,7 @@ mod transaction;
 pub use bindings::Receiver;
 pub use definitions::DEFINE_BEGUN;
 pub use deliver::{Damaged, Next, Taken};
+pub use exchanges::Reached;
 pub use publish::{Receipt, Refused, key_hash, once_hash};
 pub use settle::{Death, Return};
 pub use transaction::{Bodies, Plan};
@@ -36,6 +38,7 @@ use slab::Slab;
 
 use super::conn::Need;
 use crate::broker::arena::ChunkPool;
+use crate::broker::exchanges::Exchanges;
 use crate::broker::id::{Level, MessageId, QueueUid};
 use crate::broker::index::{Index, Slot};
 use crate::broker::lease::Leases;
@@ -74,6 +77,8 @@ pub struct Engine<S: Storage> {
     pub next_uid: u64,
     /// Who takes what is cast.
     pub topics: Topics<Receiver>,
+    /// Where goes what is published to exchanges.
+    pub exchanges: Exchanges,
     /// What is published again and again.
     pub schedules: Schedules,
     /// What queues and groups have counted that are deleted.
@@ -126,12 +131,14 @@ impl<S: Storage> Engine<S> {
     pub fn new(defaults: Settings, random: u64) -> Engine<S> {
         let seed = SeedableRandomState::with_seed(random, SharedSeed::global_fixed());
         let topics = Topics::new(seed.clone());
+        let exchanges = Exchanges::new(seed.clone());
         Engine {
             queues: Slab::new(),
             names: HashMap::with_hasher(seed),
             by_uid: HashMap::default(),
             next_uid: 1,
             topics,
+            exchanges,
             schedules: Schedules::default(),
             gone: Counters::default(),
             leases: Leases::default(),
@@ -334,18 +341,20 @@ impl<S: Storage> Engine<S> {
         }
     }
 
-    /// Memory held for messages and what is known of them, bytes; so many queues are looked at again.
-    pub fn count_memory(&mut self, queues: usize) -> usize {
-        let Engine {
-            census,
-            queues: all,
-            ..
-        } = self;
-        census.count(all, queues)
+    /// Memory held for messages and what is known of them, bytes; that of each queue by the last look at it.
+    pub fn memory(&self) -> usize {
+        self.census.total()
             + self.message_memory()
             + self.leases.memory()
             + self.topics.memory()
+            + self.exchanges.memory()
             + self.schedules.memory()
+    }
+
+    /// The same after so many queues were looked at again.
+    pub fn count_memory(&mut self, queues: usize) -> usize {
+        self.census.count(&mut self.queues, queues);
+        self.memory()
     }
 
     /// Memory of the messages alone, bytes; quick.

@@ -349,7 +349,12 @@ impl<S: Storage> Engine<S> {
         body_bytes: u64,
     ) -> Result<Vec<Dropped>, Refused> {
         let queue = &self.queues[key.0 as usize];
-        let (length, bytes) = (queue.counted(), queue.counted_bytes());
+        let bytes = queue.counted_bytes();
+        let length = match queue.declared {
+            // What is with consumers is not in the queue for those who declare its length.
+            Some(_) => queue.counted() - queue.leased(),
+            None => queue.counted(),
+        };
         self.plan_room_from(key, length, bytes, count, body_bytes)
     }
 
@@ -401,7 +406,7 @@ impl<S: Storage> Engine<S> {
         for Dropped { id, place, size } in dropped {
             self.queue_mut(key).counters.dropped += 1;
             if self.queue(key).is_shared() {
-                let dead = dead && self.queue(key).dead_name().is_some();
+                let dead = dead && self.queue(key).buries();
                 self.settle_for_all(key, id, place, size, SettleReason::DroppedOld, dead, now);
             } else if !(dead
                 && self.bury_waiting(key, id, place, size, TransferReason::DroppedOld, now))
@@ -452,9 +457,13 @@ impl<S: Storage> Engine<S> {
             }
             builder.headers(&self.headers);
         }
+        if !options.sections.is_empty() {
+            self.sections.extend_from_slice(options.sections);
+        }
         if level == Level::None {
             return;
         }
+        let mut builder = SectionsBuilder::new(&mut self.sections);
         if let Some(once) = &options.once {
             builder.once(once.decoded(&mut self.decoded));
         }
@@ -507,13 +516,18 @@ pub(super) fn when_published(queue: &Queue, options: &PublishOptions<'_>, now: N
         now.us.saturating_add(delay_us)
     };
     let ttl_us = match (options.ttl_us, settings.ttl_us) {
+        (Some(own), Some(of_queue)) if options.within => Some(own.min(of_queue)),
         (Some(own), _) => Some(own),
         (None, of_queue) => of_queue.filter(|_| due_us != 0),
     };
     Published {
         place: 0,
         size: 0,
-        pri: options.pri.unwrap_or(settings.pri),
+        pri: match &queue.declared {
+            Some(declared) if options.within => options.pri.unwrap_or(0).min(declared.pri_max),
+            None if options.within => settings.pri,
+            _ => options.pri.unwrap_or(settings.pri),
+        },
         due_us,
         expires_us: ttl_us.map(|ttl_us| now.us.max(due_us).saturating_add(ttl_us)),
         now_us: now.us,

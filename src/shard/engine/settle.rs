@@ -211,7 +211,7 @@ impl<S: Storage> Engine<S> {
         };
         if queue.is_overdue(lease.id) {
             queue.counters.expired += 1;
-            if queue.settings.deadon.ttl && queue.dead_name().is_some() {
+            if queue.settings.deadon.ttl && queue.buries() {
                 self.bury(key, death(TransferReason::Expired), now);
             } else {
                 self.settle_taken(
@@ -227,8 +227,13 @@ impl<S: Storage> Engine<S> {
         let most = queue.settings.maxdeliver;
         let unsent = matches!(how, Return::Unsent);
         let spent = most > 0 && u32::from(failed) >= most && !unsent;
-        if spent && queue.settings.deadon.tries && queue.dead_name().is_some() {
+        if spent && queue.settings.deadon.tries && queue.buries() {
             self.bury(key, death(TransferReason::Tries), now);
+            return;
+        }
+        if spent && queue.drops_spent() {
+            let size = Some(lease.size);
+            self.settle_taken(key, lease.id, lease.place, size, SettleReason::Dead);
             return;
         }
         let delay_us = match how {
@@ -329,12 +334,12 @@ impl<S: Storage> Engine<S> {
             self.settle_taken(key, id, place, size, SettleReason::Dead);
             return;
         }
-        let Some(name) = self.queue(key).dead_name() else {
+        if !self.queue(key).buries() {
             let pri = death.pri;
             self.queue_mut(key).put_back(death.id, pri, 0);
             self.schedule(key);
             return;
-        };
+        }
         let at_hand = match self.at_hand.is_empty() {
             true => None,
             false => {
@@ -371,6 +376,11 @@ impl<S: Storage> Engine<S> {
                 return;
             }
         };
+        if let Some(route) = self.queue(key).dead_route().cloned() {
+            return self.bury_by_route(key, &death, &route, &sections, body, now);
+        }
+        let name = self.queue(key).dead_name();
+        let name = name.expect("it buries, and by no route");
         let target = match self.find(&name) {
             Some(target) => target,
             None => {

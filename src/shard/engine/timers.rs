@@ -118,7 +118,7 @@ impl<S: Storage> Engine<S> {
                 };
                 let queue = self.queue_mut(key);
                 queue.counters.expired += 1;
-                if queue.settings.deadon.ttl && queue.dead_name().is_some() {
+                if queue.settings.deadon.ttl && queue.buries() {
                     let why = TransferReason::Expired;
                     let is_buried = self.bury_waiting(key, id, place, size, why, now);
                     assert!(is_buried, "it is ready or delayed");

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use foldhash::fast::FixedState;
 
 use super::super::Now;
+use super::super::deaths::{self, DEATH_BYTES_MAX};
 use super::publish::{
     Dropped, begin_many, full, once_hash, out_of_memory, paused, stronger_than_stored, too_fast,
 };
@@ -23,7 +24,7 @@ use crate::fault::{Fault, planted};
 use crate::log::disk::Storage;
 use crate::log::{
     DEFINE_HEAD_BYTES_MAX, LogIndex, PUBLISH_HEAD_BYTES_MAX, RELEASE_BYTES_MAX, SETTLE_BYTES_MAX,
-    TRANSFER_HEAD_BYTES_MAX,
+    Sections, TRANSFER_HEAD_BYTES_MAX, TransferReason,
 };
 
 /// Bytes of a record beyond what its entries are known to take at most, and rows of its table.
@@ -81,6 +82,8 @@ pub struct Plan {
     targets: BTreeSet<Box<[u8]>>,
     /// Most bytes that it takes in the log; 0 = nothing of it is logged.
     log_bytes: usize,
+    /// Queues beyond those known that dead letters are published to.
+    routed: usize,
 }
 
 impl Plan {
@@ -164,6 +167,12 @@ impl<S: Storage> Engine<S> {
 
     /// A message goes to its queue's dead-letter queue, if there is one.
     fn plan_move(&mut self, plan: &mut Plan, moved: Moved) {
+        if self.queue(moved.queue).dead_route().is_some() {
+            // Where it goes is known when it has been read.
+            plan.moved_bytes += u64::from(moved.size);
+            plan.moved.push(moved);
+            return;
+        }
         let Some(name) = self.queue(moved.queue).dead_name() else {
             return;
         };
@@ -311,7 +320,7 @@ impl<S: Storage> Engine<S> {
         if settles_only && log.begin_settles(plan.log_bytes + SPARE_BYTES) {
             return Ok(());
         }
-        let rows = plan.shares.len() + plan.targets.len() + SPARE_ROWS;
+        let rows = plan.shares.len() + plan.targets.len() + plan.routed + SPARE_ROWS;
         begin_many(log, plan.log_bytes + SPARE_BYTES, rows)
     }
 
@@ -365,6 +374,20 @@ impl<S: Storage> Engine<S> {
         Ok(())
     }
 
+    /// How many queues a dead letter of a queue goes to that has a route for them, at most.
+    fn dead_copies(&mut self, key: QueueKey, sections: &[u8]) -> Option<usize> {
+        let queue = self.queue(key);
+        let route = queue.dead_route()?.clone();
+        let name = queue.name.clone();
+        let (_, own) = deaths::source(Sections(sections), &name);
+        let routing_key = route.key.as_deref().unwrap_or(own);
+        let reason = TransferReason::Rejected;
+        Some(
+            self.dead_targets(&route, sections, routing_key, reason)
+                .len(),
+        )
+    }
+
     /// Everything that moves must be in memory before anything is done.
     fn read_ahead(
         &mut self,
@@ -402,13 +425,20 @@ impl<S: Storage> Engine<S> {
                 (bodies.get(&(uid, moved.id)), self.log.is_some())
             {
                 let name = self.queue(moved.queue).name.len();
-                plan.log_bytes += 2 * SETTLE_BYTES_MAX
+                let one = 2 * SETTLE_BYTES_MAX
                     + TRANSFER_HEAD_BYTES_MAX
                     + TRACE_BYTES_MAX
                     + sections.len()
                     + body.len()
                     + name
                     + moved.why_bytes;
+                let sections = sections.clone();
+                let copies = self.dead_copies(moved.queue, &sections);
+                plan.log_bytes += match copies {
+                    None => one,
+                    Some(copies) => (one + DEATH_BYTES_MAX) * copies.max(1),
+                };
+                plan.routed += copies.unwrap_or(0);
             }
         }
         match cold {

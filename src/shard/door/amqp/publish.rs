@@ -1,0 +1,555 @@
+//! Messages in: where they go, what is stored beside the body, and what the publisher is told.
+
+use bytes::Bytes;
+
+use super::{Confirm, Content, Fault, Mode, Outcome, channel_fault, connection_fault, shown};
+use super::{reply_to, run::not_immediate};
+use crate::broker::command::{Body, PublishOptions};
+use crate::broker::exchanges::{ExchangeKey, FLAG_INTERNAL};
+use crate::broker::id::Level;
+use crate::broker::queue::QueueKey;
+use crate::broker::reply::{ErrorCode, Payload};
+use crate::broker::settings::WhenFull;
+use crate::log::disk::Storage;
+use crate::log::{SectionKind, SectionsBuilder};
+use crate::protocol::amqp::content::{Kept, Properties};
+use crate::protocol::amqp::method::{Publish, id};
+use crate::protocol::amqp::{code, encode, table};
+use crate::shard::conn::Need;
+use crate::shard::deaths;
+use crate::shard::engine::{Reached, Refused};
+use crate::shard::{Now, Shard};
+
+/// Bodies from this size have memory of their own, bytes.
+const OWN_BYTES_MIN: usize = 16 << 10;
+
+/// What became of a message.
+enum Fate {
+    /// It is stored, or nobody wanted it; safe when that is met.
+    Taken(Need),
+    /// A queue refused it.
+    Refused,
+}
+
+impl<S: Storage> Shard<S> {
+    /// Publishes a message that lies in the input.
+    #[inline]
+    pub(super) fn publish_message(
+        &mut self,
+        slot: usize,
+        number: u16,
+        publish: &Publish<'_>,
+        properties: &[u8],
+        body: &[u8],
+        now: Now,
+    ) -> Outcome {
+        let body = match body.len() {
+            0..OWN_BYTES_MIN => Body::Borrowed(body),
+            _ => Body::Owned(Bytes::copy_from_slice(body)),
+        };
+        self.publish_any(slot, number, publish, properties, &body, now)
+    }
+
+    /// Publishes a message that came in pieces, or queues it until the channel's commit.
+    pub(super) fn publish_content(
+        &mut self,
+        slot: usize,
+        number: u16,
+        content: &mut Content,
+        now: Now,
+    ) -> Outcome {
+        let is_tx = |mode: &Mode| matches!(mode, Mode::Tx(_));
+        let channel = self.amqp(slot).channel(number);
+        if channel.is_some_and(|channel| is_tx(&channel.mode)) {
+            return self.queue_publish(slot, number, content);
+        }
+        let publish = Publish {
+            exchange: &content.exchange,
+            key: &content.key,
+            mandatory: content.mandatory,
+            immediate: false,
+        };
+        if content.body.len() < OWN_BYTES_MIN {
+            let body = Body::Borrowed(&content.body);
+            return self.publish_any(slot, number, &publish, &content.properties, &body, now);
+        }
+        let bytes = Bytes::from(std::mem::take(&mut content.body));
+        let body = Body::Owned(bytes.clone());
+        let outcome = self.publish_any(slot, number, &publish, &content.properties, &body, now);
+        drop(body);
+        if let Err(Fault::Again) = outcome {
+            content.body = bytes.into();
+        }
+        outcome
+    }
+
+    /// The exchange that a publish names; `None` is the default one.
+    pub(super) fn exchange_to_publish(&self, name: &[u8]) -> Result<Option<ExchangeKey>, Fault> {
+        if name.is_empty() {
+            return Ok(None);
+        }
+        let Some(exchange) = self.engine.exchanges.find(name) else {
+            let text = format!("there is no exchange '{}' in vhost '/'", shown(name));
+            return Err(channel_fault(code::NOT_FOUND, text));
+        };
+        if self.engine.exchanges.get(exchange).flags & FLAG_INTERNAL != 0 {
+            let text = format!("exchange '{}' in vhost '/' is internal", shown(name));
+            return Err(channel_fault(code::ACCESS_REFUSED, text));
+        }
+        Ok(Some(exchange))
+    }
+
+    /// Reads the properties of a publish and refuses what cannot be.
+    pub(super) fn check_properties<'a>(
+        &mut self,
+        slot: usize,
+        publish: &Publish<'_>,
+        properties: &'a [u8],
+    ) -> Result<Properties<'a>, Fault> {
+        if publish.immediate {
+            return Err(not_immediate());
+        }
+        let Ok(found) = Properties::decode(properties) else {
+            let text = "the message's properties make no sense";
+            return Err(connection_fault(code::SYNTAX_ERROR, text));
+        };
+        if found.ttl_ms().is_err() {
+            let text = "expiration is no number of milliseconds";
+            return Err(channel_fault(code::PRECONDITION_FAILED, text));
+        }
+        if let Some(user) = found.user_id
+            && *user != *self.amqp(slot).user
+        {
+            let text = format!("user_id is '{}', not the connection's user", shown(user));
+            return Err(channel_fault(code::PRECONDITION_FAILED, text));
+        }
+        Ok(found)
+    }
+
+    #[inline]
+    pub(super) fn publish_any(
+        &mut self,
+        slot: usize,
+        number: u16,
+        publish: &Publish<'_>,
+        properties: &[u8],
+        body: &Body<'_>,
+        now: Now,
+    ) -> Outcome {
+        if self.is_draining() {
+            let text = "the broker is going down";
+            return Err(connection_fault(code::CONNECTION_FORCED, text));
+        }
+        let found = self.check_properties(slot, publish, properties)?;
+        let exchange = self.exchange_to_publish(publish.exchange)?;
+        if exchange.is_none()
+            && let Some(address) = reply_to::address(publish.key)
+        {
+            let is_given = self.give_directly(address, publish, &found, body);
+            return self.conclude_publish(slot, number, publish, &found, body, is_given);
+        }
+        let amqp = self.amqp(slot);
+        let mut reached = std::mem::take(&mut amqp.reached);
+        let mut sections = std::mem::take(&mut amqp.sections);
+        let outcome = match self.build_message(slot, number, publish, &found, &mut sections) {
+            Ok(()) => self.store(
+                slot,
+                number,
+                exchange,
+                publish.key,
+                &found,
+                &sections,
+                body,
+                &mut reached,
+                now,
+            ),
+            Err(fault) => Err(fault),
+        };
+        let is_routed = !reached.queues.is_empty() || !reached.receivers.is_empty();
+        let amqp = self.amqp(slot);
+        amqp.reached = reached;
+        amqp.sections = sections;
+        match outcome? {
+            Fate::Taken(need) => {
+                if !is_routed && publish.mandatory {
+                    self.give_back_unrouted(slot, number, publish, &found, body);
+                }
+                self.confirm(slot, number, need);
+            }
+            Fate::Refused => self.refuse_message(slot, number),
+        }
+        Ok(())
+    }
+
+    /// Encodes what is stored beside the body.
+    #[inline]
+    fn build_message(
+        &mut self,
+        slot: usize,
+        number: u16,
+        publish: &Publish<'_>,
+        found: &Properties<'_>,
+        sections: &mut Vec<u8>,
+    ) -> Outcome {
+        sections.clear();
+        let mut builder = SectionsBuilder::new(sections);
+        let has_copies = found.headers.is_some_and(|headers| {
+            [&b"CC"[..], b"BCC"]
+                .iter()
+                .any(|name| table::find(headers, name).is_some())
+        });
+        // By the default exchange a message goes to the queue of its key, which need not be kept.
+        if !publish.exchange.is_empty() || has_copies {
+            deaths::put_source(&mut builder, publish.exchange, publish.key);
+        }
+        let amqp = self.amqp(slot);
+        let mut octets = std::mem::take(&mut amqp.octets);
+        octets.clear();
+        let mut reply_to = found.reply_to;
+        let own;
+        if reply_to == Some(reply_to::QUEUE) {
+            own = self.answer_address(slot, number)?;
+            found.put_with_reply_to(&mut octets, &own);
+            reply_to = Some(&own);
+        } else {
+            found.put_without_headers(&mut octets);
+        }
+        // No flags at all are as good as no properties.
+        if octets != [0, 0] {
+            builder.add(SectionKind::Props, &octets);
+        }
+        if let Some(headers) = found.headers.filter(|headers| !headers.is_empty()) {
+            match table::find(headers, b"BCC") {
+                // Nobody sees who else got it.
+                Some(_) => {
+                    let mut seen = Vec::new();
+                    for (name, value) in table::entries(headers).filter(|it| it.0 != b"BCC") {
+                        table::put_value(&mut seen, name, value);
+                    }
+                    builder.headers(&seen);
+                }
+                None => _ = builder.headers(headers),
+            }
+        }
+        if let Some(reply_to) = reply_to {
+            builder.reply(reply_to);
+        }
+        self.amqp(slot).octets = octets;
+        Ok(())
+    }
+
+    /// Gives the message to the queues that it reaches.
+    #[allow(clippy::too_many_arguments)]
+    #[inline]
+    fn store(
+        &mut self,
+        slot: usize,
+        number: u16,
+        exchange: Option<ExchangeKey>,
+        key: &[u8],
+        found: &Properties<'_>,
+        sections: &[u8],
+        body: &Body<'_>,
+        reached: &mut Reached,
+        now: Now,
+    ) -> Result<Fate, Fault> {
+        let headers = found.headers.unwrap_or_default();
+        self.engine.reach(exchange, key, headers, reached);
+        if found.headers.is_some() {
+            self.reach_copies(exchange, headers, reached);
+        }
+        let ttl_ms = found.ttl_ms().unwrap_or_default();
+        let options = PublishOptions {
+            pri: found.priority,
+            ttl_us: ttl_ms.map(|ms| ms.saturating_mul(1000)),
+            sections,
+            within: true,
+            is_plain: sections.is_empty() && found.priority.is_none() && ttl_ms.is_none(),
+            ..PublishOptions::default()
+        };
+        let fate = match reached.queues[..] {
+            [] => Fate::Taken(Need::NOW),
+            [queue] => {
+                let size = body.as_slice().len() as u64;
+                let one = std::iter::once(same_body(body));
+                match self.engine.publish(queue, &options, one, 1, size, now) {
+                    Ok(receipt) => {
+                        if receipt.hidden {
+                            let need = self.engine.visible_need(queue);
+                            self.conns[slot].published.add(need);
+                        }
+                        Fate::Taken(receipt.need)
+                    }
+                    Err(Refused::Cold) => {
+                        self.block_cold(slot);
+                        return Err(Fault::Again);
+                    }
+                    Err(Refused::Error(error)) => {
+                        return self.refused(slot, number, &reached.queues, error.code, now);
+                    }
+                }
+            }
+            _ => match self.engine.cast(&reached.queues, &options, body, now) {
+                Ok(receipt) => {
+                    if receipt.visible.level != Level::None {
+                        self.conns[slot].published.add(receipt.visible);
+                    }
+                    match receipt.refused {
+                        0 => Fate::Taken(receipt.need),
+                        _ => Fate::Refused,
+                    }
+                }
+                Err(Refused::Cold) => {
+                    self.block_cold(slot);
+                    return Err(Fault::Again);
+                }
+                Err(Refused::Error(error)) => {
+                    return self.refused(slot, number, &reached.queues, error.code, now);
+                }
+            },
+        };
+        if !reached.receivers.is_empty() {
+            self.give_live(&reached.receivers, key, &options, body, now);
+        }
+        if self.amqp(slot).is_blocked {
+            self.unblock_publisher(slot);
+        }
+        Ok(fate)
+    }
+
+    /// Adds what the keys in the headers `CC` and `BCC` reach.
+    fn reach_copies(
+        &mut self,
+        exchange: Option<ExchangeKey>,
+        headers: &[u8],
+        reached: &mut Reached,
+    ) {
+        let keys: Vec<&[u8]> = [&b"CC"[..], b"BCC"]
+            .into_iter()
+            .filter_map(|name| table::inner(table::find(headers, name)?, b'A'))
+            .flat_map(table::array_values)
+            .filter_map(|value| table::inner(value, b'S'))
+            .collect();
+        let mut more = Reached::default();
+        for key in keys {
+            self.engine.reach(exchange, key, headers, &mut more);
+            reached.queues.append(&mut more.queues);
+            reached.queues.sort_unstable();
+            reached.queues.dedup();
+        }
+    }
+
+    /// A queue takes no more. A publisher that awaits confirms is told; another waits.
+    fn refused(
+        &mut self,
+        slot: usize,
+        number: u16,
+        queues: &[QueueKey],
+        code: ErrorCode,
+        now: Now,
+    ) -> Result<Fate, Fault> {
+        // What is not visible yet cannot make room; then it can.
+        if code == ErrorCode::Full && self.wait_for_publishes(slot) {
+            return Err(Fault::Again);
+        }
+        let drops = |key: &QueueKey| self.engine.queue(*key).settings.full == WhenFull::DropOld;
+        if code == ErrorCode::Full && queues.iter().all(drops) {
+            // It is larger than all that the queue may hold: what makes room is the message itself.
+            return Ok(Fate::Taken(Need::NOW));
+        }
+        if self.amqp(slot).confirms_on(number) {
+            return Ok(Fate::Refused);
+        }
+        self.block_publisher(slot, code, now);
+        Err(Fault::Again)
+    }
+
+    /// A message is safe when that is met: its publisher is told then, if it wants to know.
+    #[inline]
+    fn confirm(&mut self, slot: usize, number: u16, need: Need) {
+        let key = self.key(slot);
+        let conn = &mut self.conns[slot];
+        let amqp = match &mut conn.session {
+            super::super::Session::Amqp(amqp) => amqp,
+            _ => return,
+        };
+        let Some(channel) = amqp.channel(number) else {
+            return;
+        };
+        let Mode::Confirm(next) = &mut channel.mode else {
+            return;
+        };
+        let tag = *next;
+        *next += 1;
+        match amqp.confirms.back_mut() {
+            Some(Confirm::Taken {
+                channel,
+                last,
+                need: other,
+                ..
+            }) if *channel == number && *other == need => *last = tag,
+            _ => amqp.confirms.push_back(Confirm::Taken {
+                channel: number,
+                first: tag,
+                last: tag,
+                need,
+            }),
+        }
+        if need != Need::NOW && !conn.gate_listed {
+            conn.gate_listed = true;
+            self.gated.push(key);
+        }
+    }
+
+    /// A queue refused a message.
+    fn refuse_message(&mut self, slot: usize, number: u16) {
+        let amqp = self.amqp(slot);
+        let understands = amqp.understands.nack;
+        let Some(channel) = amqp.channel(number) else {
+            return;
+        };
+        let Mode::Confirm(next) = &mut channel.mode else {
+            return;
+        };
+        let tag = *next;
+        *next += 1;
+        if understands {
+            amqp.confirms.push_back(Confirm::Refused {
+                channel: number,
+                tag,
+            });
+        }
+    }
+
+    /// Writes the confirms of messages that have reached their level.
+    #[inline]
+    pub(in crate::shard) fn flush_confirms(&mut self, slot: usize) {
+        let has_any = self.conns[slot].amqp().is_some_and(|it| it.has_confirms());
+        if !has_any {
+            return;
+        }
+        while let Some(next) = self.amqp(slot).confirms.front().copied() {
+            if let Confirm::Taken { need, .. } = next
+                && !self.engine.reached(need)
+            {
+                break;
+            }
+            self.amqp(slot).confirms.pop_front();
+            self.give_confirm(slot, next);
+        }
+        self.mark_dirty(slot);
+    }
+
+    /// Writes the first confirms, as long as they are wanted.
+    pub(super) fn give_confirms(&mut self, slot: usize, wanted: impl Fn(&Confirm) -> bool) {
+        while let Some(next) = self.amqp(slot).confirms.front().copied()
+            && wanted(&next)
+        {
+            self.amqp(slot).confirms.pop_front();
+            self.give_confirm(slot, next);
+        }
+    }
+
+    fn give_confirm(&mut self, slot: usize, confirm: Confirm) {
+        let out = self.conns[slot].out.writer(&mut self.pool);
+        match confirm {
+            Confirm::Taken {
+                channel,
+                first,
+                last,
+                ..
+            } => encode::ack(out, channel, last, first != last),
+            Confirm::Refused { channel, tag } => encode::nack(out, channel, tag),
+        }
+    }
+
+    /// `confirm.select`
+    pub(super) fn select_confirms(&mut self, slot: usize, number: u16, nowait: bool) -> Outcome {
+        let channel = self.amqp(slot).channel(number).expect("it is open");
+        match &channel.mode {
+            Mode::Tx(_) => {
+                let text = "the channel has transactions; it cannot have confirms too";
+                return Err(channel_fault(code::PRECONDITION_FAILED, text));
+            }
+            Mode::Confirm(_) => {}
+            Mode::Plain => channel.mode = Mode::Confirm(1),
+        }
+        if !nowait {
+            self.say_on(slot, number, id::CONFIRM_SELECT_OK).end();
+        }
+        Ok(())
+    }
+
+    /// What is left to do for a message that is not stored.
+    fn conclude_publish(
+        &mut self,
+        slot: usize,
+        number: u16,
+        publish: &Publish<'_>,
+        found: &Properties<'_>,
+        body: &Body<'_>,
+        is_given: bool,
+    ) -> Outcome {
+        if !is_given && publish.mandatory {
+            self.give_back_unrouted(slot, number, publish, found, body);
+        }
+        self.confirm(slot, number, Need::NOW);
+        Ok(())
+    }
+
+    /// `basic.return`: no queue takes a mandatory message.
+    pub(super) fn give_back_unrouted(
+        &mut self,
+        slot: usize,
+        number: u16,
+        publish: &Publish<'_>,
+        found: &Properties<'_>,
+        body: &Body<'_>,
+    ) {
+        let mut properties = Vec::new();
+        found.put_without_headers(&mut properties);
+        let kept = Kept {
+            properties: &properties,
+            headers: [found.headers.unwrap_or_default(), b""],
+            reply_to: None,
+        };
+        let frame_bytes_max = self.amqp(slot).frame_bytes_max;
+        let conn = &mut self.conns[slot];
+        let out = conn.out.writer(&mut self.pool);
+        let text = code::name(code::NO_ROUTE);
+        encode::returned(
+            out,
+            number,
+            code::NO_ROUTE,
+            text,
+            publish.exchange,
+            publish.key,
+        );
+        let body = payload(body);
+        encode::content(
+            &mut conn.out,
+            &mut self.pool,
+            number,
+            &kept,
+            &body,
+            frame_bytes_max,
+        );
+        self.mark_dirty(slot);
+    }
+}
+
+/// The body once more, not copied.
+pub(super) fn same_body<'a>(body: &'a Body<'_>) -> Body<'a> {
+    match body {
+        Body::Borrowed(octets) => Body::Borrowed(octets),
+        Body::Owned(bytes) => Body::Owned(bytes.clone()),
+    }
+}
+
+/// The body as it is sent.
+pub(super) fn payload<'a>(body: &'a Body<'_>) -> Payload<'a> {
+    match body {
+        Body::Borrowed(octets) => Payload::Slice(octets),
+        Body::Owned(bytes) => Payload::Shared(bytes.clone()),
+    }
+}
