@@ -16,6 +16,7 @@ use crate::broker::lease::{HolderKey, Leases};
 use crate::broker::queue::{QueueKey, WaiterKey};
 use crate::broker::reply::Reply;
 use crate::log::disk::Storage;
+use crate::protocol::text::encode;
 
 impl<S: Storage> Shard<S> {
     /// Runs a pull: gives what is ready, or waits.
@@ -142,7 +143,12 @@ impl<S: Storage> Shard<S> {
         let conn = &mut self.conns[slot];
         let tag = (!tag.is_empty()).then_some(tag);
         let count = u64::from(count);
-        conn.tell(&mut self.pool, tag, Told::Reply(&Reply::End { count }));
+        let reply = Reply::End { count };
+        if conn.session.is_text() {
+            encode::reply(conn.out.writer(&mut self.pool), tag, &reply);
+        } else {
+            conn.tell(&mut self.pool, tag, Told::Reply(&reply));
+        }
         let end = conn.out.end();
         for (until, _) in conn
             .holding

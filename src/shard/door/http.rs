@@ -260,8 +260,10 @@ impl Conn {
 
     /// One message of a pull: the response itself, or one more in JSON.
     fn http_message(&mut self, pool: &mut Pool, delivery: &Delivery<'_>) {
-        let current = self.http().current.as_mut();
-        let current = current.expect("a message answers a request");
+        // After a failure of the log nobody is answered any more; the lease goes back with the connection.
+        let Some(current) = self.http().current.as_mut() else {
+            return;
+        };
         let keep_alive = current.keep_alive;
         match &mut current.what {
             What::Message { is_given } => *is_given = true,
@@ -270,7 +272,7 @@ impl Conn {
                 *count += 1;
                 return message(json, delivery);
             }
-            other => unreachable!("{other:?} is not answered with a message"),
+            _ => return,
         }
         let mut head = encode::Head::new(self.out.writer(pool), 200);
         head.field("Content-Type", b"application/octet-stream");

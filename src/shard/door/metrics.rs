@@ -129,13 +129,14 @@ impl<S: Storage> Shard<S> {
         text.metric("ringmq_build_info", "gauge", "The version that runs.");
         let version = env!("CARGO_PKG_VERSION");
         text.sample("ringmq_build_info", &[("version", version)], 1);
-        self.broker_metrics(&mut text, now);
+        let memory = self.engine.count_memory(usize::MAX);
+        self.broker_metrics(&mut text, memory, now);
         self.log_metrics(&mut text);
         self.queue_metrics(&mut text, now);
         text.0.into_bytes()
     }
 
-    fn broker_metrics(&self, text: &mut Text, now: Now) {
+    fn broker_metrics(&self, text: &mut Text, memory: usize, now: Now) {
         let totals = &self.totals;
         let uptime = seconds(now.us.saturating_sub(totals.started_us));
         let help = "Time since the start.";
@@ -181,7 +182,7 @@ impl<S: Storage> Shard<S> {
         let messages = self.engine.message_memory();
         let name = "ringmq_memory_bytes";
         text.metric(name, "gauge", "Memory held, by what it is for.");
-        let rest = self.engine.memory().saturating_sub(messages);
+        let rest = memory.saturating_sub(messages);
         text.sample(name, &[("pool", "messages")], messages);
         text.sample(name, &[("pool", "index")], rest);
         text.sample(name, &[("pool", "connections")], conns);

@@ -4,6 +4,7 @@
 //! reply (*safe pop*): by a command that was read after the reply had been written out, or by ending its side
 //! after TCP has acknowledged the reply. A connection that breaks gives it back.
 
+mod consumers;
 mod lists;
 mod ranges;
 mod server;
@@ -30,8 +31,8 @@ use crate::protocol::resp::decode::{Broken, Decoder, Step};
 use crate::protocol::resp::encode::{self, Version};
 use crate::protocol::text::IN_PLACE_BYTES_MAX;
 use crate::protocol::text::encode as text;
+pub(in super::super) use consumers::Consumers;
 use ranges::Range;
-pub(in super::super) use streams::Consumers;
 use streams::Entry;
 use transaction::{Exec, Multi};
 

@@ -465,7 +465,8 @@ impl<S: Storage> Shard<S> {
         })
     }
 
-    fn info(&self, now: Now) -> String {
+    fn info(&mut self, now: Now) -> String {
+        let memory = self.engine.count_memory(0);
         let totals = &self.totals;
         let blocked = self
             .conns
@@ -488,7 +489,7 @@ impl<S: Storage> Shard<S> {
         let _ = write!(
             text,
             "# Memory\r\nused_memory:{}\r\nmaxmemory:{}\r\n\r\n# Persistence\r\nloading:0\r\naof_enabled:{}\r\n\r\n",
-            self.engine.memory(),
+            memory,
             self.memory_budget_bytes,
             u8::from(self.engine.log.is_some())
         );
