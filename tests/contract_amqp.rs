@@ -838,6 +838,37 @@ fn one_consumer_is_active_at_a_time_where_that_was_declared() {
 }
 
 #[test]
+fn what_is_begun_on_many_channels_is_bounded() {
+    let broker = Launch::memory()
+        .arg("--max-body 1M --max-batch-bytes 2M")
+        .start();
+    let mut client = Client::open(broker.address);
+    client.declare("q", 0, b"");
+    let size = 200_000;
+    let whole = published("", "q", 0, &[0, 0], &vec![5; size]);
+    // The second frame of the body is left out.
+    let begun = &whole[..whole.len() - (size - (128 * 1024 - 8)) - 8];
+    for channel in 2..19u16 {
+        client.open_channel(channel);
+    }
+    for channel in 2..19u16 {
+        let mut bytes = begun.to_vec();
+        let mut at = 0;
+        while at < bytes.len() {
+            let size = u32::from_be_bytes(bytes[at + 3..at + 7].try_into().expect("4 octets"));
+            bytes[at + 1..at + 3].copy_from_slice(&channel.to_be_bytes());
+            at += size as usize + 8;
+        }
+        client.send_bytes(&bytes);
+        if channel == 10 {
+            // So many are fine.
+            client.assert_silent();
+        }
+    }
+    assert_eq!(client.expect_close(0).0, 506);
+}
+
+#[test]
 fn both_sides_give_signs_of_life() {
     let broker = memory();
     let mut silent = Client::open_with(broker.address, 1, &capabilities());
