@@ -634,3 +634,178 @@ fn who_does_not_read_is_not_read_and_holds_nobody_up() {
         assert_eq!(slow.reply().len(), body.len() + 3);
     }
 }
+
+/// Entries of a stream with their ids cut away.
+fn without_ids(text: &str) -> String {
+    let words = text.split(' ').map(|word| {
+        let bare = word.trim_start_matches('[');
+        let is_id = bare.strip_prefix('$').is_some_and(|id| {
+            let id = id.trim_end_matches(']');
+            id.split_once('-')
+                .is_some_and(|(ms, number)| ms.len() == 13 && number.parse::<u64>().is_ok())
+        });
+        match is_id {
+            true => word.replace(bare, "*"),
+            false => word.to_owned(),
+        }
+    });
+    words.collect::<Vec<_>>().join(" ")
+}
+
+#[test]
+fn a_stream_is_read_by_groups_and_acked() {
+    let (broker, mut resp) = memory();
+    let first = resp.ask("XADD s * kind a size 1");
+    let (ms, number) = first
+        .strip_prefix('$')
+        .and_then(|id| id.split_once('-'))
+        .expect("an id");
+    assert!(ms.parse::<u64>().is_ok() && number == "1", "{first}");
+    resp.check("TYPE s", "+stream");
+    assert!(resp.ask("XADD s 5-1 a b").starts_with("-ERR an entry's id"));
+    assert!(resp.ask("XADD s * a").starts_with("-ERR wrong number"));
+    resp.check("XADD none NOMKSTREAM * a b", "nil");
+    resp.check("XGROUP CREATE none g 0", "-ERR The XGROUP subcommand requires the key to exist. Note that for CREATE you may want to use the MKSTREAM option to create an empty stream automatically.");
+    resp.check("XGROUP CREATE s g 0", "+OK");
+    resp.check(
+        "XGROUP CREATE s g 0",
+        "-BUSYGROUP Consumer Group name already exists",
+    );
+    resp.check("XGROUP CREATE s late $", "+OK");
+    resp.ask("XADD s * body hello");
+    resp.check("XLEN s", ":2");
+    let read = resp.ask("XREADGROUP GROUP g alice COUNT 10 STREAMS s >");
+    assert_eq!(
+        without_ids(&read),
+        "[[$s [[* [$kind $a $size $1]] [* [$body $hello]]]]]"
+    );
+    resp.check("XREADGROUP GROUP g bob STREAMS s >", "nils");
+    let late = resp.ask("XREADGROUP GROUP late bob STREAMS s >");
+    assert_eq!(without_ids(&late), "[[$s [[* [$body $hello]]]]]");
+    assert!(
+        resp.ask("XREADGROUP GROUP no bob STREAMS s >")
+            .starts_with("-NOGROUP")
+    );
+    // Another connection of the consumer finds what it has pending.
+    let mut two = Resp::connect(broker.address);
+    assert!(two.ask("HELLO 3").starts_with("{$server"));
+    let own = two.ask("XREADGROUP GROUP g alice STREAMS s 0");
+    assert_eq!(
+        without_ids(&own),
+        "{$s [[* [$kind $a $size $1]] [* [$body $hello]]]}"
+    );
+    two.check("XREADGROUP GROUP g bob STREAMS s 0", "{$s []}");
+    let summary = resp.ask("XPENDING s g");
+    assert!(
+        summary.starts_with(&format!("[:2 {first} ")) && summary.ends_with(" [[$alice $2]]]"),
+        "{summary}"
+    );
+    let listed = resp.ask("XPENDING s g - + 10");
+    assert!(
+        listed.starts_with(&format!("[[{first} $alice :")),
+        "{listed}"
+    );
+    resp.check("XPENDING s g - + 10 bob", "[]");
+    let first = first.trim_start_matches('$').to_owned();
+    resp.check(&format!("XACK s g {first} 1-99"), ":1");
+    resp.check(&format!("XACK s g {first}"), ":0");
+    // Acked by everybody or not, an entry stays until it is deleted.
+    resp.check("XLEN s", ":2");
+    let range = resp.ask("XRANGE s - +");
+    assert_eq!(
+        without_ids(&range),
+        "[[* [$kind $a $size $1]] [* [$body $hello]]]"
+    );
+    let range = resp.ask(&format!("XRANGE s ({first} + COUNT 5"));
+    assert_eq!(without_ids(&range), "[[* [$body $hello]]]");
+    // Who is idle loses what it has, and its try counts.
+    let claimed = resp.ask("XAUTOCLAIM s g bob 0 0-0 COUNT 5");
+    assert_eq!(without_ids(&claimed), "[$0-0 [[* [$body $hello]]] []]");
+    resp.check("XAUTOCLAIM s g carol 3600000 0", "[$0-0 [] []]");
+    let listed = resp.ask("XPENDING s g IDLE 0 - + 10");
+    assert!(
+        listed.contains(" $bob :") && listed.ends_with(" :2]]"),
+        "{listed}"
+    );
+    resp.check(&format!("XDEL s {first} {first}"), ":1");
+    resp.check("XLEN s", ":1");
+    resp.check("XGROUP CREATECONSUMER s g dave", ":1");
+    resp.check("XGROUP DELCONSUMER s g bob", ":1");
+    let again = resp.ask("XREADGROUP GROUP g dave STREAMS s >");
+    assert_eq!(without_ids(&again), "[[$s [[* [$body $hello]]]]]");
+    resp.check("XGROUP DESTROY s g", ":1");
+    resp.check("XGROUP DESTROY s g", ":0");
+    resp.check("DEL s", ":1");
+    resp.check("XLEN s", ":0");
+}
+
+#[test]
+fn a_reader_of_a_stream_waits_and_other_doors_take_part() {
+    let (broker, mut resp) = memory();
+    resp.check("XGROUP CREATE s g $ MKSTREAM", "+OK");
+    let mut two = Resp::connect(broker.address);
+    two.send("XREADGROUP GROUP g c BLOCK 0 STREAMS s >");
+    two.assert_silent(Duration::from_millis(50));
+    let mut text = broker.client();
+    assert_eq!(text.ask("PUB s h.kind=x :from text"), "OK 1 mem");
+    assert_eq!(
+        without_ids(&two.reply()),
+        "[[$s [[* [$kind $x $body $from text]]]]]"
+    );
+    resp.check("XREADGROUP GROUP g d BLOCK 50 STREAMS s >", "nils");
+    resp.ask("XADD s * body two kind y");
+    let pulled = text
+        .pull("s/mail from=first")
+        .expect("a group of another door");
+    assert_eq!(pulled[0].body, b"from text");
+    resp.check(
+        "RPUSH s x",
+        "-WRONGTYPE Operation against a key holding the wrong kind of value",
+    );
+    resp.check(
+        "LPOP s",
+        "-WRONGTYPE Operation against a key holding the wrong kind of value",
+    );
+    resp.check("RPUSH list x", ":1");
+    resp.check(
+        "XADD list * a b",
+        "-WRONGTYPE Operation against a key holding the wrong kind of value",
+    );
+    for number in 0..20 {
+        resp.ask(&format!("XADD cut MAXLEN ~ 5 * n {number}"));
+    }
+    resp.check("XLEN cut", ":5");
+    let range = resp.ask("XRANGE cut - + COUNT 1");
+    assert_eq!(without_ids(&range), "[[* [$n $15]]]");
+}
+
+#[test]
+fn streams_survive_a_kill() {
+    let dir = TempDir::new("resp-streams");
+    let launch = Launch::data(&dir.data());
+    let mut broker = launch.start();
+    let mut resp = Resp::connect(broker.address);
+    resp.check("XGROUP CREATE s g 0 MKSTREAM", "+OK");
+    let ids: Vec<String> = (0..4)
+        .map(|number| resp.ask(&format!("XADD s * n {number}"))[1..].to_owned())
+        .collect();
+    let read = resp.ask("XREADGROUP GROUP g c COUNT 3 STREAMS s >");
+    assert_eq!(
+        without_ids(&read),
+        "[[$s [[* [$n $0]] [* [$n $1]] [* [$n $2]]]]]"
+    );
+    resp.check(&format!("XACK s g {} {}", ids[0], ids[2]), ":2");
+    resp.check(&format!("XDEL s {}", ids[0]), ":1");
+    broker.process.kill_running();
+    broker = launch.start();
+    let mut resp = Resp::connect(broker.address);
+    let listed = resp.ask("XRANGE s - +");
+    for id in &ids[1..] {
+        assert!(listed.contains(id.as_str()), "{listed}");
+    }
+    resp.check("XLEN s", ":3");
+    // Leases end with the broker: what was pending is given out again, what was acked is not.
+    resp.check("XPENDING s g", "[:0 nil nil nils]");
+    let read = resp.ask("XREADGROUP GROUP g c STREAMS s >");
+    assert_eq!(without_ids(&read), "[[$s [[* [$n $1]] [* [$n $3]]]]]");
+}

@@ -210,3 +210,139 @@ fn a_run_of_acks_does_what_the_same_acks_do_one_by_one() {
         assert!(runs.iter().filter(|line| *line == "OK 1").count() > 800);
     }
 }
+
+/// Casts in one pipeline; the casts' answers, and what each subscriber got.
+fn cast(
+    broker: &support::Broker,
+    topic: &str,
+    option: &str,
+    subscriptions: &[&str],
+) -> Vec<String> {
+    let mut caster = broker.client();
+    let mut subscribers: Vec<Client> = subscriptions.iter().map(|_| broker.client()).collect();
+    for (subscriber, subscription) in subscribers.iter_mut().zip(subscriptions) {
+        for pattern in subscription.split('+') {
+            match pattern.strip_prefix("own ") {
+                Some(pattern) => assert_eq!(caster.ask(pattern), "OK"),
+                None => assert!(subscriber.ask(pattern).starts_with("OK")),
+            }
+        }
+    }
+    let mut stream = caster.stream().try_clone().expect("a socket");
+    let all: Vec<u8> = (0..COUNT)
+        .flat_map(|n| {
+            let mut line = publish(topic, option, n);
+            line.splice(..4, *b"CAST ");
+            line
+        })
+        .collect();
+    let sender = std::thread::spawn(move || {
+        std::io::Write::write_all(&mut stream, &all).expect("the broker reads");
+    });
+    let mut outcome = Vec::new();
+    let mut answers = 0;
+    while answers < COUNT {
+        let line = caster.line().expect("an answer");
+        if line.starts_with("MSG ") {
+            caster.counted(&line).expect("a body");
+            continue;
+        }
+        outcome.push(line);
+        answers += 1;
+    }
+    sender.join().expect("it has sent all");
+    for subscriber in &mut subscribers {
+        // A barrier: what was cast before stands before its answer.
+        subscriber.send(b"PING\n").expect("it reads");
+        loop {
+            let line = subscriber.line().expect("a message");
+            if line == "PONG" {
+                break;
+            }
+            let body = subscriber.counted(&line).expect("a body");
+            let line = line.replace(topic, "topic");
+            outcome.push(format!("{line} {}", String::from_utf8_lossy(&body)));
+        }
+    }
+    outcome
+}
+
+#[test]
+fn a_run_of_casts_does_what_the_same_casts_do_one_by_one() {
+    let dir = TempDir::new("castruns");
+    let broker = Launch::data(&dir.data()).start();
+    let kinds: &[&[&str]] = &[
+        &[],
+        &["SUB news.* mode=live"],
+        &[
+            "SUB news.* mode=live",
+            "SUB # mode=live+SUB news.# mode=live",
+        ],
+        &["SUB news.* mode=live", "@t SUB news.* mode=live"],
+        &["SUB news.* mode=live", "BIND news.* archive"],
+        &["SUB news.* mode=live", "own SUB news.* mode=live"],
+    ];
+    for (number, subscriptions) in kinds.iter().enumerate() {
+        let runs = cast(&broker, &format!("news.a{number}"), "", subscriptions);
+        let single = cast(
+            &broker,
+            &format!("news.b{number}"),
+            " delay=0",
+            subscriptions,
+        );
+        for (n, (run, single)) in runs.iter().zip(&single).enumerate() {
+            let cut = |line: &String| line.chars().take(80).collect::<String>();
+            assert!(
+                run == single,
+                "{subscriptions:?}, line {n}: {} and one by one {}",
+                cut(run),
+                cut(single)
+            );
+        }
+        assert_eq!(runs.len(), single.len(), "{subscriptions:?}");
+    }
+}
+
+#[test]
+fn who_does_not_read_a_run_of_casts_is_told_how_many_it_has_missed() {
+    let broker = Launch::memory().start();
+    let (mut caster, mut lazy, mut eager) = (broker.client(), broker.client(), broker.client());
+    for subscriber in [&mut lazy, &mut eager] {
+        assert_eq!(subscriber.ask("SUB news mode=live"), "OK");
+    }
+    let body = "x".repeat(1000);
+    let mut given = 0;
+    for _ in 0..40 {
+        let batch = format!("CAST news :{body}\n").repeat(500);
+        caster.send(batch.as_bytes()).expect("it reads");
+        for _ in 0..500 {
+            let answer = caster.line().expect("an answer");
+            given += answer
+                .strip_prefix("OK ")
+                .and_then(|rest| rest.strip_suffix(" mem"))
+                .and_then(|n| n.parse::<usize>().ok())
+                .expect("a count");
+        }
+        // The other one reads, and misses nothing by that.
+        for _ in 0..500 {
+            let line = eager.line().expect("a message");
+            assert_eq!(eager.counted(&line).expect("a body"), body.as_bytes());
+        }
+    }
+    let given = given - 40 * 500;
+    assert!(given < 40 * 500, "its output is bounded");
+    lazy.send(b"PING\n").expect("it reads");
+    let (mut seen, mut missed) = (0, 0);
+    loop {
+        let line = lazy.line().expect("a line");
+        match line.strip_prefix("LAG news dropped=") {
+            Some(count) => missed += count.parse::<usize>().expect("a count"),
+            None if line == "PONG" => break,
+            None => {
+                lazy.counted(&line).expect("a body");
+                seen += 1;
+            }
+        }
+    }
+    assert_eq!((seen, seen + missed), (given, 40 * 500));
+}

@@ -10,7 +10,9 @@ use bytes::Bytes;
 use slab::Slab;
 
 use super::command::Body;
+use super::region::Region;
 use super::reply::Payload;
+use super::varint;
 
 const CHUNK_BYTES_MIN: usize = 4 << 10;
 const CHUNK_BYTES_MAX: usize = 256 << 10;
@@ -35,7 +37,7 @@ struct Chunk {
     /// Place of its first byte.
     base: u64,
     /// Entries, one after another.
-    data: Vec<u8>,
+    data: Region,
     live: u32,
     /// Publish times in it count from here, unix milliseconds.
     time_ms: u64,
@@ -51,7 +53,7 @@ struct SharedBody {
 /// Free chunks shared by all queues of a shard, and the count of bodies that several of them have.
 #[derive(Debug, Default)]
 pub struct ChunkPool {
-    free: Vec<Vec<u8>>,
+    free: Vec<Region>,
     shared: Slab<SharedBody>,
     /// Memory of all chunks of all arenas, free ones included, bytes.
     pub bytes: usize,
@@ -61,22 +63,22 @@ pub struct ChunkPool {
 const POOL_CHUNKS: usize = 16;
 
 impl ChunkPool {
-    fn take(&mut self, size: usize) -> Vec<u8> {
+    fn take(&mut self, size: usize) -> Region {
         if size == CHUNK_BYTES_MAX
             && let Some(chunk) = self.free.pop()
         {
             return chunk;
         }
         self.bytes += size;
-        Vec::with_capacity(size)
+        Region::new(size)
     }
 
-    fn give(&mut self, mut chunk: Vec<u8>) {
-        if chunk.capacity() == CHUNK_BYTES_MAX && self.free.len() < POOL_CHUNKS {
+    fn give(&mut self, mut chunk: Region) {
+        if chunk.size() == CHUNK_BYTES_MAX && self.free.len() < POOL_CHUNKS {
             chunk.clear();
             self.free.push(chunk);
         } else {
-            self.bytes -= chunk.capacity();
+            self.bytes -= chunk.size();
         }
     }
 
@@ -98,7 +100,7 @@ impl ChunkPool {
 
     /// Gives the free chunks back to the system.
     pub fn trim(&mut self) {
-        self.bytes -= self.free.iter().map(Vec::capacity).sum::<usize>();
+        self.bytes -= self.free.iter().map(Region::size).sum::<usize>();
         self.free = Vec::new();
     }
 }
@@ -123,6 +125,38 @@ pub struct Stored<'a> {
     pub sections: &'a [u8],
     /// The body.
     pub body: Payload<'a>,
+}
+
+/// Looks at messages of an arena, best in the order of their places: it remembers the last one's chunk.
+#[derive(Debug)]
+pub struct Cursor<'a> {
+    arena: &'a Arena,
+    base: u64,
+    data: &'a [u8],
+}
+
+impl<'a> Cursor<'a> {
+    /// The body of the message at a place if it has no sections and no memory of its own.
+    ///
+    /// # Panics
+    /// If there is no message.
+    #[inline]
+    pub fn plain(&mut self, place: u64) -> Option<&'a [u8]> {
+        if is_request(place) {
+            return None;
+        }
+        if place.wrapping_sub(self.base) >= self.data.len() as u64 {
+            let chunk = &self.arena.chunks[self.arena.at(place)];
+            (self.base, self.data) = (chunk.base, &chunk.data);
+        }
+        let (flags, mut rest) = self.data[(place - self.base) as usize..].split_first()?;
+        if *flags != 0 {
+            return None;
+        }
+        varint::take(&mut rest);
+        let len = varint::take(&mut rest) as usize;
+        Some(&rest[..len])
+    }
 }
 
 /// The messages of one `none` queue.
@@ -153,12 +187,16 @@ impl Arena {
         pool: &mut ChunkPool,
     ) -> u64 {
         let owned = match body {
-            Body::Owned(bytes) if bytes.len() >= OWN_BYTES_MIN => Some(OwnBody {
-                bytes: bytes.clone(),
-                share: None,
-            }),
-            _ => None,
+            body if body.as_slice().len() < OWN_BYTES_MIN => {
+                if sections.is_empty() {
+                    return self.push_small(time_ms, body.as_slice(), pool);
+                }
+                None
+            }
+            Body::Owned(bytes) => Some(bytes.clone()),
+            Body::Borrowed(octets) => Some(Bytes::copy_from_slice(octets)),
         };
+        let owned = owned.map(|bytes| OwnBody { bytes, share: None });
         self.push_entry(time_ms, sections, body, owned, pool)
     }
 
@@ -195,14 +233,15 @@ impl Arena {
         self.chunk_for(time_ms, sections.len() + inline.len(), pool);
         let chunk = self.chunks.back_mut().expect("it was just looked for");
         let place = chunk.base + chunk.data.len() as u64;
-        let has_sections = if sections.is_empty() { 0 } else { HAS_SECTIONS };
-        chunk
-            .data
-            .push(has_sections | if owned.is_some() { OWN_BODY } else { 0 });
-        put_varint(&mut chunk.data, time_ms.saturating_sub(chunk.time_ms));
-        if has_sections != 0 {
-            put_varint(&mut chunk.data, sections.len() as u64);
-            chunk.data.extend_from_slice(sections);
+        let own = if owned.is_some() { OWN_BODY } else { 0 };
+        let delta_ms = time_ms.saturating_sub(chunk.time_ms);
+        if sections.is_empty() {
+            chunk.data.append(Head::new(own).number(delta_ms).octets());
+        } else {
+            let head = Head::new(own | HAS_SECTIONS).number(delta_ms);
+            let head = head.number(sections.len() as u64);
+            chunk.data.append(head.octets());
+            chunk.data.append(sections);
         }
         match owned {
             Some(own) => {
@@ -213,8 +252,9 @@ impl Arena {
                 self.own.insert(place, own);
             }
             None => {
-                put_varint(&mut chunk.data, inline.len() as u64);
-                chunk.data.extend_from_slice(inline);
+                let head = Head::default().number(inline.len() as u64);
+                chunk.data.append(head.octets());
+                chunk.data.append(inline);
             }
         }
         chunk.live += 1;
@@ -228,23 +268,9 @@ impl Arena {
         debug_assert!(body.len() < OWN_BYTES_MIN);
         let chunk = self.chunk_for(time_ms, body.len(), pool);
         let place = chunk.base + chunk.data.len() as u64;
-        let mut head = [0; 16];
-        let mut at = 1;
-        for mut number in [time_ms.saturating_sub(chunk.time_ms), body.len() as u64] {
-            while number >= 0x80 {
-                head[at] = number as u8 | 0x80;
-                number >>= 7;
-                at += 1;
-            }
-            head[at] = number as u8;
-            at += 1;
-        }
-        let data = &mut chunk.data;
-        // All sixteen bytes, and back again: a copy of a known length takes one move.
-        let start = data.len();
-        data.extend_from_slice(&head);
-        data.truncate(start + at);
-        data.extend_from_slice(body);
+        let head = Head::new(0).number(time_ms.saturating_sub(chunk.time_ms));
+        let head = head.number(body.len() as u64);
+        chunk.data.append_headed(&head.octets, head.len, body);
         chunk.live += 1;
         self.end = chunk.base + chunk.data.len() as u64;
         place
@@ -253,10 +279,9 @@ impl Arena {
     /// The chunk to append an entry to that has so many bytes beyond its head.
     #[inline]
     fn chunk_for(&mut self, time_ms: u64, bytes: usize, pool: &mut ChunkPool) -> &mut Chunk {
-        let need = 32 + bytes;
+        let need = 2 * HEAD_BYTES + bytes;
         let fits = self.chunks.back().is_some_and(|chunk| {
-            chunk.data.capacity() - chunk.data.len() >= need
-                && time_ms - chunk.time_ms <= u64::from(u32::MAX)
+            chunk.data.room() >= need && time_ms - chunk.time_ms <= u64::from(u32::MAX)
         });
         if !fits {
             self.add_chunk(time_ms, need, pool);
@@ -276,10 +301,10 @@ impl Arena {
         let grown = self
             .chunks
             .back()
-            .map_or(CHUNK_BYTES_MIN, |chunk| chunk.data.capacity() * 2);
+            .map_or(CHUNK_BYTES_MIN, |chunk| chunk.data.size() * 2);
         let size = grown.clamp(CHUNK_BYTES_MIN, CHUNK_BYTES_MAX).max(need);
         let data = pool.take(size);
-        self.bytes += data.capacity();
+        self.bytes += data.size();
         self.chunks.push_back(Chunk {
             base: self.end,
             data,
@@ -297,7 +322,7 @@ impl Arena {
     }
 
     fn drop_chunk(&mut self, chunk: Chunk, pool: &mut ChunkPool) {
-        self.bytes -= chunk.data.capacity();
+        self.bytes -= chunk.data.size();
         pool.give(chunk.data);
     }
 
@@ -321,22 +346,31 @@ impl Arena {
         let mut rest = &chunk.data[(place - chunk.base) as usize..];
         let flags = rest[0];
         rest = &rest[1..];
-        let time_ms = chunk.time_ms + take_varint(&mut rest);
+        let time_ms = chunk.time_ms + varint::take(&mut rest);
         let mut sections: &[u8] = &[];
         if flags & HAS_SECTIONS != 0 {
-            let len = take_varint(&mut rest) as usize;
+            let len = varint::take(&mut rest) as usize;
             (sections, rest) = rest.split_at(len);
         }
         let body = if flags & OWN_BODY != 0 {
             Payload::Shared(self.own[&place].bytes.clone())
         } else {
-            let len = take_varint(&mut rest) as usize;
+            let len = varint::take(&mut rest) as usize;
             Payload::Slice(&rest[..len])
         };
         Stored {
             time_ms,
             sections,
             body,
+        }
+    }
+
+    /// For looking at several messages, one after another.
+    pub fn cursor(&self) -> Cursor<'_> {
+        Cursor {
+            arena: self,
+            base: 0,
+            data: &[],
         }
     }
 
@@ -377,29 +411,41 @@ impl Arena {
     }
 }
 
-/// Appends a number in groups of seven bits, low first.
-#[inline]
-pub fn put_varint(out: &mut Vec<u8>, mut number: u64) {
-    while number >= 0x80 {
-        out.push(number as u8 | 0x80);
-        number >>= 7;
-    }
-    out.push(number as u8);
+/// Longest head of an entry: its flags and two numbers.
+const HEAD_BYTES: usize = 16;
+
+/// The numbers in front of an entry's octets.
+#[derive(Clone, Copy, Debug, Default)]
+struct Head {
+    octets: [u8; HEAD_BYTES],
+    len: usize,
 }
 
-/// Takes a number off the front of octets that this process wrote itself.
-#[inline]
-fn take_varint(from: &mut &[u8]) -> u64 {
-    let mut number = 0;
-    let mut shift = 0;
-    loop {
-        let octet = from[0];
-        *from = &from[1..];
-        number |= u64::from(octet & 0x7f) << shift;
-        if octet < 0x80 {
-            return number;
+impl Head {
+    #[inline]
+    fn new(flags: u8) -> Head {
+        let mut head = Head::default();
+        head.octets[0] = flags;
+        head.len = 1;
+        head
+    }
+
+    /// A number in groups of seven bits, low first; of 32 bits if there are two.
+    #[inline]
+    fn number(mut self, mut number: u64) -> Head {
+        while number >= 0x80 {
+            self.octets[self.len] = number as u8 | 0x80;
+            number >>= 7;
+            self.len += 1;
         }
-        shift += 7;
+        self.octets[self.len] = number as u8;
+        self.len += 1;
+        self
+    }
+
+    #[inline]
+    fn octets(&self) -> &[u8] {
+        &self.octets[..self.len]
     }
 }
 

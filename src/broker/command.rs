@@ -6,6 +6,7 @@
 use bytes::Bytes;
 
 use super::id::{Level, MessageId};
+use super::lease::HolderKey;
 use super::settings::SettingsPatch;
 
 /// One command as it stood on the wire.
@@ -216,6 +217,8 @@ pub struct PullOptions {
     pub timestamps: bool,
     /// Take at the end of the queue that leaves last.
     pub from_tail: bool,
+    /// Whose leases they are; the connection's when absent.
+    pub holder: Option<HolderKey>,
 }
 
 /// Where a group starts to read, or goes on.

@@ -212,6 +212,20 @@ impl Index {
         }
     }
 
+    /// Where unsettled messages of consecutive ids of one block lie: distances from a base; `None` if that is
+    /// not to be had in one piece.
+    #[inline]
+    pub fn find_run(&mut self, first: MessageId, count: usize) -> Option<(u64, &[u32])> {
+        let turn = self.turn;
+        let block = self.block_mut(first)?;
+        let nth = (first % BLOCK_IDS as u64) as usize;
+        if !block.far.is_empty() {
+            return None;
+        }
+        block.used = turn;
+        Some((block.base, block.offsets.get(nth..nth + count)?))
+    }
+
     /// Is it published and not settled?
     #[inline]
     pub fn is_live(&self, id: MessageId) -> bool {

@@ -25,7 +25,7 @@ const FOREVER: u8 = 254;
 pub struct HolderKey(pub u32);
 
 /// One delivery that is neither settled nor given back.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Lease {
     /// Its number within the run of the broker; 0 = this place is free.
     pub serial: u64,
@@ -121,6 +121,72 @@ const FREE: Lease = Lease {
 const SLOTS_MIN: usize = 64;
 /// A table of more places is given back when the last lease ends.
 const SLOTS_KEPT: usize = 1 << 16;
+
+/// Begins leases that differ in their messages only. They count when it is dropped.
+#[derive(Debug)]
+pub struct LeaseRun<'a> {
+    leases: &'a mut Leases,
+    like: Lease,
+    /// The last of the list, and the first of the holder's.
+    before: u32,
+    holder_after: u32,
+    count: u32,
+}
+
+impl LeaseRun<'_> {
+    /// Begins the next one, on a message of that id, place and size; returns its serial. To be called no more
+    /// often than was said.
+    #[inline]
+    pub fn begin(&mut self, id: MessageId, place: u64, size: u32) -> u64 {
+        let leases = &mut *self.leases;
+        let mask = leases.slots.len() as u64 - 1;
+        let mut serial = leases.next_serial;
+        while leases.slots[(serial & mask) as usize].serial != 0 {
+            serial += 1;
+        }
+        leases.next_serial = serial + 1;
+        leases.slots[(serial & mask) as usize] = Lease {
+            serial,
+            id,
+            place,
+            size,
+            before: self.before,
+            holder_after: self.holder_after,
+            ..self.like
+        };
+        let link = serial as u32;
+        if self.before == self.holder_after && self.before != NIL {
+            let last = leases.at_mut(self.before);
+            last.after = link;
+            last.holder_before = link;
+        } else {
+            if self.before == NIL {
+                leases.lists[usize::from(self.like.list)].head = link;
+            } else {
+                leases.at_mut(self.before).after = link;
+            }
+            if self.holder_after != NIL {
+                leases.at_mut(self.holder_after).holder_before = link;
+            }
+        }
+        self.before = link;
+        self.holder_after = link;
+        self.count += 1;
+        serial
+    }
+}
+
+impl Drop for LeaseRun<'_> {
+    fn drop(&mut self) {
+        let list = &mut self.leases.lists[usize::from(self.like.list)];
+        list.tail = self.before;
+        list.count += self.count;
+        let holder = &mut self.leases.holders[self.like.holder.0 as usize];
+        holder.head = self.holder_after;
+        holder.count += self.count;
+        self.leases.count += self.count as usize;
+    }
+}
 
 impl Default for Leases {
     fn default() -> Leases {
@@ -265,37 +331,72 @@ impl Leases {
         serial
     }
 
+    /// Begins leases of one queue's messages, of the same holder, duration and priority, each the first try.
+    #[inline]
+    pub fn begin_run(
+        &mut self,
+        queue: QueueKey,
+        holder: HolderKey,
+        pri: u8,
+        now_us: u64,
+        lease_us: u64,
+        most: usize,
+    ) -> Option<LeaseRun<'_>> {
+        let list = self.list_of(lease_us)?;
+        while (self.count + most) * 2 > self.slots.len() {
+            self.resize(self.slots.len() * 2);
+        }
+        let like = Lease {
+            deadline_us: now_us.saturating_add(lease_us),
+            queue,
+            holder,
+            tries: 1,
+            pri,
+            list: list as u8,
+            ..FREE
+        };
+        let (before, holder_after) = (self.lists[list].tail, self.holders[holder.0 as usize].head);
+        Some(LeaseRun {
+            leases: self,
+            like,
+            before,
+            holder_after,
+            count: 0,
+        })
+    }
+
+    /// The list of leases of that duration, empty or not; `None` if there are too many.
+    #[inline]
+    fn list_of(&mut self, lease_us: u64) -> Option<usize> {
+        let lists = &mut self.lists;
+        if let Some(list) = lists.iter().position(|list| list.duration_us == lease_us) {
+            return Some(list);
+        }
+        if let Some(list) = lists.iter().position(|list| list.count == 0) {
+            lists[list].duration_us = lease_us;
+            return Some(list);
+        }
+        if lists.len() == LISTS_MAX {
+            return None;
+        }
+        lists.push(List {
+            duration_us: lease_us,
+            head: NIL,
+            tail: NIL,
+            count: 0,
+        });
+        Some(lists.len() - 1)
+    }
+
     #[inline]
     fn link_deadline(&mut self, serial: u64, now_us: u64, lease_us: u64) {
         let deadline_us = now_us.saturating_add(lease_us);
-        let list = match self
-            .lists
-            .iter()
-            .position(|list| list.duration_us == lease_us)
-        {
-            Some(list) => list,
-            None => match self.lists.iter().position(|list| list.count == 0) {
-                Some(list) => {
-                    self.lists[list].duration_us = lease_us;
-                    list
-                }
-                None if self.lists.len() < LISTS_MAX => {
-                    self.lists.push(List {
-                        duration_us: lease_us,
-                        head: NIL,
-                        tail: NIL,
-                        count: 0,
-                    });
-                    self.lists.len() - 1
-                }
-                None => {
-                    self.tree.insert((deadline_us, serial), lease_us);
-                    let lease = self.at_mut(serial as u32);
-                    lease.deadline_us = deadline_us;
-                    lease.list = IN_TREE;
-                    return;
-                }
-            },
+        let Some(list) = self.list_of(lease_us) else {
+            self.tree.insert((deadline_us, serial), lease_us);
+            let lease = self.at_mut(serial as u32);
+            lease.deadline_us = deadline_us;
+            lease.list = IN_TREE;
+            return;
         };
         let tail = std::mem::replace(&mut self.lists[list].tail, serial as u32);
         self.lists[list].count += 1;
@@ -311,58 +412,53 @@ impl Leases {
         lease.after = NIL;
     }
 
-    #[inline]
-    fn unlink_deadline(&mut self, serial: u64) {
-        let lease = self.at(serial as u32);
-        let (list, before, after, deadline_us) =
-            (lease.list, lease.before, lease.after, lease.deadline_us);
-        match list {
+    #[inline(always)]
+    fn unlink_deadline(&mut self, lease: &Lease) {
+        match lease.list {
             FOREVER => {}
             IN_TREE => {
-                self.tree.remove(&(deadline_us, serial));
+                self.tree.remove(&(lease.deadline_us, lease.serial));
             }
             list => {
-                let list = list as usize;
-                self.lists[list].count -= 1;
-                if before == NIL {
-                    self.lists[list].head = after;
-                } else {
-                    self.at_mut(before).after = after;
+                let list = &mut self.lists[usize::from(list)];
+                list.count -= 1;
+                if lease.before == NIL {
+                    list.head = lease.after;
                 }
-                if after == NIL {
-                    self.lists[list].tail = before;
-                } else {
-                    self.at_mut(after).before = before;
+                if lease.after == NIL {
+                    list.tail = lease.before;
+                }
+                if lease.before != NIL {
+                    self.at_mut(lease.before).after = lease.after;
+                }
+                if lease.after != NIL {
+                    self.at_mut(lease.after).before = lease.before;
                 }
             }
         }
     }
 
-    fn unlink_holder(&mut self, serial: u64) {
-        let lease = self.at(serial as u32);
-        let (holder, before, after) = (
-            lease.holder.0 as usize,
-            lease.holder_before,
-            lease.holder_after,
-        );
-        self.holders[holder].count -= 1;
-        if before == NIL {
-            self.holders[holder].head = after;
+    #[inline(always)]
+    fn unlink_holder(&mut self, lease: &Lease) {
+        let holder = &mut self.holders[lease.holder.0 as usize];
+        holder.count -= 1;
+        if lease.holder_before == NIL {
+            holder.head = lease.holder_after;
         } else {
-            self.at_mut(before).holder_after = after;
+            self.at_mut(lease.holder_before).holder_after = lease.holder_after;
         }
-        if after != NIL {
-            self.at_mut(after).holder_before = before;
+        if lease.holder_after != NIL {
+            self.at_mut(lease.holder_after).holder_before = lease.holder_before;
         }
     }
 
     /// Ends a lease and hands out what it was.
     #[inline]
     pub fn end(&mut self, serial: u64) -> Option<Lease> {
-        self.get(serial)?;
-        self.unlink_deadline(serial);
-        self.unlink_holder(serial);
-        let lease = std::mem::replace(self.at_mut(serial as u32), FREE);
+        let lease = *self.get(serial)?;
+        self.unlink_deadline(&lease);
+        self.unlink_holder(&lease);
+        self.at_mut(serial as u32).serial = 0;
         self.count -= 1;
         if self.count == 0 && self.slots.len() > SLOTS_KEPT {
             self.resize(SLOTS_MIN);
@@ -398,20 +494,20 @@ impl Leases {
 
     /// Gives a lease a new deadline; false if it has ended.
     pub fn touch(&mut self, serial: u64, now_us: u64, lease_us: u64) -> bool {
-        if self.get(serial).is_none() {
+        let Some(lease) = self.get(serial).copied() else {
             return false;
-        }
-        self.unlink_deadline(serial);
+        };
+        self.unlink_deadline(&lease);
         self.link_deadline(serial, now_us, lease_us);
         true
     }
 
     /// Gives a lease to another holder.
     pub fn hand_over(&mut self, serial: u64, to: HolderKey) {
-        if self.get(serial).is_none() {
+        let Some(lease) = self.get(serial).copied() else {
             return;
-        }
-        self.unlink_holder(serial);
+        };
+        self.unlink_holder(&lease);
         let head = std::mem::replace(&mut self.holders[to.0 as usize].head, serial as u32);
         self.holders[to.0 as usize].count += 1;
         if head != NIL {

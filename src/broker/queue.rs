@@ -494,6 +494,29 @@ impl Queue {
         Some(taken)
     }
 
+    /// Is it the first try of every ready message, and has none of them a key? Then nothing is to be known of
+    /// them but where they lie.
+    #[inline]
+    pub fn gives_plainly(&self) -> bool {
+        let is_list = self.settings.head || self.from_tail;
+        self.keys.is_none() && self.group.is_none() && self.tries.is_empty() && !is_list
+    }
+
+    /// The next messages, left where they are, where [`Queue::gives_plainly`]: the first of consecutive ids,
+    /// how many (at most `most`) and their priority.
+    #[inline]
+    pub fn peek_run(&mut self, most: u64) -> Option<(MessageId, u64, u8)> {
+        self.ready.peek_run(most)
+    }
+
+    /// Takes the first `count` messages that [`Queue::peek_run`] has just found; they become leased.
+    #[inline]
+    pub fn take_run(&mut self, first: MessageId, count: u64, pri: u8) {
+        self.ready.take_run(first, count, pri);
+        self.leased += count;
+        self.counters.delivered += count;
+    }
+
     /// Which try the next delivery of a message is, from 1.
     #[inline]
     pub fn next_try(&self, id: MessageId) -> u16 {

@@ -292,6 +292,50 @@ impl IdSet {
         Some(id)
     }
 
+    /// The smallest member and how many consecutive ones begin with it, at most `most` of them and none of
+    /// another block.
+    #[inline]
+    pub fn first_run(&mut self, most: u64) -> Option<(MessageId, u64)> {
+        let first = self.first()?;
+        let block = self.block(first / BLOCK_IDS)?;
+        let mut word = (first % BLOCK_IDS / 64) as usize;
+        let skip = first % 64;
+        let mut count = u64::from((block.words[word] >> skip).trailing_ones());
+        while (skip + count).is_multiple_of(64) && count < most && word + 1 < WORDS {
+            word += 1;
+            let more = u64::from(block.words[word].trailing_ones());
+            if more == 0 {
+                break;
+            }
+            count += more;
+        }
+        Some((first, count.min(most)))
+    }
+
+    /// Takes away the first `count` members of [`IdSet::first_run`].
+    #[inline]
+    pub fn remove_first(&mut self, first: MessageId, count: u64) {
+        debug_assert_eq!(first, self.low, "the run that was just looked for");
+        let at = (first / BLOCK_IDS - self.base) as usize;
+        let block = self.blocks[at].as_deref_mut().expect("it has members");
+        let (mut id, end) = (first, first + count);
+        while id < end {
+            let bit = id % 64;
+            let bits = (end - id).min(64 - bit);
+            let run = u64::MAX >> (64 - bits) << bit;
+            let word = &mut block.words[(id % BLOCK_IDS / 64) as usize];
+            debug_assert_eq!(*word & run, run, "they are members");
+            *word &= !run;
+            id += bits;
+        }
+        block.count -= count as u16;
+        self.count -= count;
+        self.low = end;
+        if block.count == 0 {
+            self.drop_empty(at);
+        }
+    }
+
     /// The members as runs of consecutive ids, (first, count), in order. A full block is one look.
     pub fn runs(&self) -> Vec<(MessageId, u64)> {
         let mut runs: Vec<(MessageId, u64)> = Vec::new();
@@ -418,6 +462,25 @@ impl Ready {
         self.lanes
             .iter_mut()
             .find_map(|(pri, lane)| lane.first().map(|id| (id, *pri)))
+    }
+
+    /// The next messages if their ids are consecutive: the first, how many (at least one, at most `most`) and
+    /// their priority. Left where they are.
+    #[inline]
+    pub fn peek_run(&mut self, most: u64) -> Option<(MessageId, u64, u8)> {
+        self.lanes.iter_mut().find_map(|(pri, lane)| {
+            let (first, count) = lane.first_run(most)?;
+            Some((first, count, *pri))
+        })
+    }
+
+    /// Takes the first `count` messages of what [`Ready::peek_run`] has just found.
+    #[inline]
+    pub fn take_run(&mut self, first: MessageId, count: u64, pri: u8) {
+        let lane = self.lanes.iter_mut().find(|(lane, _)| *lane == pri);
+        let (_, lane) = lane.expect("a run was found in it");
+        lane.remove_first(first, count);
+        self.count -= count;
     }
 
     /// The message at one end, where the highest priority holds those that entered at the head

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 
-use super::arena::put_varint;
 use super::id::QueueUid;
+use super::varint;
 
 /// Most schedules of one queue.
 pub const SCHEDULES_MAX: usize = 1000;
@@ -40,12 +40,12 @@ pub struct Schedule {
 impl Schedule {
     /// Appends the octets that the log and checkpoints keep.
     pub fn encode(&self, out: &mut Vec<u8>) {
-        put_varint(out, VERSION);
-        put_varint(out, self.every_us);
-        put_varint(out, self.ttl_us.map_or(0, |ttl_us| ttl_us + 1));
-        put_varint(out, self.pri.map_or(0, |pri| u64::from(pri) + 1));
+        varint::put(out, VERSION);
+        varint::put(out, self.every_us);
+        varint::put(out, self.ttl_us.map_or(0, |ttl_us| ttl_us + 1));
+        varint::put(out, self.pri.map_or(0, |pri| u64::from(pri) + 1));
         for octets in [&self.name, &self.sections] {
-            put_varint(out, octets.len() as u64);
+            varint::put(out, octets.len() as u64);
             out.extend_from_slice(octets);
         }
         out.extend_from_slice(&self.body);

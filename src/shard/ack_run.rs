@@ -1,48 +1,67 @@
-//! Runs of plain acks: what a consumer that pipelines sends, one `ACK` after another, each of one delivery,
-//! without tags.
+//! Runs of plain acks: what a consumer that pipelines sends, one `ACK` after another, of one delivery or of
+//! many, without tags.
 //!
-//! Decides nothing of its own, as the runs of publishes: what is not plain, and every handle that is stale,
-//! is left to the general path, which gives the same answers.
+//! Decides nothing of its own, as the runs of publishes: what is not plain is left to the general path, which
+//! gives the same answers.
 
 use super::Shard;
+use super::session::Asker;
+use super::settling::push_stale;
 use crate::broker::id::Level;
 use crate::log::disk::Storage;
-use crate::protocol::text::{encode, fast};
+use crate::protocol::text::encode;
+use crate::protocol::text::handles::Acks;
 
-/// Most acks of one run: between two of them limits that the run does not look at are.
+/// Most handles of one run, but for those of its last command: between two runs limits that the run does not
+/// look at are.
 const RUN_MAX: usize = 512;
 
 impl<S: Storage> Shard<S> {
-    /// Runs the plain acks of live deliveries at the front of `input`; returns how many bytes they are. The
-    /// connection's commands may be run.
+    /// Runs the plain acks at the front of `input`; returns how many bytes they are. The connection's commands
+    /// may be run.
     #[inline]
     pub(super) fn run_acks(&mut self, slot: usize, input: &[u8]) -> usize {
-        let conn = &self.conns[slot];
-        if conn.transaction.is_some() {
+        if self.conns[slot].transaction.is_some() {
             return 0;
         }
-        let room = self.limits.send_bytes_max.saturating_sub(conn.out.len());
-        let longest = (room / encode::ACKED.len()).min(RUN_MAX);
-        let (mut used, mut count) = (0, 0);
-        while count < longest
-            && let Some((handle, consumed)) = fast::ack_of_one(&input[used..])
-            && self.engine.lease(handle).is_some()
-            && let Some((lease, level)) = self.engine.ack(handle)
-        {
-            self.credit_returned(lease.holder);
-            if level != Level::None {
-                let need = self.engine.need(level);
-                if !self.engine.reached(need) {
-                    let serial = self.engine.leases.next_serial();
-                    self.conns[slot].gate(need, serial);
+        let mut acks = Acks::new();
+        let mut handles = std::mem::take(&mut self.handles);
+        let (mut used, mut commands, mut total) = (0, 0, 0);
+        let mut holder = None;
+        while total < RUN_MAX && self.conns[slot].out.len() < self.limits.send_bytes_max {
+            let line = &input[used..];
+            let Some((quiet, consumed)) = acks.read(line, &self.limits, &mut handles) else {
+                break;
+            };
+            let (mut count, mut level) = (0, Level::None);
+            self.text.clear();
+            for typed in &handles {
+                let Some((lease, safe_at)) = self.engine.ack(typed.handle) else {
+                    let (from, to) = typed.span;
+                    push_stale(&mut self.text, &line[from as usize..to as usize]);
+                    continue;
+                };
+                count += 1;
+                level = level.max(safe_at);
+                if holder != Some(lease.holder) {
+                    // Once is enough: nothing is handed out within the run.
+                    holder = Some(lease.holder);
+                    self.credit_returned(lease.holder);
                 }
             }
-            let out = self.conns[slot].out.writer(&mut self.pool);
-            out.extend_from_slice(encode::ACKED);
+            if count == 1 && handles.len() == 1 && !quiet && level == Level::None {
+                let out = self.conns[slot].out.writer(&mut self.pool);
+                out.extend_from_slice(encode::ACKED);
+            } else {
+                let tag = None;
+                self.settled(Asker { slot, tag, quiet }, count, level);
+            }
             used += consumed;
-            count += 1;
+            commands += 1;
+            total += handles.len();
         }
-        self.totals.commands += count as u64;
+        self.handles = handles;
+        self.totals.commands += commands;
         used
     }
 }

@@ -35,7 +35,7 @@ impl<S: Storage> Shard<S> {
         }
         let slot = at.slot as usize;
         let terms = Terms {
-            holder: self.conns[slot].holder,
+            holder: options.holder.unwrap_or(self.conns[slot].holder),
             lease_us: options.lease_us,
             ack_auto: options.ack_auto,
             timestamps: options.timestamps,

@@ -14,6 +14,8 @@ use crate::log::{BlockSlot, Event, Position};
 const TURN_EXPIRIES: usize = 4096;
 /// How often memory is counted and index blocks are looked at, microseconds.
 const MEMORY_INTERVAL_US: u64 = 100_000;
+/// Queues whose memory is counted anew each time.
+const COUNTED_QUEUES: usize = 4096;
 /// How often stalled connections are looked for, microseconds.
 const STALL_INTERVAL_US: u64 = 1_000_000;
 /// A log without space for what it has taken on is waited for so long, microseconds.
@@ -405,10 +407,7 @@ impl<S: Storage> Shard<S> {
         let budget = self.memory_budget_bytes;
         let conns: usize = self.conns.iter().map(|(_, conn)| conn.memory()).sum();
         let mut buffers = conns + self.pool.bytes() + self.requests.memory() + self.live.memory();
-        for (_, queue) in &mut self.engine.queues {
-            queue.index.turn += 1;
-        }
-        let mut used = self.engine.memory() + buffers;
+        let mut used = self.engine.count_memory(COUNTED_QUEUES) + buffers;
         if used > budget - budget / 8 {
             // What nobody uses goes first, and perhaps nothing else has to.
             buffers -= self.pool.bytes();
@@ -418,7 +417,7 @@ impl<S: Storage> Shard<S> {
         if used > budget - budget / 8 {
             self.engine.pool.trim();
             self.spill_blocks(COLD_TURNS);
-            let others = self.engine.memory() + buffers
+            let others = self.engine.count_memory(usize::MAX) + buffers
                 - self.engine.log.as_ref().map_or(0, |log| log.memory());
             if let Some(log) = &mut self.engine.log {
                 log.trim((budget - budget / 4).saturating_sub(others));
@@ -426,7 +425,7 @@ impl<S: Storage> Shard<S> {
             used = self.engine.memory() + buffers;
             if used > budget {
                 self.spill_blocks(0);
-                used = self.engine.memory() + buffers;
+                used = self.engine.count_memory(usize::MAX) + buffers;
             }
         }
         self.housekeeping.other_bytes = used - self.engine.message_memory();

@@ -201,6 +201,24 @@ impl<S: Storage> Shard<S> {
         conn.live_tags.remove(&subscription.tag);
     }
 
+    /// The live subscriptions among the receivers, one for each connection: the oldest. The list is scratch, to be
+    /// given back.
+    fn live_receivers(&mut self, receivers: &[Receiver]) -> Vec<(u32, u64, u32)> {
+        let mut found = std::mem::take(&mut self.live.found);
+        found.clear();
+        for receiver in receivers {
+            if let Receiver::Live(key) = receiver {
+                let subscription = &self.live.subscriptions[*key as usize];
+                found.push((subscription.conn.slot, subscription.serial, *key));
+            }
+        }
+        found.sort_unstable();
+        if !planted(Fault::LiveCopyTwice) {
+            found.dedup_by_key(|(slot, ..)| *slot);
+        }
+        found
+    }
+
     /// Gives each connection among the receivers a copy, if it has room; how many got one.
     pub(super) fn give_live(
         &mut self,
@@ -210,19 +228,7 @@ impl<S: Storage> Shard<S> {
         body: &Body<'_>,
         now: Now,
     ) -> u64 {
-        let mut found = std::mem::take(&mut self.live.found);
-        found.clear();
-        for receiver in receivers {
-            if let Receiver::Live(key) = receiver {
-                let subscription = &self.live.subscriptions[*key as usize];
-                found.push((subscription.conn.slot, subscription.serial, *key));
-            }
-        }
-        // One copy for each connection, by the oldest of its subscriptions.
-        found.sort_unstable();
-        if !planted(Fault::LiveCopyTwice) {
-            found.dedup_by_key(|(slot, ..)| *slot);
-        }
+        let found = self.live_receivers(receivers);
         let given = match found.is_empty() {
             true => 0,
             false => {
@@ -308,6 +314,83 @@ impl<S: Storage> Shard<S> {
         self.live.line = line;
         self.live.given_total += given;
         given
+    }
+
+    /// Gives each connection among the receivers what `copies` holds, if all of them take it as it is: plain
+    /// messages that end at `ends`, encoded without a tag. Adds to `given` for each message how many got it;
+    /// `false`: nothing was done. For none of them is `asker` meant, whose answers stand between.
+    pub(super) fn give_live_run(
+        &mut self,
+        asker: usize,
+        receivers: &[Receiver],
+        copies: &[u8],
+        ends: &[usize],
+        given: &mut [u64],
+        now: Now,
+    ) -> bool {
+        let found = self.live_receivers(receivers);
+        let plain = !found.is_empty()
+            && found.iter().all(|(slot, _, key)| {
+                let subscription = &self.live.subscriptions[*key as usize];
+                self.conns[*slot as usize].session.is_text()
+                    && subscription.tag.is_empty()
+                    && !subscription.timestamps
+                    && *slot as usize != asker
+            });
+        let done = plain && self.has_memory(copies.len().saturating_mul(found.len()), now);
+        if done {
+            for (slot, _, key) in &found {
+                self.append_live(*slot as usize, *key, copies, ends, given);
+            }
+        }
+        self.live.found = found;
+        done
+    }
+
+    fn append_live(
+        &mut self,
+        slot: usize,
+        key: u32,
+        copies: &[u8],
+        ends: &[usize],
+        given: &mut [u64],
+    ) {
+        let limit = self.limits.send_bytes_max;
+        if self.conns[slot].out.len() < limit / 2 {
+            self.catch_up(slot);
+        }
+        let conn = &mut self.conns[slot];
+        let room = limit.saturating_sub(conn.out.len());
+        // A copy is given if there is room for its first octet.
+        let taken = match ends {
+            _ if conn.is_lagging => 0,
+            [.., before, _] if room > *before => ends.len(),
+            _ => {
+                let begins = std::iter::once(0).chain(ends.iter().copied());
+                begins
+                    .take(ends.len())
+                    .take_while(|begin| *begin < room)
+                    .count()
+            }
+        };
+        let until = taken.checked_sub(1).map_or(0, |last| ends[last]);
+        if taken > 0 {
+            conn.out
+                .writer(&mut self.pool)
+                .extend_from_slice(&copies[..until]);
+            self.mark_dirty(slot);
+        }
+        for count in &mut given[..taken] {
+            *count += 1;
+        }
+        self.live.given_total += taken as u64;
+        let missed = (ends.len() - taken) as u64;
+        if missed > 0 {
+            self.conns[slot].is_lagging = true;
+            self.live.dropped_total += missed;
+            let told = u64::from(!planted(Fault::LagNotCounted));
+            self.live.subscriptions[key as usize].dropped += missed * told;
+        }
     }
 
     /// Connections that missed copies because memory was short are told, as there is some again.

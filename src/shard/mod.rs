@@ -6,6 +6,7 @@
 mod ack_run;
 mod admin;
 mod cast;
+mod cast_run;
 mod conn;
 mod consume;
 mod deaths;
@@ -47,6 +48,7 @@ use crate::config::{Config, Limits};
 use crate::fault::{Fault, planted};
 use crate::log::disk::Storage;
 use crate::log::{BlockSlot, Log, OpenError, OpenOptions, Recovered};
+use crate::protocol::text::handles::Typed;
 use conn::{Blocked, Conn, Entrance, Life, ReadInto};
 use engine::{Engine, Receiver, Return};
 use waiters::Waiters;
@@ -92,10 +94,10 @@ enum Ending {
 
 /// Size of the buffer that sockets are read into, bytes.
 const SCRATCH_BYTES: usize = 256 << 10;
-/// Output buffers kept for reuse, the largest of them, and their memory in all. A thousand small
-/// messages that are let out at once must fit one, or it is made anew each time.
+/// Output buffers kept for reuse, the largest of them, and their memory in all. What a connection may have
+/// in its output at most must fit one, or memory is asked for, and zeroed by the system, each time.
 const POOL_COUNT: usize = 256;
-const POOL_BUFFER_BYTES_MAX: usize = 256 << 10;
+const POOL_BUFFER_BYTES_MAX: usize = 2 << 20;
 const POOL_BYTES_MAX: usize = 16 << 20;
 
 /// What is known of the listeners.
@@ -138,6 +140,8 @@ pub struct Shard<S: Storage> {
     cold: Vec<ConnKey>,
     closing: VecDeque<ConnKey>,
     /// Connections whose peers' acknowledgements are asked for, and when they are asked for again.
+    /// Who has what of the streams of RESP.
+    consumers: door::Consumers,
     asking: VecDeque<ConnKey>,
     ask_again: VecDeque<(u64, ConnKey)>,
     /// Whose leases a holder's are, for holders that are connections.
@@ -160,6 +164,10 @@ pub struct Shard<S: Storage> {
     amqp: door::Upkeep,
     /// Scratch for tokens that were stale, and texts.
     text: Vec<u8>,
+    /// Scratch for a run of casts.
+    cast_run: cast_run::CastRun,
+    /// Scratch for the handles of an ack.
+    handles: Vec<Typed>,
 }
 
 impl<S: Storage> Shard<S> {
@@ -220,6 +228,7 @@ impl<S: Storage> Shard<S> {
             gated: Vec::new(),
             cold: Vec::new(),
             closing: VecDeque::new(),
+            consumers: door::Consumers::default(),
             asking: VecDeque::new(),
             ask_again: VecDeque::new(),
             holders: Vec::new(),
@@ -236,6 +245,8 @@ impl<S: Storage> Shard<S> {
             live: live::Live::default(),
             amqp: door::Upkeep::new(random),
             text: Vec::new(),
+            cast_run: cast_run::CastRun::default(),
+            handles: Vec::new(),
         };
         shard.watch_expiring(now);
         Ok((shard, recovered))

@@ -23,7 +23,7 @@ impl<S: Storage> Shard<S> {
             return 0;
         };
         let typed = &conn.last_queue.typed[..];
-        if draining || conn.transaction.is_some() || !fast::is_publish(input, typed) {
+        if draining || conn.transaction.is_some() || !fast::is_to(input, fast::PUBLISH, typed) {
             return 0;
         }
         let name = &input[fast::PUBLISH.len()..][..typed.len()];
@@ -37,7 +37,8 @@ impl<S: Storage> Shard<S> {
         let room = self.limits.send_bytes_max.saturating_sub(conn.out.len());
         let longest = room / Receipts::BYTES_MAX;
         while count < longest.min(RUN_MAX)
-            && let Some((body, consumed)) = fast::publish_to(&input[used..], name, &self.limits)
+            && let Some((body, consumed)) =
+                fast::body_to(&input[used..], fast::PUBLISH, name, &self.limits)
             && run.push(body)
         {
             if count == 0

@@ -72,6 +72,7 @@ impl<S: Storage> Shard<S> {
                 let consumed = match rest.first() {
                     Some(b'P') => self.run_publishes(slot, rest, now),
                     Some(b'A') => self.run_acks(slot, rest),
+                    Some(b'C') => self.run_casts(slot, rest, now),
                     _ => 0,
                 };
                 if consumed > 0 {

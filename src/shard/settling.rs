@@ -11,16 +11,16 @@ use crate::broker::lease::Lease;
 use crate::broker::reply::Reply;
 use crate::log::TransferReason;
 use crate::log::disk::Storage;
-use crate::protocol::text::fast;
+use crate::protocol::text::handles;
 
 impl<S: Storage> Shard<S> {
     #[inline]
-    pub(super) fn ack(&mut self, asker: Asker<'_>, handles: Tokens<'_>) {
+    pub(super) fn ack(&mut self, asker: Asker<'_>, tokens: Tokens<'_>) {
         let mut count = 0;
         let mut level = Level::None;
         self.text.clear();
-        for token in handles.iter() {
-            match parse_handle(token).and_then(|handle| self.engine.ack(handle)) {
+        for token in tokens.iter() {
+            match handles::parse(token).and_then(|handle| self.engine.ack(handle)) {
                 Some((lease, safe_at)) => {
                     count += 1;
                     level = level.max(safe_at);
@@ -43,7 +43,7 @@ impl<S: Storage> Shard<S> {
 
     /// Answers `ACK`, `NACK` and `TOUCH`; the stale tokens are in the scratch text.
     #[inline]
-    fn settled(&mut self, asker: Asker<'_>, count: u64, level: Level) {
+    pub(super) fn settled(&mut self, asker: Asker<'_>, count: u64, level: Level) {
         let need = self.engine.need(level);
         let stale = std::mem::take(&mut self.text);
         if asker.quiet && !stale.is_empty() {
@@ -75,7 +75,7 @@ impl<S: Storage> Shard<S> {
     pub(super) fn nack(
         &mut self,
         asker: Asker<'_>,
-        handles: Tokens<'_>,
+        tokens: Tokens<'_>,
         delay_us: Option<u64>,
         dead: bool,
         why: Option<Typed<'_>>,
@@ -86,8 +86,8 @@ impl<S: Storage> Shard<S> {
         let mut count = 0;
         let mut level = Level::None;
         self.text.clear();
-        for token in handles.iter() {
-            let lease = parse_handle(token).and_then(|handle| {
+        for token in tokens.iter() {
+            let lease = handles::parse(token).and_then(|handle| {
                 self.engine.lease(handle)?;
                 self.engine.leases.end(handle.serial)
             });
@@ -124,14 +124,14 @@ impl<S: Storage> Shard<S> {
     pub(super) fn touch(
         &mut self,
         asker: Asker<'_>,
-        handles: Tokens<'_>,
+        tokens: Tokens<'_>,
         lease_us: Option<u64>,
         now: Now,
     ) {
         let mut count = 0;
         self.text.clear();
-        for token in handles.iter() {
-            let touched = parse_handle(token).is_some_and(|handle| {
+        for token in tokens.iter() {
+            let touched = handles::parse(token).is_some_and(|handle| {
                 let Some(lease) = self.engine.lease(handle) else {
                     return false;
                 };
@@ -169,78 +169,9 @@ impl<S: Storage> Shard<S> {
     }
 }
 
-/// `<incarnation>.<id>.<serial>`; anything else names nothing.
-#[inline]
-pub(super) fn parse_handle(token: &[u8]) -> Option<Handle> {
-    match fast::handle(token) {
-        Some((handle, length)) if length == token.len() => Some(handle),
-        _ => parse_long_handle(token),
-    }
-}
-
-/// The same with numbers of any number of digits.
-#[cold]
-fn parse_long_handle(token: &[u8]) -> Option<Handle> {
-    let mut numbers = [0u64; 3];
-    let mut nth = 0;
-    let mut digits = 0;
-    for octet in token {
-        match octet {
-            b'0'..=b'9' => {
-                digits += 1;
-                numbers[nth] = numbers[nth]
-                    .checked_mul(10)?
-                    .checked_add(u64::from(octet - b'0'))?;
-            }
-            b'.' if nth < 2 && digits > 0 => {
-                nth += 1;
-                digits = 0;
-            }
-            _ => return None,
-        }
-    }
-    let [incarnation, id, serial] = numbers;
-    (nth == 2 && digits > 0).then_some(Handle {
-        incarnation,
-        id,
-        serial,
-    })
-}
-
 pub(super) fn push_stale(stale: &mut Vec<u8>, token: &[u8]) {
     if !stale.is_empty() {
         stale.push(b',');
     }
     stale.extend_from_slice(token);
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_three_numbers_are_a_handle() {
-        assert_eq!(
-            parse_handle(b"1.22.333"),
-            Some(Handle {
-                incarnation: 1,
-                id: 22,
-                serial: 333
-            })
-        );
-        for bad in [
-            "",
-            "-",
-            "1",
-            "1.2",
-            "1.2.",
-            ".1.2",
-            "1..2",
-            "1.2.3.4",
-            "1.2.x",
-            "1.2.99999999999999999999",
-        ] {
-            assert_eq!(parse_handle(bad.as_bytes()), None, "{bad}");
-        }
-    }
 }

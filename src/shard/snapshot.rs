@@ -5,7 +5,6 @@
 
 use std::collections::BTreeSet;
 
-use crate::broker::arena::put_varint;
 use crate::broker::dedup::Original;
 use crate::broker::id::{Level, MessageId, QueueUid};
 use crate::broker::index::{BlockImage, Index, Slot};
@@ -14,6 +13,7 @@ use crate::broker::pattern::Pattern;
 use crate::broker::queue::{Image, Kept, Queue, Sharing, View, leave_out};
 use crate::broker::schedule::{Schedule, Schedules};
 use crate::broker::settings::Settings;
+use crate::broker::varint;
 use crate::fault::{Fault, planted};
 
 /// Version of this encoding.
@@ -85,7 +85,7 @@ impl Writer {
     }
 
     fn number(&mut self, number: u64) {
-        put_varint(&mut self.out, number);
+        varint::put(&mut self.out, number);
     }
 
     fn octets(&mut self, octets: &[u8]) {

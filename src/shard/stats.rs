@@ -107,6 +107,7 @@ impl<S: Storage> Shard<S> {
 
     fn broker_stats(&mut self, now: Now) -> Vec<u8> {
         let mut text = String::new();
+        let memory_bytes = self.engine.count_memory(usize::MAX);
         let totals = &self.totals;
         let mut counted = self.engine.gone;
         let mut messages = [0u64; 5];
@@ -163,7 +164,7 @@ impl<S: Storage> Shard<S> {
             ("delayed", messages[2]),
             ("locked", messages[4]),
             ("bytes", messages[3]),
-            ("memory_bytes", self.engine.memory() as u64),
+            ("memory_bytes", memory_bytes as u64),
             ("memory_budget_bytes", self.memory_budget_bytes as u64),
             ("incarnation", self.engine.incarnation),
         ];

@@ -10,7 +10,7 @@ use super::conn::Need;
 use super::drain::draining;
 use super::engine::{Bodies, Plan, Receipt, Refused};
 use super::session::{Asker, owned};
-use super::settling::{parse_handle, push_stale};
+use super::settling::push_stale;
 use super::{Now, Shard};
 use crate::broker::command::{Body, Command, Request};
 use crate::broker::id::Level;
@@ -20,6 +20,7 @@ use crate::fault::{Fault, planted};
 use crate::log::disk::Storage;
 use crate::protocol::text::batch;
 use crate::protocol::text::decode::{Decoder, Step};
+use crate::protocol::text::handles;
 
 /// What is said with `ERR MEM`, milliseconds.
 const MEMORY_RETRY_MS: u32 = 100;
@@ -348,7 +349,7 @@ impl<S: Storage> Shard<S> {
                 command => unreachable!("{command:?} is never kept"),
             };
             for token in handles.iter() {
-                let live = parse_handle(token)
+                let live = handles::parse(token)
                     .is_some_and(|handle| self.engine.plan_settle(&mut plan, handle, nack));
                 all_live &= live;
                 if !live && stale.len() + token.len() < STALE_BYTES_MAX {
@@ -384,7 +385,8 @@ impl<S: Storage> Shard<S> {
             match command {
                 Command::Ack { handles } => {
                     for token in handles.iter() {
-                        let lease = parse_handle(token).and_then(|handle| self.engine.ack(handle));
+                        let lease =
+                            handles::parse(token).and_then(|handle| self.engine.ack(handle));
                         let (lease, safe_at) = lease.expect("the handle was looked at");
                         sum.settled = sum.settled.max(safe_at);
                         self.credit_returned(lease.holder);
@@ -398,7 +400,7 @@ impl<S: Storage> Shard<S> {
                 } => {
                     let why = why.map(|why| why.decoded(&mut scratch)).unwrap_or_default();
                     for token in handles.iter() {
-                        let handle = parse_handle(token).expect("the handle was looked at");
+                        let handle = handles::parse(token).expect("the handle was looked at");
                         let lease = self.engine.leases.end(handle.serial);
                         let lease = lease.expect("the lease was looked at");
                         sum.settled = sum.settled.max(self.settled_at(&lease));

@@ -30,6 +30,14 @@ pub struct Terms {
     pub from_tail: bool,
 }
 
+impl Terms {
+    /// Is each message leased and sent as it is, and nothing else done?
+    #[inline]
+    pub fn are_plain(&self) -> bool {
+        !self.ack_auto && !self.timestamps && !self.hold && !self.from_tail
+    }
+}
+
 /// Who waits.
 #[derive(Debug)]
 pub enum Waiter {

@@ -142,6 +142,34 @@ def main():
     assert got == [("message", b"hello"), ("pmessage", b"hello")], got
     subscriber.close()
 
+    # A stream that a group reads.
+    r.delete("stream")
+    ids = [r.xadd("stream", {"n": n, "body": f"entry {n}"}, maxlen=1000) for n in range(3)]
+    assert r.xgroup_create("stream", "group", id="0") and r.xlen("stream") == 3
+
+    def read(consumer, after=">", **more):
+        found = r.xreadgroup("group", consumer, {"stream": after}, **more)
+        streams = list(found.values()) if isinstance(found, dict) else [s[1] for s in found]
+        entries = streams[0] if streams else []
+        # Version 3 may bring the entries of a stream in a list of their own.
+        return entries[0] if entries and isinstance(entries[0][0], (list, tuple)) else entries
+
+    first = read("one", count=2)
+    assert [entry[0] for entry in first] == ids[:2], (first, ids)
+    assert dict(first[0][1]) == {b"n": b"0", b"body": b"entry 0"}, first
+    assert [entry[0] for entry in read("two", block=100)] == ids[2:]
+    assert not read("two", block=10)
+    assert r.xack("stream", "group", ids[0]) == 1
+    assert r.xpending("stream", "group")["pending"] == 2
+    assert [entry[0] for entry in read("one", after="0")] == ids[1:2]
+    claimed = r.xautoclaim("stream", "group", "two", min_idle_time=0, start_id="0-0")
+    assert [entry[0] for entry in claimed[1]] == ids[1:], claimed
+    listed = r.xpending_range("stream", "group", min="-", max="+", count=10)
+    assert {entry["consumer"] for entry in listed} == {b"two"}, listed
+    assert r.xack("stream", "group", *ids) == 2 and r.xdel("stream", ids[0]) == 1
+    assert [entry[0] for entry in r.xrange("stream")] == ids[1:]
+    assert r.xgroup_destroy("stream", "group") and r.delete("stream") == 1
+
     # What a client looks at.
     assert r.ping() and r.echo("hi") == b"hi" and r.client_id() > 0
     assert r.client_setname("me") and r.client_getname() in (b"me", "me")

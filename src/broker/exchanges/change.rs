@@ -11,9 +11,9 @@
 //! ```
 
 use super::{Kind, Target};
-use crate::broker::arena::put_varint;
 use crate::broker::headers::{self, Value};
 use crate::broker::id::QueueUid;
+use crate::broker::varint;
 
 /// It survives a restart.
 pub const FLAG_DURABLE: u8 = 1;
@@ -173,7 +173,7 @@ impl<'a> Change<'a> {
                 match target {
                     Target::Queue(uid) => {
                         out.push(0);
-                        put_varint(out, uid.0);
+                        varint::put(out, uid.0);
                     }
                     Target::Exchange(name) => {
                         out.push(1);
@@ -185,7 +185,7 @@ impl<'a> Change<'a> {
             }
             Change::Queue { uid, declared } => {
                 out.push(QUEUE);
-                put_varint(out, uid.0);
+                varint::put(out, uid.0);
                 out.push(declared.flags);
                 put_octets(out, &declared.arguments);
             }
@@ -257,7 +257,7 @@ fn kind_of(octet: u8) -> Option<Kind> {
 }
 
 fn put_octets(out: &mut Vec<u8>, octets: &[u8]) {
-    put_varint(out, octets.len() as u64);
+    varint::put(out, octets.len() as u64);
     out.extend_from_slice(octets);
 }
 

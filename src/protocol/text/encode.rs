@@ -9,6 +9,7 @@ use crate::broker::id::{Handle, Level, MessageId};
 use crate::broker::reply::{Delivery, Error, Payload, Reply};
 use crate::buffer::send::{Pool, SendRing};
 
+use super::digits::count_up;
 use super::value::NAME_OCTET;
 use super::{IN_PLACE_BYTES_MAX, SENT_LINE_BYTES_MAX};
 
@@ -170,19 +171,104 @@ impl Receipts {
     #[inline]
     pub fn write(&mut self, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.line[self.start..]);
-        let mut at = self.last;
-        while self.line[at] == b'9' {
-            self.line[at] = b'0';
-            at -= 1;
-        }
-        if self.line[at] == b' ' {
+        if !count_up(&mut self.line, self.last) {
             // One digit more.
-            self.line[at] = b'1';
+            self.line[self.start + 2] = b'1';
             self.start -= 1;
             self.line[self.start..self.start + 3].copy_from_slice(b"OK ");
-        } else {
-            self.line[at] += 1;
         }
+    }
+}
+
+/// Messages of one queue to one consumer, one after another, without anything but their bodies: [`message`],
+/// with what changes from one to the next counted in its digits.
+#[derive(Debug)]
+pub struct Plain {
+    line: [u8; Plain::LINE_BYTES],
+    /// Where the id's last digit stands, the serial's, and the end of the line.
+    id_at: usize,
+    serial_at: usize,
+    end: usize,
+    /// Length of what is the same for all.
+    fixed: usize,
+    /// What the line says.
+    id: MessageId,
+    serial: u64,
+    size: usize,
+}
+
+impl Plain {
+    const LINE_BYTES: usize = 128;
+    /// Longest beginning of the line: two numbers, the size and what is between them fit behind it.
+    const FIXED_BYTES_MAX: usize = Plain::LINE_BYTES - 56;
+
+    /// Of that queue, by its printed name; `None` if the line is longer than those are for which this is made.
+    #[inline]
+    pub fn new(tag: &[u8], source: &[u8], incarnation: u64) -> Option<Plain> {
+        let mut line = [0; Plain::LINE_BYTES];
+        let mut digits = itoa::Buffer::new();
+        let incarnation = digits.format(incarnation).as_bytes();
+        let at: &[u8] = if tag.is_empty() { b"" } else { b" @" };
+        let parts = [b"MSG", at, tag, b" ", source, b" ", incarnation, b"."];
+        let mut fixed = 0;
+        for part in parts {
+            if fixed + part.len() > Plain::FIXED_BYTES_MAX {
+                return None;
+            }
+            line[fixed..fixed + part.len()].copy_from_slice(part);
+            fixed += part.len();
+        }
+        Some(Plain {
+            line,
+            id_at: 0,
+            serial_at: 0,
+            end: 0,
+            fixed,
+            id: 0,
+            serial: 0,
+            size: 0,
+        })
+    }
+
+    /// Appends the message.
+    #[inline]
+    pub fn write(&mut self, out: &mut Vec<u8>, id: MessageId, serial: u64, body: &[u8]) {
+        let follows = self.id + 1 == id && self.serial + 1 == serial && self.size == body.len();
+        if !(follows && count_up(&mut self.line, self.id_at) && {
+            count_up(&mut self.line, self.serial_at)
+        }) {
+            self.spell(id, serial, body.len());
+        }
+        (self.id, self.serial, self.size) = (id, serial, body.len());
+        out.reserve(Plain::LINE_BYTES + body.len() + 1);
+        let start = out.len();
+        // More than the line, and back again: copies of a known length take a few moves each.
+        if self.end <= Plain::LINE_BYTES / 2 {
+            out.extend_from_slice(&self.line[..Plain::LINE_BYTES / 2]);
+        } else {
+            out.extend_from_slice(&self.line);
+        }
+        out.truncate(start + self.end);
+        out.extend_from_slice(body);
+        out.push(b'\n');
+    }
+
+    /// Writes the line's end anew.
+    #[inline(never)]
+    fn spell(&mut self, id: MessageId, serial: u64, size: usize) {
+        let mut at = self.fixed;
+        let mut put = |part: &[u8]| {
+            self.line[at..at + part.len()].copy_from_slice(part);
+            at += part.len();
+            at
+        };
+        let mut digits = itoa::Buffer::new();
+        self.id_at = put(digits.format(id).as_bytes()) - 1;
+        put(b".");
+        self.serial_at = put(digits.format(serial).as_bytes()) - 1;
+        put(b" $");
+        put(digits.format(size).as_bytes());
+        self.end = put(b"\n");
     }
 }
 

@@ -7,10 +7,9 @@
 use crate::broker::command::{
     Body, Command, PublishOptions, PullOptions, Request, Sources, Tokens, Typed,
 };
-use crate::broker::id::Handle;
 use crate::config::Limits;
 
-use super::line::find_end;
+use super::line::{behind_end, find_end};
 use super::parse::TOKENS_RESERVE_BYTES;
 use super::value::{NAME_BYTES_MAX, NAME_OCTET};
 
@@ -25,6 +24,7 @@ pub(super) const PULL_DEFAULTS: PullOptions = PullOptions {
     bytes_max: None,
     timestamps: false,
     from_tail: false,
+    holder: None,
 };
 
 /// A plain command, so small that it costs nothing to pass on.
@@ -104,16 +104,6 @@ fn name_end(input: &[u8], start: usize) -> Option<usize> {
     (at > start && at - start <= NAME_BYTES_MAX).then_some(at)
 }
 
-/// Behind an LF or CR LF that stands at `at`.
-#[inline]
-fn behind_end(input: &[u8], at: usize) -> Option<usize> {
-    match *input.get(at)? {
-        b'\n' => Some(at + 1),
-        b'\r' if *input.get(at + 1)? == b'\n' => Some(at + 2),
-        _ => None,
-    }
-}
-
 #[inline]
 fn publish<'a>(input: &'a [u8], start: usize, limits: &Limits) -> Option<(usize, Plain<'a>)> {
     let end = name_end(input, start)?;
@@ -134,28 +124,42 @@ fn publish<'a>(input: &'a [u8], start: usize, limits: &Limits) -> Option<(usize,
 }
 
 /// How a publish that is answered begins.
-pub const PUBLISH: &[u8] = b"PUB ";
+pub const PUBLISH: &[u8; 4] = b"PUB ";
+/// How a cast that is answered begins.
+pub const CAST: &[u8; 5] = b"CAST ";
 
-/// Does `input` begin with a publish that is answered, to the queue of this plain name, without options?
+/// Does `input` begin with that verb and this plain name, and is a body all that follows?
 #[inline]
-pub fn is_publish(input: &[u8], name: &[u8]) -> bool {
-    let at = PUBLISH.len() + name.len();
-    input.starts_with(PUBLISH)
+pub fn is_to<const N: usize>(input: &[u8], verb: &[u8; N], name: &[u8]) -> bool {
+    let at = N + name.len();
+    input.first_chunk() == Some(verb)
         && matches!(input.get(at..at + 2), Some(b" $" | b" :"))
-        && input[PUBLISH.len()..at] == *name
+        && input[N..at] == *name
 }
 
-/// The body of a whole plain publish to that queue at the front of `input`, and the length of both.
+/// The body of a whole command at the front of `input` that [`is_to`] that name, and the command's length.
 #[inline]
-pub fn publish_to<'a>(input: &'a [u8], name: &[u8], limits: &Limits) -> Option<(&'a [u8], usize)> {
-    if !is_publish(input, name) {
+pub fn body_to<'a, const N: usize>(
+    input: &'a [u8],
+    verb: &[u8; N],
+    name: &[u8],
+    limits: &Limits,
+) -> Option<(&'a [u8], usize)> {
+    if !is_to(input, verb, name) {
         return None;
     }
-    let start = PUBLISH.len() + name.len() + 2;
+    let start = N + name.len() + 2;
     match input[start - 1] {
         b'$' => counted(input, start, limits),
         _ => inline(input, start, limits),
     }
+}
+
+/// The plain name behind that verb.
+#[inline]
+pub fn name_behind<'a>(input: &'a [u8], verb: &[u8]) -> Option<&'a [u8]> {
+    let input = input.strip_prefix(verb)?;
+    Some(&input[..name_end(input, 0)?])
 }
 
 #[inline]
@@ -190,52 +194,6 @@ fn inline<'a>(input: &'a [u8], start: usize, limits: &Limits) -> Option<(&'a [u8
         return None;
     }
     Some((body, end + 1))
-}
-
-/// Digits of a number that fits 64 bits whatever they are.
-const DIGITS_MAX: usize = 19;
-
-/// The number at the front of `input` and how many digits it has; none if it has no digit, or more than
-/// [`DIGITS_MAX`].
-#[inline(always)]
-fn number(input: &[u8]) -> Option<(u64, usize)> {
-    let (mut number, mut digits) = (0u64, 0);
-    for octet in input.iter().take(DIGITS_MAX + 1) {
-        let digit = octet.wrapping_sub(b'0');
-        if digit > 9 {
-            break;
-        }
-        number = number.wrapping_mul(10).wrapping_add(u64::from(digit));
-        digits += 1;
-    }
-    (1..=DIGITS_MAX)
-        .contains(&digits)
-        .then_some((number, digits))
-}
-
-/// The handle at the front of `input`, written as handles are, and its length.
-#[inline(always)]
-pub fn handle(input: &[u8]) -> Option<(Handle, usize)> {
-    let (incarnation, first) = number(input)?;
-    let rest = input[first..].strip_prefix(b".")?;
-    let (id, second) = number(rest)?;
-    let rest = rest[second..].strip_prefix(b".")?;
-    let (serial, third) = number(rest)?;
-    let handle = Handle {
-        incarnation,
-        id,
-        serial,
-    };
-    Some((handle, first + second + third + 2))
-}
-
-/// The handle of a whole plain ack of one delivery at the front of `input`, and the ack's length.
-#[inline]
-pub fn ack_of_one(input: &[u8]) -> Option<(Handle, usize)> {
-    let rest = input.strip_prefix(b"ACK ")?;
-    let (handle, at) = handle(rest)?;
-    let consumed = behind_end(rest, at)?;
-    Some((handle, b"ACK ".len() + consumed))
 }
 
 #[inline]

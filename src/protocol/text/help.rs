@@ -171,7 +171,7 @@ QSET queue [key=value ...]           keys not said stay as they are
   maxlen=1000 maxbytes=10M  full=reject|dropold   ttl=1h (none: for ever)
   fair=key  keys have turns (none: do not)    single=1  one consumer at a time
   rate=100/s (none: any)   pri=0  of publishes that say none   pause=in,out
-  retain=24h,1G  keep what was acked, for SEEK (none: do not)   head=1  pri=255: last in, first out
+  retain=24h,1G  keep acked for SEEK       head=1  pri=255: last in, first out
   -> OK created   or   OK updated
 "
         }

@@ -102,6 +102,16 @@ fn count(digits: &[u8]) -> Option<u64> {
     Some(value)
 }
 
+/// Behind an LF or CR LF that stands at `at`.
+#[inline]
+pub fn behind_end(input: &[u8], at: usize) -> Option<usize> {
+    match *input.get(at)? {
+        b'\n' => Some(at + 1),
+        b'\r' if *input.get(at + 1)? == b'\n' => Some(at + 2),
+        _ => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -6,8 +6,10 @@
 
 pub mod batch;
 pub mod decode;
+mod digits;
 pub mod encode;
 pub mod fast;
+pub mod handles;
 pub mod help;
 pub mod line;
 mod parse;

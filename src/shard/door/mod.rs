@@ -11,6 +11,7 @@ mod metrics;
 mod resp;
 
 pub use amqp::Upkeep;
+pub(super) use resp::Consumers;
 
 use super::conn::{Conn, Life};
 use super::{Now, Shard};
@@ -202,6 +203,10 @@ impl<S: Storage> Shard<S> {
         let conn = &mut self.conns[slot];
         if matches!(conn.session, Session::Undecided | Session::Text) {
             return false;
+        }
+        if let Session::Resp(session) = &mut conn.session {
+            // The places where replies end mean nothing any more: what was popped goes back.
+            session.forget_pops();
         }
         let error = Error::new(ErrorCode::UnknownResult, why);
         conn.tell(&mut self.pool, None, Told::Reply(&Reply::Error(&error)));

@@ -600,6 +600,35 @@ impl<S: Storage> Engine<S> {
         true
     }
 
+    /// Deletes a stored message that nobody has at hand, whether readers have still to settle it or it is
+    /// retained. True if it is gone now.
+    ///
+    /// # Errors
+    /// [`Cold`]: where it lies must be read from the disk first, and was asked for.
+    pub fn delete_stored(
+        &mut self,
+        store: QueueKey,
+        id: MessageId,
+        now: Now,
+    ) -> Result<bool, Cold> {
+        let queue = self.queue(store);
+        if !queue.index.is_live(id) || id >= queue.visible() {
+            return Ok(false);
+        }
+        let (place, size) = self.locate(store, id).ok_or(Cold)?;
+        if self.is_wanted(store, id) {
+            let reason = SettleReason::Deleted;
+            return Ok(self.settle_for_all(store, id, place, size, reason, false, now));
+        }
+        let is_kept = |sharing: &Sharing| sharing.is_done(id);
+        if !self.queue(store).sharing.as_deref().is_some_and(is_kept) {
+            return Ok(false);
+        }
+        self.log_released(store, id);
+        self.free(store, id, place, size);
+        Ok(true)
+    }
+
     /// The oldest message of a shared queue, from an id on, that may be dropped to make room.
     pub(super) fn next_droppable(&self, store: QueueKey, from: MessageId) -> Option<MessageId> {
         let queue = self.queue(store);

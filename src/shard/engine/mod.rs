@@ -7,8 +7,10 @@
 
 mod bindings;
 mod cast;
+mod census;
 mod definitions;
 mod deliver;
+mod deliver_run;
 mod exchanges;
 mod groups;
 mod publish;
@@ -115,6 +117,7 @@ pub struct Engine<S: Storage> {
     to_free: Vec<(QueueKey, QueueUid)>,
     /// Queues whose next message is being read.
     cold_queues: Vec<QueueKey>,
+    census: census::Census,
     sections: Vec<u8>,
     headers: Vec<u8>,
     decoded: Vec<u8>,
@@ -157,6 +160,7 @@ impl<S: Storage> Engine<S> {
             unused_slots: Vec::new(),
             to_free: Vec::new(),
             cold_queues: Vec::new(),
+            census: census::Census::default(),
             sections: Vec::new(),
             headers: Vec::new(),
             decoded: Vec::new(),
@@ -337,15 +341,20 @@ impl<S: Storage> Engine<S> {
         }
     }
 
-    /// Memory held for messages and what is known of them, bytes.
+    /// Memory held for messages and what is known of them, bytes; that of each queue by the last look at it.
     pub fn memory(&self) -> usize {
-        let queues: usize = self.queues.iter().map(|(_, queue)| queue.memory()).sum();
-        queues
+        self.census.total()
             + self.message_memory()
             + self.leases.memory()
             + self.topics.memory()
             + self.exchanges.memory()
             + self.schedules.memory()
+    }
+
+    /// The same after so many queues were looked at again.
+    pub fn count_memory(&mut self, queues: usize) -> usize {
+        self.census.count(&mut self.queues, queues);
+        self.memory()
     }
 
     /// Memory of the messages alone, bytes; quick.

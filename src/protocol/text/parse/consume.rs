@@ -51,6 +51,7 @@ pub(super) fn pull<'a>(mut args: Args<'a>, limits: &Limits) -> Result<Command<'a
         timestamps: timestamps.unwrap_or(false),
         from,
         from_tail: false,
+        holder: None,
     };
     Ok(Command::Pull { sources, options })
 }

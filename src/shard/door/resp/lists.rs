@@ -107,7 +107,10 @@ impl<S: Storage> Shard<S> {
             },
         };
         if end == End::Left && !self.engine.queue(key).settings.head {
-            self.engine.queue_mut(key).settings.head = true;
+            let queue = self.engine.queue_mut(key);
+            let before = queue.settings.clone();
+            queue.settings.head = true;
+            self.engine.settings_changed(key, &before, now.us);
             self.engine.log_definition(key);
         }
         let messages = bodies.iter().map(|body| Body::Borrowed(body));
@@ -141,16 +144,17 @@ impl<S: Storage> Shard<S> {
             text::typed(&mut sources, name);
         }
         let options = PullOptions {
-            count,
+            count: count.min(u32::try_from(self.limits.batch_count_max).unwrap_or(u32::MAX)),
             wait_us,
             // Until the connection ends, or the client shows that it has the reply.
             lease_us: Some(u64::MAX),
             from: None,
             ack_auto: self.limits.pop_is_classic,
             hold: false,
-            bytes_max: None,
+            bytes_max: Some(self.limits.batch_bytes_max as u64),
             timestamps: false,
             from_tail: end == End::Right,
+            holder: None,
         };
         let command = Command::Pull {
             sources: Sources(&sources),

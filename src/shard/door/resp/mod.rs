@@ -7,6 +7,7 @@
 mod lists;
 mod ranges;
 mod server;
+mod streams;
 mod topics;
 mod transaction;
 
@@ -30,6 +31,8 @@ use crate::protocol::resp::encode::{self, Version};
 use crate::protocol::text::IN_PLACE_BYTES_MAX;
 use crate::protocol::text::encode as text;
 use ranges::Range;
+pub(in super::super) use streams::Consumers;
+use streams::Entry;
 use transaction::{Exec, Multi};
 
 /// A connection that has ended its side is asked so often whether it has taken everything, microseconds.
@@ -46,6 +49,10 @@ pub struct Session {
     what: What,
     /// Bodies of a reply whose head says how many they are.
     bodies: Vec<Bytes>,
+    /// Entries of streams, likewise.
+    entries: Vec<Entry>,
+    /// A group has begun with the command that comes again.
+    has_begun_group: bool,
     /// Popped in the reply that is not complete yet, by the serials of their leases.
     popping: Vec<u64>,
     /// Popped and not settled: where the reply ends in the output, and the lease's serial.
@@ -84,6 +91,8 @@ enum What {
     Many,
     /// `LMPOP`: the key and bodies.
     KeyAndMany { key: Box<[u8]> },
+    /// `XREADGROUP`: streams and their entries.
+    Streams,
 }
 
 impl Session {
@@ -111,6 +120,12 @@ impl Session {
     /// The peer has popped what it may not have taken.
     pub fn has_pops(&self) -> bool {
         !self.pops.is_empty()
+    }
+
+    /// Nothing that was popped will be settled.
+    pub fn forget_pops(&mut self) {
+        self.pops.clear();
+        self.popping.clear();
     }
 
     /// Memory held, bytes.
@@ -202,6 +217,10 @@ impl Conn {
             }
             Reply::End { .. } => match std::mem::take(&mut session.what) {
                 What::One { is_found: true } | What::KeyAndOne { is_found: true } => {}
+                What::Streams => {
+                    let entries = std::mem::take(&mut session.entries);
+                    streams::write_streams(out.writer(pool), version, &entries);
+                }
                 What::One { .. } => encode::nil(out.writer(pool), version),
                 What::KeyAndOne { .. } => encode::nil_array(out.writer(pool), version),
                 _ if session.bodies.is_empty() => encode::nil_array(out.writer(pool), version),
@@ -228,6 +247,10 @@ impl Conn {
         let Door::Resp(session) = &mut self.session else {
             return;
         };
+        if session.what == What::Streams {
+            // They belong to their consumer, whatever becomes of the connection.
+            return session.entries.push(Entry::of(delivery));
+        }
         if let Some(Handle { serial, .. }) = delivery.handle {
             session.popping.push(serial);
         }
@@ -416,6 +439,7 @@ impl<S: Storage> Shard<S> {
         let session = self.conns[slot].resp();
         session.what = what;
         session.bodies.clear();
+        session.entries.clear();
         let request = Request {
             tag: None,
             quiet: false,

@@ -1,0 +1,1099 @@
+//! Streams: a stream is a queue that retains, its groups are the queue's groups, and the id of an entry is the
+//! time of its publish and the message's id.
+//!
+//! What a consumer has pending are leases of a holder of its own, which lives as long as its group and not as
+//! long as a connection: another connection of that consumer finds them, and `XAUTOCLAIM` takes them over.
+//! The field `body` of an entry is the message's body, the others are its headers.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::super::super::groups::Reader;
+use super::super::super::session::Flow;
+use super::super::super::{Now, Shard};
+use super::lists::integer;
+use super::{What, encode, text};
+use crate::broker::command::{
+    Body, Command, From, PublishOptions, PullOptions, Source, Sources, TimeSpec, Typed,
+};
+use crate::broker::headers::{self, Value};
+use crate::broker::id::{Handle, Level, MessageId, QueueUid};
+use crate::broker::lease::{HolderKey, NewLease};
+use crate::broker::queue::QueueKey;
+use crate::broker::reply::{Delivery, Error, ErrorCode};
+use crate::log::disk::Storage;
+use crate::log::{SectionKind, Sections};
+use crate::protocol::resp::encode::Version;
+use crate::protocol::text::encode::is_escaped;
+use crate::protocol::text::value;
+
+/// A lease of a consumer ends when it acks; this is as good as never, and tells when it began. Microseconds.
+const LEASE_US: u64 = 100 * 365 * 86_400 * 1_000_000;
+/// Entries given by a read or shown by a command that says no number.
+const COUNT_DEFAULT: u32 = 1000;
+/// Entries that one `XADD` trims at most, and one `XAUTOCLAIM` looks at.
+const PIECE: usize = 1000;
+/// The fields beside `body`, bytes as they are passed on.
+const FIELDS_BYTES_MAX: usize = 48 << 10;
+/// The field that is the message's body.
+const BODY: &[u8] = b"body";
+
+/// Every consumer of every group: who holds its leases.
+#[derive(Debug, Default)]
+pub struct Consumers {
+    holders: BTreeMap<(QueueUid, Box<[u8]>), HolderKey>,
+}
+
+/// The id of an entry: publish time in milliseconds, and the message's.
+type Id = (u64, MessageId);
+
+/// Names and values.
+type Fields = Vec<(Box<[u8]>, Box<[u8]>)>;
+
+/// An entry with its fields.
+#[derive(Debug)]
+pub(super) struct Entry {
+    /// The stream's name; empty where there is only one.
+    key: Box<[u8]>,
+    id: Id,
+    fields: Fields,
+}
+
+impl Entry {
+    /// What a delivery brings.
+    pub(super) fn of(delivery: &Delivery<'_>) -> Entry {
+        let mut scratch = Vec::new();
+        // A group's queue is named before the slash, which no name holds as it is.
+        let source = delivery.source.split(|octet| *octet == b'/').next();
+        let key = Typed(source.unwrap_or_default()).decoded(&mut scratch);
+        Entry {
+            key: key.into(),
+            id: (delivery.timestamp_ms.unwrap_or(0), delivery.id),
+            fields: fields(delivery.headers, delivery.body.as_slice()),
+        }
+    }
+}
+
+/// The fields of a message.
+fn fields(table: &[u8], body: &[u8]) -> Fields {
+    let mut fields = Fields::new();
+    for (name, value) in headers::entries(table) {
+        let text: Box<[u8]> = match value {
+            Value::Text(text) => text.into(),
+            Value::Bool(value) => value.to_string().into_bytes().into(),
+            Value::Signed(value) => value.to_string().into_bytes().into(),
+            Value::Unsigned(value) => value.to_string().into_bytes().into(),
+            Value::Float(value) => value.to_string().into_bytes().into(),
+            Value::Void | Value::Other(_) => continue,
+        };
+        fields.push((name.into(), text));
+    }
+    if !body.is_empty() || fields.is_empty() {
+        fields.push((BODY.into(), body.into()));
+    }
+    fields
+}
+
+fn write_id(out: &mut Vec<u8>, (ms, id): Id) {
+    encode::bulk(out, format!("{ms}-{id}").as_bytes());
+}
+
+fn write_entry(out: &mut Vec<u8>, entry: &Entry) {
+    encode::array(out, 2);
+    write_id(out, entry.id);
+    encode::array(out, entry.fields.len() * 2);
+    for (name, value) in &entry.fields {
+        encode::bulk(out, name);
+        encode::bulk(out, value);
+    }
+}
+
+/// Streams with their entries, or nothing if there are none.
+pub(super) fn write_streams(out: &mut Vec<u8>, version: Version, entries: &[Entry]) {
+    if entries.is_empty() {
+        return encode::nil_array(out, version);
+    }
+    let streams: Vec<&[Entry]> = entries.chunk_by(|a, b| a.key == b.key).collect();
+    match version {
+        Version::Two => encode::array(out, streams.len()),
+        Version::Three => encode::map(out, version, streams.len()),
+    }
+    for entries in streams {
+        if version == Version::Two {
+            encode::array(out, 2);
+        }
+        encode::bulk(out, &entries[0].key);
+        encode::array(out, entries.len());
+        entries.iter().for_each(|entry| write_entry(out, entry));
+    }
+}
+
+/// `ms-id`, or `ms` alone with `rest` for the id.
+fn parse_id(word: &[u8], rest: MessageId) -> Option<Id> {
+    match memchr::memchr(b'-', word) {
+        Some(at) => Some((
+            value::decimal(&word[..at])?,
+            value::decimal(&word[at + 1..])?,
+        )),
+        None => Some((value::decimal(word)?, rest)),
+    }
+}
+
+const BAD_ID: &str = "Invalid stream ID specified as stream command argument";
+
+fn typed_name(name: &[u8]) -> Vec<u8> {
+    let mut typed = Vec::new();
+    text::typed(&mut typed, name);
+    typed
+}
+
+impl<S: Storage> Shard<S> {
+    /// The group of a stream.
+    fn stream_group(&self, key: &[u8], group: &[u8]) -> Option<QueueKey> {
+        self.engine.find_group(self.list(key)?, group)
+    }
+
+    fn say_no_group(&mut self, slot: usize, key: &[u8], group: &[u8]) -> Flow {
+        let text = format!(
+            "No such key '{}' or consumer group '{}'",
+            String::from_utf8_lossy(key),
+            String::from_utf8_lossy(group)
+        );
+        self.totals.count_error(ErrorCode::NoGroup);
+        self.say(slot, |out| encode::error(out, "NOGROUP", &text))
+    }
+
+    /// Who holds a consumer's leases; made if there is nobody.
+    fn stream_consumer(&mut self, group: QueueKey, name: &[u8]) -> HolderKey {
+        let uid = self.engine.queue(group).uid;
+        if let Some(holder) = self.consumers.holders.get(&(uid, name.into())) {
+            return *holder;
+        }
+        // Those of groups that are gone have no leases any more.
+        let engine = &mut self.engine;
+        self.consumers.holders.retain(|(uid, _), holder| {
+            let stays = engine.find_uid(*uid).is_some() || engine.leases.held(*holder) > 0;
+            if !stays {
+                engine.leases.remove_holder(*holder);
+            }
+            stays
+        });
+        let holder = self.engine.leases.add_holder();
+        self.consumers.holders.insert((uid, name.into()), holder);
+        holder
+    }
+
+    /// The consumers of a group.
+    fn stream_consumers(&self, group: QueueKey) -> Vec<(Box<[u8]>, HolderKey)> {
+        let uid = self.engine.queue(group).uid;
+        let range = (uid, Box::default())..(QueueUid(uid.0 + 1), Box::default());
+        let holders = self.consumers.holders.range(range);
+        holders
+            .map(|((_, name), holder)| (name.clone(), *holder))
+            .collect()
+    }
+
+    /// What a holder has: message ids with the serials of their leases, in order.
+    fn pending_of(&self, holder: HolderKey) -> Vec<(MessageId, u64)> {
+        let leases = &self.engine.leases;
+        let mut pending: Vec<_> = leases
+            .of_holder(holder)
+            .filter_map(|serial| leases.get(serial))
+            .map(|lease| (lease.id, lease.serial))
+            .collect();
+        pending.sort_unstable();
+        pending
+    }
+
+    /// An entry of a stream; `None` while it must be read from the disk, which was asked for. Without fields
+    /// if it is gone or damaged.
+    fn read_entry(&mut self, store: QueueKey, id: MessageId) -> Option<Entry> {
+        let empty = Entry {
+            key: Box::default(),
+            id: (0, id),
+            fields: Vec::new(),
+        };
+        if !self.engine.queue(store).index.is_live(id) {
+            return Some(empty);
+        }
+        let (place, _) = self.engine.locate(store, id)?;
+        match self.engine.stored(store, place) {
+            None => {
+                self.engine.fetch(place);
+                None
+            }
+            Some(Err(_)) => Some(empty),
+            Some(Ok(message)) => {
+                let table = Sections(message.sections).get(SectionKind::Headers);
+                Some(Entry {
+                    id: (message.time_ms, id),
+                    fields: fields(table.unwrap_or_default(), message.body.as_slice()),
+                    ..empty
+                })
+            }
+        }
+    }
+
+    /// The same of several; `None` if the command comes again.
+    fn read_entries(
+        &mut self,
+        slot: usize,
+        store: QueueKey,
+        ids: impl Iterator<Item = MessageId>,
+    ) -> Option<Vec<Entry>> {
+        let mut entries = Vec::new();
+        let mut is_cold = false;
+        for id in ids {
+            match self.read_entry(store, id) {
+                Some(entry) => entries.push(entry),
+                None => is_cold = true,
+            }
+        }
+        if is_cold {
+            self.block_cold(slot);
+            return None;
+        }
+        Some(entries)
+    }
+
+    /// `XADD`
+    pub(super) fn xadd(&mut self, slot: usize, words: &[&[u8]], now: Now) -> Flow {
+        let mut rest = &words[2..];
+        let (mut must_exist, mut length_max) = (false, None);
+        loop {
+            rest = match rest {
+                [word, more @ ..] if word.eq_ignore_ascii_case(b"NOMKSTREAM") => {
+                    must_exist = true;
+                    more
+                }
+                [word, more @ ..] if word.eq_ignore_ascii_case(b"MAXLEN") => {
+                    let more = match more {
+                        [b"~" | b"=", more @ ..] => more,
+                        more => more,
+                    };
+                    let Some((Some(number), more)) =
+                        more.split_first().map(|(word, more)| (integer(word), more))
+                    else {
+                        return self.say_err(slot, "value is not an integer or out of range");
+                    };
+                    length_max = Some(u64::try_from(number).unwrap_or(0));
+                    match more {
+                        [word, _, more @ ..] if word.eq_ignore_ascii_case(b"LIMIT") => more,
+                        more => more,
+                    }
+                }
+                _ => break,
+            };
+        }
+        let [id, pairs @ ..] = rest else {
+            return self.say_err(slot, "syntax error");
+        };
+        if *id != b"*" {
+            let text = "an entry's id is the broker's: XADD takes * only, and MAXLEN and NOMKSTREAM before it";
+            return self.say_err(slot, text);
+        }
+        if pairs.is_empty() || pairs.len() % 2 != 0 {
+            let text = "wrong number of arguments for 'xadd' command";
+            return self.say_err(slot, text);
+        }
+        let (mut body, mut args) = (None, Vec::new());
+        for pair in pairs.chunks(2) {
+            let (name, value) = (pair[0], pair[1]);
+            if name == BODY && body.is_none() {
+                body = Some(value);
+                continue;
+            }
+            let is_odd = |octet: &u8| matches!(octet, b' ' | b'=');
+            if name.is_empty() || name.len() > headers::NAME_BYTES_MAX || name.iter().any(is_odd) {
+                let text = "the name of a field has 1 to 255 octets, no space and no =";
+                return self.say_err(slot, text);
+            }
+            args.extend_from_slice(b" h.");
+            args.extend_from_slice(name);
+            args.push(b'=');
+            for octet in value {
+                match is_escaped(*octet) {
+                    true => args.extend_from_slice(format!("%{octet:02X}").as_bytes()),
+                    false => args.push(*octet),
+                }
+            }
+        }
+        if args.len() > FIELDS_BYTES_MAX {
+            let text = "the fields have at most 48 KiB; what is larger goes into the field body";
+            return self.say_error(slot, &Error::new(ErrorCode::TooBig, text));
+        }
+        let key = match self.open_stream(slot, words[1], must_exist, now) {
+            Ok(Some(key)) => key,
+            Ok(None) => return self.say_in(slot, encode::nil),
+            Err(flow) => return flow,
+        };
+        let options = PublishOptions {
+            args: &args,
+            is_plain: args.is_empty(),
+            ..PublishOptions::default()
+        };
+        let body = body.unwrap_or_default();
+        let one = std::iter::once(Body::Borrowed(body));
+        let outcome = self
+            .engine
+            .publish(key, &options, one, 1, body.len() as u64, now);
+        match outcome {
+            Ok(receipt) => {
+                self.note_published(slot, key, &receipt);
+                if let Some(length_max) = length_max {
+                    self.trim_stream(key, length_max, now);
+                }
+                self.say(slot, |out| write_id(out, (now.us / 1000, receipt.first)))
+            }
+            Err(refused) => self.not_published(slot, refused),
+        }
+    }
+
+    /// The stream of that name, made if it may be; `None` if it is not there.
+    fn open_stream(
+        &mut self,
+        slot: usize,
+        name: &[u8],
+        must_exist: bool,
+        now: Now,
+    ) -> Result<Option<QueueKey>, Flow> {
+        if self.is_draining() {
+            let error = super::super::super::drain::draining();
+            return Err(self.say_error(slot, &error));
+        }
+        if must_exist && self.list(name).is_none_or(|key| !self.is_stream(key)) {
+            return Ok(None);
+        }
+        let key = match self.list_or_new(slot, name) {
+            Ok(key) => key,
+            Err(error) => return Err(self.say_error(slot, &error)),
+        };
+        if self.is_stream(key) {
+            return Ok(Some(key));
+        }
+        if self.engine.queue(key).index.live() > 0 {
+            return Err(self.say_wrong_type(slot));
+        }
+        // What was acked stays until it is deleted or trimmed.
+        let queue = self.engine.queue_mut(key);
+        let before = queue.settings.clone();
+        queue.settings.retain.bytes = Some(u64::MAX - 1);
+        self.engine.settings_changed(key, &before, now.us);
+        self.engine.log_definition(key);
+        Ok(Some(key))
+    }
+
+    /// Deletes the oldest entries that nobody has pending, a bounded number.
+    fn trim_stream(&mut self, key: QueueKey, length_max: u64, now: Now) {
+        let mut from = 0;
+        for _ in 0..PIECE {
+            let index = &self.engine.queue(key).index;
+            if index.live() <= length_max {
+                return;
+            }
+            let Some(id) = index.next_live(from) else {
+                return;
+            };
+            // What lies on the disk goes with a later XADD.
+            if self.engine.delete_stored(key, id, now).is_err() {
+                return;
+            }
+            from = id + 1;
+        }
+    }
+
+    /// `XLEN`
+    pub(super) fn xlen(&mut self, slot: usize, words: &[&[u8]]) -> Flow {
+        if self.wait_for_publishes(slot) {
+            return Flow::Again;
+        }
+        let count = match self.list(words[1]) {
+            Some(key) if self.is_stream(key) => self.engine.queue(key).index.live(),
+            Some(key) if self.length(key) > 0 => return self.say_wrong_type(slot),
+            _ => 0,
+        };
+        self.say(slot, |out| encode::integer(out, count))
+    }
+
+    /// `XRANGE`
+    pub(super) fn xrange(&mut self, slot: usize, words: &[&[u8]], now: Now) -> Flow {
+        if self.wait_for_publishes(slot) {
+            return Flow::Again;
+        }
+        let count = match words.get(4..) {
+            Some([word, count]) if word.eq_ignore_ascii_case(b"COUNT") => integer(count),
+            Some([]) | None => Some(i64::from(COUNT_DEFAULT)),
+            Some(_) => None,
+        };
+        let Some(count) = count else {
+            return self.say_err(slot, "syntax error");
+        };
+        let bound = |word: &[u8], rest| match word {
+            b"-" => Some(((0, 0), false)),
+            b"+" => Some(((u64::MAX, u64::MAX), false)),
+            [b'(', word @ ..] => Some((parse_id(word, rest)?, true)),
+            word => Some((parse_id(word, rest)?, false)),
+        };
+        let (Some((least, over)), Some((most, under))) =
+            (bound(words[2], 0), bound(words[3], u64::MAX))
+        else {
+            return self.say_err(slot, BAD_ID);
+        };
+        let Some(key) = self.list(words[1]).filter(|key| self.is_stream(*key)) else {
+            return self.say(slot, |out| encode::array(out, 0));
+        };
+        let start = From::At(TimeSpec::UnixUs(least.0.saturating_mul(1000)));
+        let Ok(mut from) = self.engine.find_start(key, start, now) else {
+            self.block_cold(slot);
+            return Flow::Again;
+        };
+        let count = usize::try_from(count).unwrap_or(0);
+        let (mut entries, mut bytes) = (Vec::new(), 0);
+        while entries.len() < count.min(PIECE) && bytes < self.limits.batch_bytes_max {
+            let queue = self.engine.queue(key);
+            let next = queue.index.next_live(from);
+            let Some(id) = next.filter(|id| *id < queue.visible()) else {
+                break;
+            };
+            from = id + 1;
+            let Some(entry) = self.read_entry(key, id) else {
+                self.block_cold(slot);
+                return Flow::Again;
+            };
+            if entry.fields.is_empty() || entry.id < least || (over && entry.id == least) {
+                continue;
+            }
+            if entry.id > most || (under && entry.id == most) {
+                break;
+            }
+            bytes += entry
+                .fields
+                .iter()
+                .map(|(_, value)| value.len())
+                .sum::<usize>();
+            entries.push(entry);
+        }
+        self.say(slot, |out| {
+            encode::array(out, entries.len());
+            entries.iter().for_each(|entry| write_entry(out, entry));
+        })
+    }
+
+    /// `XDEL`
+    pub(super) fn xdel(&mut self, slot: usize, words: &[&[u8]], now: Now) -> Flow {
+        if self.wait_for_publishes(slot) {
+            return Flow::Again;
+        }
+        let Some(ids) = parse_ids(&words[2..]) else {
+            return self.say_err(slot, BAD_ID);
+        };
+        let Some(key) = self.list(words[1]).filter(|key| self.is_stream(*key)) else {
+            return self.say(slot, |out| encode::integer(out, 0));
+        };
+        // The time in an id must be the entry's.
+        let numbers = ids.iter().map(|(_, id)| *id);
+        let Some(entries) = self.read_entries(slot, key, numbers) else {
+            return Flow::Again;
+        };
+        let mut count = 0;
+        for (entry, wanted) in entries.iter().zip(&ids) {
+            if entry.id != *wanted {
+                continue;
+            }
+            match self.engine.delete_stored(key, entry.id.1, now) {
+                Ok(is_gone) => count += u64::from(is_gone),
+                Err(_) => {
+                    self.block_cold(slot);
+                    return Flow::Again;
+                }
+            }
+        }
+        let level = self.engine.queue(key).settings.durable;
+        self.gate_resp(slot, if count > 0 { level } else { Level::None });
+        self.say(slot, |out| encode::integer(out, count))
+    }
+
+    /// What is written next waits until all that was logged has reached that level.
+    fn gate_resp(&mut self, slot: usize, level: Level) {
+        let need = self.engine.need(level);
+        if need.level != Level::None && !self.engine.reached(need) {
+            let serial = self.engine.leases.next_serial();
+            self.conns[slot].gate(need, serial);
+        }
+    }
+
+    /// `XGROUP`
+    pub(super) fn xgroup(&mut self, slot: usize, words: &[&[u8]], now: Now) -> Flow {
+        let what = words[1].to_ascii_uppercase();
+        match (what.as_slice(), &words[2..]) {
+            (b"CREATE", [key, group, id, more @ ..]) => {
+                self.create_group(slot, (key, group, id), more, now)
+            }
+            (b"DESTROY", [key, group]) => {
+                if self.wait_for_publishes(slot) {
+                    return Flow::Again;
+                }
+                let found = self.stream_group(key, group);
+                if found.is_some() {
+                    let (queue, group) = (typed_name(key), typed_name(group));
+                    let source = Source {
+                        queue: Typed(&queue),
+                        group: Some(Typed(&group)),
+                    };
+                    self.conns[slot].resp().what = What::Silent;
+                    if let Err(error) = self.queue_delete(Self::asker(slot), source) {
+                        return self.say_error(slot, &error);
+                    }
+                }
+                let count = u64::from(found.is_some());
+                self.say(slot, |out| encode::integer(out, count))
+            }
+            (b"SETID", [key, group, id, ..]) => {
+                let Some(to) = start_of(id) else {
+                    return self.say_err(slot, BAD_ID);
+                };
+                if self.stream_group(key, group).is_none() {
+                    return self.say_no_group(slot, key, group);
+                }
+                let (queue, group) = (typed_name(key), typed_name(group));
+                let source = Source {
+                    queue: Typed(&queue),
+                    group: Some(Typed(&group)),
+                };
+                self.ask_resp(slot, What::Plain, Command::Seek { source, to }, now)
+            }
+            (b"CREATECONSUMER", [key, group, name]) => {
+                let Some(found) = self.stream_group(key, group) else {
+                    return self.say_no_group(slot, key, group);
+                };
+                let before = self.stream_consumers(found).len();
+                self.stream_consumer(found, name);
+                let count = (self.stream_consumers(found).len() - before) as u64;
+                self.say(slot, |out| encode::integer(out, count))
+            }
+            (b"DELCONSUMER", [key, group, name]) => {
+                let Some(found) = self.stream_group(key, group) else {
+                    return self.say_no_group(slot, key, group);
+                };
+                self.delete_consumer(slot, found, name, now)
+            }
+            _ => {
+                let text = "XGROUP takes CREATE, DESTROY, SETID, CREATECONSUMER, DELCONSUMER";
+                self.say_err(slot, text)
+            }
+        }
+    }
+
+    fn create_group(
+        &mut self,
+        slot: usize,
+        (key, group, id): (&[u8], &[u8], &[u8]),
+        more: &[&[u8]],
+        now: Now,
+    ) -> Flow {
+        let makes = more
+            .first()
+            .is_some_and(|word| word.eq_ignore_ascii_case(b"MKSTREAM"));
+        let Some(from) = start_of(id) else {
+            return self.say_err(slot, BAD_ID);
+        };
+        if !makes && self.list(key).is_none_or(|key| !self.is_stream(key)) {
+            let text = "The XGROUP subcommand requires the key to exist. Note that for CREATE you may want to use the MKSTREAM option to create an empty stream automatically.";
+            return self.say_err(slot, text);
+        }
+        // `$` means behind what this connection has added too.
+        if self.wait_for_publishes(slot) {
+            return Flow::Again;
+        }
+        if let Err(flow) = self.open_stream(slot, key, false, now) {
+            return flow;
+        }
+        let is_known = self.stream_group(key, group).is_some();
+        let is_own = self.conns[slot].resp().has_begun_group;
+        if is_known && !is_own {
+            let text = "Consumer Group name already exists";
+            return self.say(slot, |out| encode::error(out, "BUSYGROUP", text));
+        }
+        let (queue, name) = (typed_name(key), typed_name(group));
+        if let Err(error) = value::name(&name) {
+            return self.say_error(slot, &error);
+        }
+        let source = Source {
+            queue: Typed(&queue),
+            group: Some(Typed(&name)),
+        };
+        match self.open_reader(slot, source, Some(from), now) {
+            Ok(Reader::Open(_)) => {
+                self.conns[slot].resp().has_begun_group = false;
+                self.say_ok(slot)
+            }
+            Ok(Reader::Blocked) => {
+                let has_begun = self.stream_group(key, group).is_some();
+                self.conns[slot].resp().has_begun_group = has_begun;
+                Flow::Again
+            }
+            Err(error) => self.say_error(slot, &error),
+        }
+    }
+
+    /// What a deleted consumer has pending goes back to its group.
+    fn delete_consumer(&mut self, slot: usize, group: QueueKey, name: &[u8], now: Now) -> Flow {
+        let uid = self.engine.queue(group).uid;
+        let holder = self.consumers.holders.remove(&(uid, name.into()));
+        let mut count = 0;
+        if let Some(holder) = holder {
+            while let Some(serial) = self.engine.leases.any_of(holder) {
+                let lease = self.engine.leases.end(serial).expect("the holder has it");
+                let how = super::super::super::Return::Lost;
+                self.engine.give_back(&lease, how, b"", now);
+                count += 1;
+            }
+            self.engine.leases.remove_holder(holder);
+        }
+        self.say(slot, |out| encode::integer(out, count))
+    }
+
+    /// `XREADGROUP`
+    pub(super) fn xreadgroup(&mut self, slot: usize, words: &[&[u8]], now: Now) -> Flow {
+        if !words[1].eq_ignore_ascii_case(b"GROUP") {
+            return self.say_err(slot, "syntax error");
+        }
+        let (group, consumer) = (words[2], words[3]);
+        let mut rest = &words[4..];
+        let (mut count, mut wait_us, mut ack_auto) = (COUNT_DEFAULT, 0, false);
+        let streams = loop {
+            rest = match rest {
+                [word, number, more @ ..] if word.eq_ignore_ascii_case(b"COUNT") => {
+                    match integer(number) {
+                        Some(number @ 1..) => count = u32::try_from(number).unwrap_or(u32::MAX),
+                        Some(_) => {}
+                        None => {
+                            return self.say_err(slot, "value is not an integer or out of range");
+                        }
+                    }
+                    more
+                }
+                [word, ms, more @ ..] if word.eq_ignore_ascii_case(b"BLOCK") => {
+                    wait_us = match integer(ms) {
+                        Some(0) => u64::MAX,
+                        Some(ms @ 1..) => (ms as u64).saturating_mul(1000),
+                        _ => {
+                            return self.say_err(slot, "timeout is not an integer or out of range");
+                        }
+                    };
+                    more
+                }
+                [word, more @ ..] if word.eq_ignore_ascii_case(b"NOACK") => {
+                    ack_auto = true;
+                    more
+                }
+                [word, more @ ..] if word.eq_ignore_ascii_case(b"STREAMS") => break more,
+                _ => return self.say_err(slot, "syntax error"),
+            };
+        };
+        if streams.is_empty() || streams.len() % 2 != 0 {
+            let text = "Unbalanced 'xreadgroup' list of streams: for each stream key an ID, '+', '$', or '>' must be specified.";
+            return self.say_err(slot, text);
+        }
+        let (keys, ids) = streams.split_at(streams.len() / 2);
+        let mut sources = Vec::new();
+        let mut first = None;
+        for key in keys {
+            let Some(found) = self.stream_group(key, group) else {
+                return self.say_no_group(slot, key, group);
+            };
+            first = first.or(Some(found));
+            if !sources.is_empty() {
+                sources.push(b',');
+            }
+            text::typed(&mut sources, key);
+            sources.push(b'/');
+            text::typed(&mut sources, group);
+        }
+        let is_new = ids.iter().filter(|id| **id == b">").count();
+        if is_new == 0 {
+            return self.read_pending(slot, keys, ids, group, consumer, count);
+        }
+        if is_new < ids.len() || keys.len() > 1 {
+            // Each stream has consumers of its own.
+            let text = "XREADGROUP reads one stream at a time here";
+            return self.say_err(slot, text);
+        }
+        let wait_us = match self.conns[slot].resp().exec {
+            Some(_) => 0,
+            None => wait_us,
+        };
+        let holder = self.stream_consumer(first.expect("there is a stream"), consumer);
+        let options = PullOptions {
+            count: count.min(COUNT_DEFAULT),
+            wait_us,
+            lease_us: Some(LEASE_US),
+            from: None,
+            ack_auto,
+            hold: false,
+            bytes_max: Some(self.limits.batch_bytes_max as u64),
+            timestamps: true,
+            from_tail: false,
+            holder: Some(holder),
+        };
+        let command = Command::Pull {
+            sources: Sources(&sources),
+            options,
+        };
+        self.ask_resp(slot, What::Streams, command, now)
+    }
+
+    /// What a consumer has pending, from an id on.
+    fn read_pending(
+        &mut self,
+        slot: usize,
+        keys: &[&[u8]],
+        ids: &[&[u8]],
+        group: &[u8],
+        consumer: &[u8],
+        count: u32,
+    ) -> Flow {
+        let mut all = Vec::new();
+        for (key, id) in keys.iter().zip(ids) {
+            let Some((_, after)) = parse_id(id, 0) else {
+                return self.say_err(slot, BAD_ID);
+            };
+            let found = self.stream_group(key, group).expect("it was just found");
+            let holder = self.stream_consumer(found, consumer);
+            let store = self.engine.store_of(found);
+            let pending = self.pending_of(holder).into_iter();
+            let pending: Vec<MessageId> = pending
+                .map(|(id, _)| id)
+                .filter(|id| *id > after)
+                .take(count.min(COUNT_DEFAULT) as usize)
+                .collect();
+            let Some(entries) = self.read_entries(slot, store, pending.into_iter()) else {
+                return Flow::Again;
+            };
+            all.push((*key, entries));
+        }
+        self.say_in(slot, |out, version| {
+            match version {
+                Version::Two => encode::array(out, all.len()),
+                Version::Three => encode::map(out, version, all.len()),
+            }
+            for (key, entries) in &all {
+                if version == Version::Two {
+                    encode::array(out, 2);
+                }
+                encode::bulk(out, key);
+                encode::array(out, entries.len());
+                entries.iter().for_each(|entry| write_entry(out, entry));
+            }
+        })
+    }
+
+    /// `XACK`
+    pub(super) fn xack(&mut self, slot: usize, words: &[&[u8]]) -> Flow {
+        let Some(ids) = parse_ids(&words[3..]) else {
+            return self.say_err(slot, BAD_ID);
+        };
+        let mut count = 0;
+        if let Some(group) = self.stream_group(words[1], words[2]) {
+            let wanted: BTreeSet<MessageId> = ids.iter().map(|(_, id)| *id).collect();
+            let consumers = self.stream_consumers(group).into_iter();
+            let found: Vec<(MessageId, u64)> = consumers
+                .flat_map(|(_, holder)| self.pending_of(holder))
+                .filter(|(id, _)| wanted.contains(id))
+                .collect();
+            for (id, serial) in found {
+                let handle = Handle {
+                    incarnation: self.engine.incarnation,
+                    id,
+                    serial,
+                };
+                if let Some((lease, _)) = self.engine.ack(handle) {
+                    self.credit_returned(lease.holder);
+                    count += 1;
+                }
+            }
+            let level = self.engine.queue(group).settings.durable;
+            self.gate_resp(slot, if count > 0 { level } else { Level::None });
+        }
+        self.say(slot, |out| encode::integer(out, count))
+    }
+
+    /// Everything that is pending in a group: the id, its consumer, and the serial of the lease.
+    fn pending(&self, group: QueueKey) -> BTreeMap<MessageId, (Box<[u8]>, u64)> {
+        let mut all = BTreeMap::new();
+        for (name, holder) in self.stream_consumers(group) {
+            for (id, serial) in self.pending_of(holder) {
+                all.insert(id, (name.clone(), serial));
+            }
+        }
+        all
+    }
+
+    /// How long ago a lease of a consumer began, milliseconds, and which try it is.
+    fn idle_ms(&self, serial: u64, now: Now) -> (u64, u64) {
+        self.engine.leases.get(serial).map_or((0, 0), |lease| {
+            let since_us = lease.deadline_us.saturating_sub(LEASE_US);
+            (
+                now.us.saturating_sub(since_us) / 1000,
+                u64::from(lease.tries),
+            )
+        })
+    }
+
+    /// `XPENDING`
+    pub(super) fn xpending(&mut self, slot: usize, words: &[&[u8]], now: Now) -> Flow {
+        let Some(group) = self.stream_group(words[1], words[2]) else {
+            return self.say_no_group(slot, words[1], words[2]);
+        };
+        let store = self.engine.store_of(group);
+        let pending = self.pending(group);
+        let Some(rest) = words.get(3..).filter(|rest| !rest.is_empty()) else {
+            let ends = [pending.keys().next(), pending.keys().next_back()];
+            let ends = ends.into_iter().flatten().copied();
+            let Some(ends) = self.read_entries(slot, store, ends) else {
+                return Flow::Again;
+            };
+            let mut by_consumer: BTreeMap<&[u8], u64> = BTreeMap::new();
+            for (name, _) in pending.values() {
+                *by_consumer.entry(name).or_default() += 1;
+            }
+            return self.say_in(slot, |out, version| {
+                encode::array(out, 4);
+                encode::integer(out, pending.len() as u64);
+                match &ends[..] {
+                    [first, last] => {
+                        write_id(out, first.id);
+                        write_id(out, last.id);
+                        encode::array(out, by_consumer.len());
+                        for (name, count) in by_consumer {
+                            encode::array(out, 2);
+                            encode::bulk(out, name);
+                            encode::bulk(out, count.to_string().as_bytes());
+                        }
+                    }
+                    _ => {
+                        encode::nil(out, version);
+                        encode::nil(out, version);
+                        encode::nil_array(out, version);
+                    }
+                }
+            });
+        };
+        let (least_idle_ms, rest) = match rest {
+            [word, ms, rest @ ..] if word.eq_ignore_ascii_case(b"IDLE") => (integer(ms), rest),
+            rest => (Some(0), rest),
+        };
+        let (start, end, count, name) = match rest {
+            [start, end, count] => (start, end, integer(count), None),
+            [start, end, count, name] => (start, end, integer(count), Some(*name)),
+            _ => return self.say_err(slot, "syntax error"),
+        };
+        let start = match *start {
+            b"-" => Some((0, 0)),
+            [b'(', word @ ..] => parse_id(word, 0).map(|(ms, id)| (ms, id + 1)),
+            word => parse_id(word, 0),
+        };
+        let end = match *end {
+            b"+" => Some((u64::MAX, u64::MAX)),
+            word => parse_id(word, u64::MAX),
+        };
+        let (Some(least_idle_ms), Some(start), Some(end), Some(count)) =
+            (least_idle_ms, start, end, count)
+        else {
+            return self.say_err(slot, BAD_ID);
+        };
+        let ids: Vec<MessageId> = pending
+            .iter()
+            .filter(|(_, (consumer, serial))| {
+                let (idle_ms, _) = self.idle_ms(*serial, now);
+                name.is_none_or(|name| **consumer == *name)
+                    && idle_ms >= u64::try_from(least_idle_ms).unwrap_or(0)
+            })
+            .map(|(id, _)| *id)
+            .take(PIECE)
+            .collect();
+        let Some(mut entries) = self.read_entries(slot, store, ids.into_iter()) else {
+            return Flow::Again;
+        };
+        entries.retain(|entry| entry.id >= start && entry.id <= end);
+        entries.truncate(usize::try_from(count).unwrap_or(0));
+        let lines: Vec<_> = entries
+            .iter()
+            .map(|entry| {
+                let (name, serial) = &pending[&entry.id.1];
+                (entry.id, name, self.idle_ms(*serial, now))
+            })
+            .collect();
+        self.say(slot, |out| {
+            encode::array(out, lines.len());
+            for (id, name, (idle_ms, tries)) in lines {
+                encode::array(out, 4);
+                write_id(out, id);
+                encode::bulk(out, name);
+                encode::integer(out, idle_ms);
+                encode::integer(out, tries);
+            }
+        })
+    }
+
+    /// `XAUTOCLAIM`
+    pub(super) fn xautoclaim(&mut self, slot: usize, words: &[&[u8]], now: Now) -> Flow {
+        let Some(group) = self.stream_group(words[1], words[2]) else {
+            return self.say_no_group(slot, words[1], words[2]);
+        };
+        let (mut count, mut just_ids) = (100, false);
+        let mut rest = &words[6..];
+        loop {
+            rest = match rest {
+                [] => break,
+                [word, number, more @ ..] if word.eq_ignore_ascii_case(b"COUNT") => {
+                    let Some(number @ 1..) = integer(number) else {
+                        return self.say_err(slot, "COUNT must be > 0");
+                    };
+                    count = usize::try_from(number).unwrap_or(PIECE);
+                    more
+                }
+                [word, more @ ..] if word.eq_ignore_ascii_case(b"JUSTID") => {
+                    just_ids = true;
+                    more
+                }
+                _ => return self.say_err(slot, "syntax error"),
+            };
+        }
+        let start = match words[5] {
+            b"-" => Some((0, 0)),
+            word => parse_id(word, 0),
+        };
+        let (Some(least_idle_ms), Some((_, start))) = (integer(words[4]), start) else {
+            return self.say_err(slot, BAD_ID);
+        };
+        let store = self.engine.store_of(group);
+        let least_idle_ms = u64::try_from(least_idle_ms).unwrap_or(0);
+        let pending = self.pending(group);
+        let mut idle = pending
+            .range(start..)
+            .filter(|(_, (_, serial))| self.idle_ms(*serial, now).0 >= least_idle_ms);
+        let claimed: Vec<MessageId> = idle
+            .by_ref()
+            .map(|(id, _)| *id)
+            .take(count.min(PIECE))
+            .collect();
+        let next = idle.next().map(|(id, _)| *id);
+        // All is read before the first is claimed, as the command may come again.
+        let ids = claimed.iter().copied().chain(next);
+        let Some(mut entries) = self.read_entries(slot, store, ids) else {
+            return Flow::Again;
+        };
+        let next = next
+            .and_then(|_| entries.pop())
+            .map_or((0, 0), |entry| entry.id);
+        let holder = self.stream_consumer(group, words[3]);
+        for id in &claimed {
+            let (_, serial) = pending[id];
+            self.claim(group, serial, holder, !just_ids, now);
+        }
+        self.say(slot, |out| {
+            encode::array(out, 3);
+            write_id(out, next);
+            encode::array(out, entries.len());
+            for entry in &entries {
+                match just_ids {
+                    true => write_id(out, entry.id),
+                    false => write_entry(out, entry),
+                }
+            }
+            encode::array(out, 0);
+        })
+    }
+
+    /// A lease ends, and its message is leased to another consumer at once; that counts as another try if
+    /// `is_try`.
+    fn claim(&mut self, group: QueueKey, serial: u64, holder: HolderKey, is_try: bool, now: Now) {
+        let Some(lease) = self.engine.leases.end(serial) else {
+            return;
+        };
+        let how = match is_try {
+            true => super::super::super::Return::Lost,
+            false => super::super::super::Return::Unsent,
+        };
+        self.engine.give_back(&lease, how, b"", now);
+        let queue = self.engine.queue_mut(group);
+        // It may have gone to the dead-letter queue, or have outlived its time.
+        let Some(pri) = queue.take_waiting(lease.id) else {
+            return;
+        };
+        let new = NewLease {
+            id: lease.id,
+            place: lease.place,
+            queue: group,
+            holder,
+            size: lease.size,
+            tries: queue.next_try(lease.id),
+            pri,
+        };
+        self.engine.leases.begin(new, now.us, Some(LEASE_US));
+    }
+}
+
+/// Ids as `XACK` and `XDEL` take them.
+fn parse_ids(words: &[&[u8]]) -> Option<Vec<Id>> {
+    words.iter().map(|word| parse_id(word, 0)).collect()
+}
+
+/// Where a group begins: behind an id, at the first entry, or behind the last.
+fn start_of(word: &[u8]) -> Option<From> {
+    match word {
+        b"$" => Some(From::New),
+        b"0" | b"0-0" | b"-" => Some(From::First),
+        word => match parse_id(word, 0)? {
+            (ms, 0) => Some(From::At(TimeSpec::UnixUs(ms.checked_mul(1000)?))),
+            (_, id) => Some(From::At(TimeSpec::Id(id + 1))),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_a_time_and_a_number() {
+        assert_eq!(parse_id(b"12-3", 9), Some((12, 3)));
+        assert_eq!(parse_id(b"12", 9), Some((12, 9)));
+        for bad in [
+            "",
+            "-",
+            "x",
+            "1-",
+            "-1",
+            "1-2-3",
+            "1-x",
+            "99999999999999999999999-1",
+        ] {
+            assert_eq!(parse_id(bad.as_bytes(), 0), None, "{bad}");
+        }
+        assert_eq!(start_of(b"$"), Some(From::New));
+        assert_eq!(start_of(b"0-0"), Some(From::First));
+        assert_eq!(start_of(b"5-7"), Some(From::At(TimeSpec::Id(8))));
+        assert_eq!(start_of(b"5"), Some(From::At(TimeSpec::UnixUs(5000))));
+    }
+
+    #[test]
+    fn the_body_is_a_field_and_headers_are_the_others() {
+        let mut table = Vec::new();
+        headers::push_text(&mut table, b"a", b"1");
+        let shown = |table: &[u8], body: &[u8]| -> Vec<String> {
+            let fields = fields(table, body);
+            let shown = fields.iter().map(|(name, value)| {
+                format!(
+                    "{}={}",
+                    String::from_utf8_lossy(name),
+                    String::from_utf8_lossy(value)
+                )
+            });
+            shown.collect()
+        };
+        assert_eq!(shown(&table, b""), ["a=1"]);
+        assert_eq!(shown(&table, b"x"), ["a=1", "body=x"]);
+        assert_eq!(shown(b"", b""), ["body="]);
+    }
+}
