@@ -347,6 +347,49 @@ fn dead_letters_take_the_declared_route_for_every_reason() {
 }
 
 #[test]
+fn a_transaction_of_the_line_protocol_buries_by_the_route_too() {
+    let dir = TempDir::new("amqp");
+    let broker = Launch::data(&dir.data()).start();
+    let mut client = Client::open(broker.address);
+    for grave in ["one", "two", "three"] {
+        client.declare(grave, DURABLE, b"");
+        client.bind(grave, "amq.fanout", "");
+    }
+    let route = texts(&[("x-dead-letter-exchange", "amq.fanout")]);
+    client.declare("q", DURABLE, &route);
+    client.publish("", "q", "dies");
+    client.publish("", "q", "lives");
+    assert_eq!(client.ready("q"), 2);
+    use std::io::{BufRead, BufReader};
+    let stream = TcpStream::connect(broker.address).expect("the broker listens");
+    stream
+        .set_read_timeout(Some(Duration::from_secs(20)))
+        .expect("it is longer than 0");
+    let mut said = stream.try_clone().expect("a socket can be shared");
+    let mut lines = BufReader::new(stream).lines().map_while(Result::ok);
+    said.write_all(b"PULL q\n").expect("the broker reads");
+    let first = lines.next().expect("a message comes");
+    let handle = first.split(' ').nth(2).expect("it has a handle").to_owned();
+    said.write_all(format!("BEGIN\nNACK {handle} dead=1\nPUB one :beside\nCOMMIT\n").as_bytes())
+        .expect("the broker reads");
+    let answers: Vec<String> = lines.by_ref().skip(2).take(4).collect();
+    assert_eq!(answers[0], "OK", "{answers:?}");
+    assert!(answers[3].starts_with("OK"), "{answers:?}");
+    let began = Instant::now();
+    let wanted = [("one", 2), ("two", 1), ("three", 1), ("q", 1)];
+    while wanted
+        .iter()
+        .any(|(queue, count)| client.ready(queue) != *count)
+    {
+        assert!(began.elapsed() < Duration::from_secs(20));
+        sleep(Duration::from_millis(10));
+    }
+    let (dead, _) = client.get("two", NO_ACK).expect("it died");
+    assert_eq!(dead.body(), "dies");
+    assert!(table::find(&dead.content.headers(), b"x-death").is_some());
+}
+
+#[test]
 fn a_message_that_nobody_wants_comes_back_if_it_must_be_wanted() {
     let broker = memory();
     let mut client = Client::open(broker.address);
