@@ -347,6 +347,49 @@ fn dead_letters_take_the_declared_route_for_every_reason() {
 }
 
 #[test]
+fn a_transaction_of_the_line_protocol_buries_by_the_route_too() {
+    let dir = TempDir::new("amqp");
+    let broker = Launch::data(&dir.data()).start();
+    let mut client = Client::open(broker.address);
+    for grave in ["one", "two", "three"] {
+        client.declare(grave, DURABLE, b"");
+        client.bind(grave, "amq.fanout", "");
+    }
+    let route = texts(&[("x-dead-letter-exchange", "amq.fanout")]);
+    client.declare("q", DURABLE, &route);
+    client.publish("", "q", "dies");
+    client.publish("", "q", "lives");
+    assert_eq!(client.ready("q"), 2);
+    use std::io::{BufRead, BufReader};
+    let stream = TcpStream::connect(broker.address).expect("the broker listens");
+    stream
+        .set_read_timeout(Some(Duration::from_secs(20)))
+        .expect("it is longer than 0");
+    let mut said = stream.try_clone().expect("a socket can be shared");
+    let mut lines = BufReader::new(stream).lines().map_while(Result::ok);
+    said.write_all(b"PULL q\n").expect("the broker reads");
+    let first = lines.next().expect("a message comes");
+    let handle = first.split(' ').nth(2).expect("it has a handle").to_owned();
+    said.write_all(format!("BEGIN\nNACK {handle} dead=1\nPUB one :beside\nCOMMIT\n").as_bytes())
+        .expect("the broker reads");
+    let answers: Vec<String> = lines.by_ref().skip(2).take(4).collect();
+    assert_eq!(answers[0], "OK", "{answers:?}");
+    assert!(answers[3].starts_with("OK"), "{answers:?}");
+    let began = Instant::now();
+    let wanted = [("one", 2), ("two", 1), ("three", 1), ("q", 1)];
+    while wanted
+        .iter()
+        .any(|(queue, count)| client.ready(queue) != *count)
+    {
+        assert!(began.elapsed() < Duration::from_secs(20));
+        sleep(Duration::from_millis(10));
+    }
+    let (dead, _) = client.get("two", NO_ACK).expect("it died");
+    assert_eq!(dead.body(), "dies");
+    assert!(table::find(&dead.content.headers(), b"x-death").is_some());
+}
+
+#[test]
 fn a_message_that_nobody_wants_comes_back_if_it_must_be_wanted() {
     let broker = memory();
     let mut client = Client::open(broker.address);
@@ -835,6 +878,37 @@ fn one_consumer_is_active_at_a_time_where_that_was_declared() {
         .map(|_| second.delivered().body().to_owned())
         .collect();
     assert_eq!(rest, ["2", "3"]);
+}
+
+#[test]
+fn what_is_begun_on_many_channels_is_bounded() {
+    let broker = Launch::memory()
+        .arg("--max-body 1M --max-batch-bytes 2M")
+        .start();
+    let mut client = Client::open(broker.address);
+    client.declare("q", 0, b"");
+    let size = 200_000;
+    let whole = published("", "q", 0, &[0, 0], &vec![5; size]);
+    // The second frame of the body is left out.
+    let begun = &whole[..whole.len() - (size - (128 * 1024 - 8)) - 8];
+    for channel in 2..19u16 {
+        client.open_channel(channel);
+    }
+    for channel in 2..19u16 {
+        let mut bytes = begun.to_vec();
+        let mut at = 0;
+        while at < bytes.len() {
+            let size = u32::from_be_bytes(bytes[at + 3..at + 7].try_into().expect("4 octets"));
+            bytes[at + 1..at + 3].copy_from_slice(&channel.to_be_bytes());
+            at += size as usize + 8;
+        }
+        client.send_bytes(&bytes);
+        if channel == 10 {
+            // So many are fine.
+            client.assert_silent();
+        }
+    }
+    assert_eq!(client.expect_close(0).0, 506);
 }
 
 #[test]

@@ -38,11 +38,11 @@ impl<S: Storage> Shard<S> {
         let Some(topic) = fast::name_behind(input, fast::CAST) else {
             return 0;
         };
-        if self.live.len() == 0
-            || self.peers.is_some()
-            || self.is_draining()
-            || self.conns[slot].transaction.is_some()
-        {
+        // What is bound by an exchange is found by the general path, as is what other shards have.
+        if self.engine.has_bound_to_topics() || self.peers.is_some() {
+            return 0;
+        }
+        if self.live.len() == 0 || self.is_draining() || self.conns[slot].transaction.is_some() {
             return 0;
         }
         let mut found = std::mem::take(&mut self.receivers);

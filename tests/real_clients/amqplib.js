@@ -34,7 +34,9 @@ async function main(port) {
   assert.strictEqual((await channel.purgeQueue(queue)).messageCount, 1000);
   // A request and its answer.
   const answered = new Promise((resolve) => channel.consume('amq.rabbitmq.reply-to', resolve, { noAck: true }));
+  let isCancelled = false;
   await channel.consume('jobs', (message) => {
+    if (message === null) { isCancelled = true; return; }
     channel.sendToQueue(message.properties.replyTo, Buffer.from('answer'), { correlationId: message.properties.correlationId });
     channel.ack(message);
   });
@@ -46,7 +48,10 @@ async function main(port) {
   const failed = new Promise((resolve) => other.on('error', resolve));
   await assert.rejects(other.checkQueue('none'), /404/);
   assert.strictEqual((await failed).code, 404);
+  // A consumer is told that its queue goes.
   await channel.deleteQueue('jobs');
+  await channel.checkExchange('logs');
+  assert.ok(isCancelled);
   await connection.close();
 }
 

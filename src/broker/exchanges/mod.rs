@@ -160,6 +160,7 @@ pub struct Found {
 #[derive(Debug)]
 pub struct Exchanges {
     names: BTreeMap<Box<[u8]>, ExchangeKey>,
+    topics: ExchangeKey,
     exchanges: Slab<Exchange>,
     bindings: Slab<Binding>,
     of_queue: BTreeMap<QueueUid, BTreeSet<BindingId>>,
@@ -176,6 +177,7 @@ impl Exchanges {
     pub fn new(seed: SeedableRandomState) -> Exchanges {
         let mut exchanges = Exchanges {
             names: BTreeMap::new(),
+            topics: ExchangeKey(0),
             exchanges: Slab::new(),
             bindings: Slab::new(),
             of_queue: BTreeMap::new(),
@@ -188,6 +190,9 @@ impl Exchanges {
         for (name, kind) in BUILT_IN {
             let key = exchanges.insert(name, kind, FLAG_DURABLE, b"");
             exchanges.get_mut(key).is_built_in = true;
+            if name == TOPIC_EXCHANGE {
+                exchanges.topics = key;
+            }
         }
         exchanges
     }
@@ -195,6 +200,12 @@ impl Exchanges {
     /// Grows with every change of an exchange or a binding.
     pub fn version(&self) -> u64 {
         self.version
+    }
+
+    /// The exchange that topics belong to.
+    #[inline]
+    pub fn topics(&self) -> ExchangeKey {
+        self.topics
     }
 
     /// The exchange of that name.

@@ -7,9 +7,7 @@ use super::super::deaths;
 use super::settle::Death;
 use super::{Engine, Receiver};
 use crate::broker::command::Body;
-use crate::broker::exchanges::{
-    Change, DeadRoute, Declared, ExchangeKey, Found, TOPIC_EXCHANGE, Target,
-};
+use crate::broker::exchanges::{Change, DeadRoute, Declared, ExchangeKey, Found, Target};
 use crate::broker::id::Level;
 use crate::broker::queue::{Published, QueueKey};
 use crate::log::disk::Storage;
@@ -155,14 +153,19 @@ impl<S: Storage> Engine<S> {
         reached.found = found;
     }
 
+    /// Something is bound to the exchange of topics.
+    #[inline]
+    pub fn has_bound_to_topics(&self) -> bool {
+        let topics = self.exchanges.topics();
+        !self.exchanges.get(topics).is_unused()
+    }
+
     /// Adds to the queues that a topic is cast to those that the exchange of topics leads to.
     pub fn add_bound_to_topics(&mut self, topic: &[u8], queues: &mut Vec<QueueKey>) {
-        let Some(exchange) = self.exchanges.find(TOPIC_EXCHANGE) else {
-            return;
-        };
-        if self.exchanges.get(exchange).is_unused() {
+        if !self.has_bound_to_topics() {
             return;
         }
+        let exchange = self.exchanges.topics();
         let mut found = Found::default();
         self.exchanges.route(exchange, topic, b"", &mut found);
         queues.extend(found.queues.iter().filter_map(|uid| self.find_uid(*uid)));

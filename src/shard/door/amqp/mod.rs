@@ -93,6 +93,8 @@ pub struct Amqp {
     /// Where its output ended when that was looked at last.
     beat_end: u64,
     channels: Vec<Option<Box<Channel>>>,
+    /// Bytes of bodies that are not complete, of all channels.
+    unfinished_bytes: usize,
     /// What publishers are told when the log has got far enough, in order.
     confirms: VecDeque<Confirm>,
     /// Queues that go with the connection.
@@ -312,6 +314,7 @@ impl Amqp {
             beat_due_us: u64::MAX,
             beat_end: 0,
             channels: Vec::new(),
+            unfinished_bytes: 0,
             confirms: VecDeque::new(),
             exclusive: BTreeSet::new(),
             is_blocked: false,
@@ -362,6 +365,32 @@ impl Amqp {
     #[inline]
     fn channel(&mut self, number: u16) -> Option<&mut Channel> {
         self.channels.get_mut(usize::from(number))?.as_deref_mut()
+    }
+
+    /// Takes out the message that comes on a channel.
+    fn take_content(&mut self, number: u16) -> Option<Content> {
+        let content = self.channel(number)?.content.take()?;
+        self.unfinished_bytes -= content.body.len();
+        Some(content)
+    }
+
+    /// Puts back what was taken out.
+    fn keep_content(&mut self, number: u16, content: Content) {
+        let bytes = content.body.len();
+        if let Some(channel) = self.channel(number) {
+            channel.content = Some(content);
+            self.unfinished_bytes += bytes;
+        }
+    }
+
+    /// Bytes of messages that wait for a commit, of all channels.
+    fn queued_bytes(&self) -> usize {
+        let channels = self.channels.iter().flatten();
+        let queued = channels.map(|channel| match &channel.mode {
+            Mode::Tx(tx) => tx.memory(),
+            Mode::Plain | Mode::Confirm(_) => 0,
+        });
+        queued.sum()
     }
 
     /// A subscription of the connection has ended, whoever ended it.

@@ -459,24 +459,27 @@ impl<S: Storage> Shard<S> {
             return Err(unexpected("the body is longer than its header says"));
         }
         body.extend_from_slice(frame.payload);
+        let most = self.limits.batch_bytes_max;
+        let amqp = self.amqp(slot);
+        amqp.unfinished_bytes += frame.payload.len();
+        if amqp.unfinished_bytes > most {
+            return Err(connection_fault(
+                code::RESOURCE_ERROR,
+                "the channels have begun more messages than are kept; finish some",
+            ));
+        }
         Ok(())
     }
 
     /// Publishes the message that came whole on a channel; false if the connection waits.
     fn publish_stuck(&mut self, slot: usize, number: u16, now: Now) -> bool {
-        let content = self
-            .amqp(slot)
-            .channel(number)
-            .and_then(|channel| channel.content.take());
-        let Some(mut content) = content else {
+        let Some(mut content) = self.amqp(slot).take_content(number) else {
             self.amqp(slot).stuck = None;
             return true;
         };
         match self.publish_content(slot, number, &mut content, now) {
             Err(Fault::Again) => {
-                if let Some(channel) = self.amqp(slot).channel(number) {
-                    channel.content = Some(content);
-                }
+                self.amqp(slot).keep_content(number, content);
                 false
             }
             outcome => {
@@ -499,10 +502,10 @@ impl<S: Storage> Shard<S> {
 
     /// A channel ends: its consumers go, its unacked messages go back, what it has begun is forgotten.
     pub(super) fn end_channel(&mut self, slot: usize, number: u16, now: Now) {
+        drop(self.amqp(slot).take_content(number));
         let Some(channel) = self.amqp(slot).channel(number) else {
             return;
         };
-        channel.content = None;
         channel.answers = None;
         channel.mode = Mode::Plain;
         let waiters: Vec<_> = channel.consumers.values().map(|it| it.waiter).collect();

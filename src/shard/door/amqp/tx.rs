@@ -108,13 +108,13 @@ impl<S: Storage> Shard<S> {
             + content.exchange.len()
             + content.key.len()
             + SECTIONS_BYTES_MAX;
+        if self.amqp(slot).queued_bytes() + bytes > most {
+            let text = format!("what waits for its commit is more than the {most} bytes taken");
+            return Err(connection_fault(code::RESOURCE_ERROR, text));
+        }
         let Mode::Tx(tx) = self.mode(slot, number) else {
             return Ok(());
         };
-        if tx.bytes + bytes > most {
-            let text = format!("the transaction has more than the {most} bytes that are taken");
-            return Err(connection_fault(code::RESOURCE_ERROR, text));
-        }
         tx.bytes += bytes;
         tx.queue(Op::Publish {
             exchange: content.exchange.clone(),
