@@ -6,6 +6,7 @@ use std::io;
 use super::disk::Disk;
 use super::error::OpenError;
 use super::manifest;
+use super::patient::Patient;
 use super::rw::{read_file, write_new_file};
 
 /// The file that says how many shards a directory has; without it, it is one.
@@ -40,6 +41,7 @@ fn decode(text: &[u8]) -> Option<u32> {
 /// # Errors
 /// The file is damaged, what is there is not a data directory, or the disk fails.
 pub fn shards<D: Disk>(disk: &D) -> Result<Option<u32>, OpenError> {
+    let disk = &Patient(disk);
     match read_file(disk, FILE, BYTES_MAX) {
         Ok(text) => decode(&text).map(Some).ok_or_else(|| {
             OpenError::corrupt(FILE, 0, "it does not say how many shards there are")
@@ -78,6 +80,7 @@ pub fn prepare<D: Disk>(disk: &D, count: u32, must_exist: bool) -> Result<Vec<St
         None if must_exist => return Err(OpenError::Missing),
         None if count == 1 => return Ok(vec![String::new()]),
         None => {
+            let disk = &Patient(disk);
             write_new_file(disk, TMP, &[encode(count).as_bytes()])?;
             disk.rename(TMP, FILE)
                 .map_err(|error| OpenError::io(FILE, "naming", error))?;
@@ -85,7 +88,23 @@ pub fn prepare<D: Disk>(disk: &D, count: u32, must_exist: bool) -> Result<Vec<St
                 .map_err(|error| OpenError::io("", "syncing", error))?;
         }
     }
-    Ok((0..count).map(|shard| directory(shard, count)).collect())
+    let disk = &Patient(disk);
+    let root = disk
+        .list("")
+        .map_err(|error| OpenError::io("", "listing", error))?;
+    let mut directories = Vec::new();
+    for shard in 0..count {
+        let name = directory(shard, count);
+        if !root.iter().any(|(known, _)| *known == format!("{name}/")) {
+            disk.create_dir(&name)
+                .map_err(|error| OpenError::io(&name, "making", error))?;
+        }
+        directories.push(name);
+    }
+    // Also those that are there: nobody may have lived to do this.
+    disk.sync_dir("")
+        .map_err(|error| OpenError::io("", "syncing", error))?;
+    Ok(directories)
 }
 
 #[cfg(test)]

@@ -57,6 +57,7 @@ impl<S: Storage> Shard<S> {
         // Nothing can make the command come again now.
         let live = self.give_live(&found, topic, options, &body, now);
         self.receivers = found;
+        self.note_taken(receipt.taken);
         let conn = &mut self.conns[asker.slot];
         if receipt.visible.level != Level::None {
             conn.published.add(receipt.visible);

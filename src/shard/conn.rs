@@ -418,6 +418,24 @@ impl Conn {
         }
     }
 
+    /// Places in the output behind that offset where the answers of a run of commands end, in order.
+    pub fn marks_behind(&self, start: u64) -> Vec<u64> {
+        let guest = self.guest.iter().flat_map(|guest| guest.marks());
+        let own = self.away.iter().flat_map(|away| away.own_marks());
+        let marks = guest.chain(own);
+        marks.filter(|mark| *mark > start).collect()
+    }
+
+    /// The output behind that offset was rewritten: these places are there now.
+    pub fn move_marks(&mut self, start: u64, moved: &[u64]) {
+        if let Some(guest) = &mut self.guest {
+            guest.move_marks(start, moved);
+        }
+        if let Some(away) = &mut self.away {
+            away.move_marks(start, moved);
+        }
+    }
+
     /// Tags in use, an empty one among them if there is an untagged subscription.
     pub fn tags_in_use(&self) -> Vec<Box<[u8]>> {
         let waits = self.waits.iter();

@@ -89,7 +89,9 @@ impl<S: Storage> Shard<S> {
         self.now_and_then(now);
         self.go_on_draining(now);
         self.go_on_ending(now);
-        self.exchange(now);
+        if self.peers.is_some() {
+            self.exchange(now);
+        }
     }
 
     fn dispatch_all(&mut self, now: Now) {
@@ -349,26 +351,43 @@ impl<S: Storage> Shard<S> {
         self.failed = Some(text);
         let slots: Vec<usize> = self.conns.iter().map(|(slot, _)| slot).collect();
         for slot in slots {
-            let gated = self.conns[slot].take_gated();
-            if !gated.is_empty() {
-                let out = self.conns[slot].out.writer(&mut self.pool);
-                answer_failed(out, &gated);
-            }
+            self.rewrite_gated(slot, answer_failed);
             self.conns[slot].life = Life::Closing;
             self.mark_dirty(slot);
         }
     }
 
+    /// Output that waits for the log waits no longer and says something else. What other shards know of places
+    /// in it stays true.
+    fn rewrite_gated(&mut self, slot: usize, rewrite: fn(&mut Vec<u8>, &[u8])) {
+        let conn = &mut self.conns[slot];
+        let gated = conn.take_gated();
+        if gated.is_empty() {
+            return;
+        }
+        let start = conn.out.end();
+        let (mut at, mut moved) = (0, Vec::new());
+        for mark in conn.marks_behind(start) {
+            let until = (mark - start) as usize;
+            rewrite(conn.out.writer(&mut self.pool), &gated[at..until]);
+            at = until;
+            moved.push(conn.out.end());
+        }
+        rewrite(conn.out.writer(&mut self.pool), &gated[at..]);
+        conn.move_marks(start, &moved);
+    }
+
     /// The log finds no space for what it has taken on: nobody waits for that any longer.
     fn answer_stalled(&mut self, now: Now) {
+        self.stall_captured();
         for key in std::mem::take(&mut self.gated) {
             let Some(slot) = self.slot(key) else { continue };
             let conn = &mut self.conns[slot];
             conn.gate_listed = false;
             conn.published = Unseen::default();
             let late_from = conn.late_from();
-            let gated = conn.take_gated();
-            answer_stalled(conn.out.writer(&mut self.pool), &gated);
+            self.rewrite_gated(slot, answer_stalled);
+            let conn = &mut self.conns[slot];
             if let Blocked::Log(_) = conn.blocked {
                 conn.blocked = Blocked::No;
             }

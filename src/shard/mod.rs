@@ -50,6 +50,7 @@ use conn::{Blocked, Conn, Life, ReadInto};
 use engine::{Engine, Receiver, Return};
 pub use peers::Bag;
 use peers::Peers;
+pub use placement::shard_of;
 use waiters::Waiters;
 
 /// A connection: a slab slot and the generation that tells its users apart.

@@ -80,6 +80,10 @@ impl<S: Storage> Shard<S> {
                     Some(b'A') => self.run_acks(slot, rest),
                     _ => 0,
                 };
+                let consumed = match consumed {
+                    0 if self.peers.is_some() => self.post_plain(slot, rest),
+                    consumed => consumed,
+                };
                 if consumed > 0 {
                     used += consumed;
                     continue;

@@ -52,10 +52,32 @@ pub struct Theme {
     pub requests: bool,
     /// `BEGIN … COMMIT`
     pub transactions: bool,
+    /// How many shards the broker has: what must be on one of them is.
+    pub shards: u32,
+    /// Only what is on this shard.
+    pub only: Option<u32>,
     /// Messages of a batch at most.
     pub batch_max: u64,
     /// Longest lease and delay, microseconds.
     pub span_us: u64,
+}
+
+impl Theme {
+    /// The shard of a source, as it is typed.
+    pub fn shard_of(&self, source: &str) -> u32 {
+        let queue = source.split('/').next().unwrap_or_default();
+        let name = queue.replace("%20", " ");
+        ringmq::shard::shard_of(name.as_bytes(), self.shards)
+    }
+
+    /// The shard that gave a handle; `None` if none did.
+    pub fn shard_of_handle(&self, handle: &str) -> Option<u32> {
+        let mut numbers = handle.split('.').map(str::parse::<u64>);
+        let incarnation = numbers.next()?.ok()?;
+        let rest: Result<Vec<u64>, _> = numbers.collect();
+        let is_handle = rest.is_ok_and(|rest| rest.len() == 2);
+        is_handle.then_some((incarnation % u64::from(self.shards)) as u32)
+    }
 }
 
 /// What a client does next.
@@ -350,7 +372,8 @@ impl Client {
         let mut sources = vec![self.source(theme)];
         if several {
             let more = self.source(theme);
-            if !sources.contains(&more) {
+            let together = theme.shard_of(&more) == theme.shard_of(&sources[0]);
+            if !sources.contains(&more) && together {
                 sources.push(more);
             }
         }
@@ -431,6 +454,12 @@ impl Client {
         }
         if self.rng.chance(60) {
             handles.push(self.strange_handle(oracle));
+        }
+        if let Some(only) = theme.only {
+            handles.retain(|handle| theme.shard_of_handle(handle).is_none_or(|it| it == only));
+            if handles.is_empty() {
+                return;
+            }
         }
         let kind = match self.rng.weighted(&[70, 18, 8, 4]) {
             0 => Kind::Ack(handles),
@@ -519,7 +548,7 @@ impl Client {
             }
             5 => {
                 let to = self.queue(theme);
-                if to == queue {
+                if to == queue || theme.shard_of(&to) != theme.shard_of(&queue) {
                     return;
                 }
                 let from = match self.rng.chance(400) {

@@ -48,6 +48,10 @@ pub struct Plan {
     pub think_us: u64,
     /// Without a data directory.
     pub memory: bool,
+    /// How many shards the broker has.
+    pub shards: u32,
+    /// Longest way of mail between them, microseconds.
+    pub mail_us: u64,
     /// Level of queues that nobody defined.
     pub level: Level,
     /// How long background jobs take.
@@ -83,6 +87,20 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// The same with several shards, and queues on each.
+    pub fn with_shards(mut self, shards: u32) -> Plan {
+        let rng = &mut Rng::new(self.seed ^ 0x7368_6172);
+        self.shards = shards;
+        self.mail_us = *rng.pick(&[1, 50, 1_000, 10_000]);
+        self.theme.shards = shards;
+        for name in ["a", "b", "jobs.x", "odd%20name", "c"] {
+            if !self.theme.queues.iter().any(|other| other == name) && rng.chance(600) {
+                self.theme.queues.push(name.to_string());
+            }
+        }
+        self
+    }
+
     /// The plan of a seed.
     pub fn new(seed: u64) -> Plan {
         let rng = &mut Rng::new(seed ^ 0x706c_616e);
@@ -98,6 +116,8 @@ impl Plan {
             length_us,
             think_us: *rng.pick(&[2_000, 20_000, 200_000]),
             memory,
+            shards: 1,
+            mail_us: 0,
             level,
             delays: Delays {
                 sync_us: (50, sync_most),
@@ -206,6 +226,8 @@ fn theme(rng: &mut Rng) -> Theme {
         requests: false,
         transactions: false,
         batch_max: 12,
+        shards: 1,
+        only: None,
         span_us: *rng.pick(&[50_000, 500_000, 3_000_000]),
     }
 }

@@ -9,6 +9,11 @@ pub fn run(seed: u64, print: bool) -> Outcome {
     World::new(Plan::new(seed), Trace::new(print)).run()
 }
 
+/// Runs one seed with several shards.
+pub fn run_sharded(seed: u64, print: bool) -> Outcome {
+    World::new(Plan::new(seed).with_shards(3), Trace::new(print)).run()
+}
+
 /// The seeds to run: `RINGMQ_SEED=n`, or `RINGMQ_SEEDS=from..to`, or the first ones, so many.
 pub fn seeds(usual: u64) -> std::ops::Range<u64> {
     let number = |text: &str| text.trim().parse::<u64>().expect("a seed is a number");
@@ -40,6 +45,15 @@ pub fn total<T: std::iter::Sum>(
 
 #[test]
 fn seeds_keep_every_promise() {
+    keep_every_promise("seeds_keep", run);
+}
+
+#[test]
+fn seeds_keep_every_promise_with_three_shards() {
+    keep_every_promise("three_shards", run_sharded);
+}
+
+fn keep_every_promise(name: &str, run: fn(u64, bool) -> Outcome) {
     let print = std::env::var("RINGMQ_TRACE").is_ok_and(|value| value == "1");
     let mut broken = Vec::new();
     let (mut answers, mut deliveries, mut boots) = (0, 0, 0);
@@ -55,7 +69,7 @@ fn seeds_keep_every_promise() {
         if let Some(violation) = outcome.violation {
             eprintln!(
                 "seed {seed} broke {violation}\n  again: RINGMQ_TRACE=1 RINGMQ_SEED={seed} cargo \
-                 test --test sim seeds_keep -- --nocapture"
+                 test --test sim {name} -- --nocapture"
             );
             broken.push(seed);
         }
@@ -68,6 +82,8 @@ fn seeds_keep_every_promise() {
 fn a_seed_replays_bit_by_bit() {
     for seed in [1, 2, 3, 17, 42] {
         let (first, second) = (run(seed, false), run(seed, false));
+        assert_eq!(first.hash, second.hash, "seed {seed} went two ways");
+        let (first, second) = (run_sharded(seed, false), run_sharded(seed, false));
         assert_eq!(first.hash, second.hash, "seed {seed} went two ways");
     }
 }

@@ -8,15 +8,16 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 
 use ringmq::config::{Config, LogConfig};
-use ringmq::shard::{ConnKey, Now, Shard, Stop};
+use ringmq::shard::{Now, Stop};
 
+use crate::broker::{Broker, Key, Start};
 use crate::client::{BODY_BYTES_MAX, Client};
 use crate::command::{Command, Kind, Level};
 use crate::disk::{Crash, Faults, Op, SimDisk, Space};
 use crate::oracle::{Oracle, Terms};
 use crate::plan::{Harm, Plan};
 use crate::rng::Rng;
-use crate::storage::{JobsHandle, SimStorage};
+use crate::storage::JobsHandle;
 use crate::trace::Trace;
 
 /// The time at which every run begins, microseconds since the unix epoch.
@@ -46,7 +47,7 @@ enum Event {
 
 /// One connection, both its ends.
 struct Socket {
-    key: ConnKey,
+    key: Key,
     client: usize,
     open: bool,
     /// Typed and on its way.
@@ -82,8 +83,9 @@ pub struct World {
     events: BinaryHeap<Reverse<(u64, u64, Event)>>,
     order: u64,
     disk: SimDisk,
-    jobs: Option<JobsHandle>,
-    shard: Option<Shard<SimStorage>>,
+    /// The background of each shard that runs.
+    jobs: Vec<JobsHandle>,
+    broker: Option<Broker>,
     sockets: Vec<Socket>,
     clients: Vec<Client>,
     /// The client's open connection.
@@ -130,14 +132,16 @@ impl World {
             memory: plan.memory,
             scarce: plan.memory_budget_bytes < 1 << 30,
             flush_us: LogConfig::default().flush_us,
+            shards: plan.shards,
+            way_us: plan.mail_us + plan.timer_late_us,
         };
         let clients: Vec<Client> = (0..plan.clients)
             .map(|n| Client::new(rng.fork(n)))
             .collect();
         World {
             disk: SimDisk::new(rng.next()),
-            jobs: None,
-            shard: None,
+            jobs: Vec::new(),
+            broker: None,
             sockets: Vec::new(),
             current: vec![None; clients.len()],
             clients,
@@ -254,25 +258,23 @@ impl World {
     /// Starts the broker. False when it did not come up; then a start is scheduled.
     fn start(&mut self) {
         self.trace.note(self.now, || "start".to_string());
-        let seed = self.rng.next();
-        let storage = match self.plan.memory {
-            true => None,
-            false => {
-                let delays = self.plan.delays;
-                let (storage, jobs) = SimStorage::new(&self.disk, delays, self.now, seed);
-                self.jobs = Some(jobs);
-                Some(storage)
-            }
+        let start = Start {
+            shards: self.plan.shards,
+            memory: self.plan.memory,
+            delays: self.plan.delays,
+            now: self.clock(),
+            seed: self.rng.next(),
+            mail_us: self.plan.mail_us,
         };
         if self.rng.chance(self.plan.recovery_crash_per_mille) {
             let at = self.disk.ops() + self.rng.spread(1, 300);
             self.disk.set_faults(|faults| faults.crash_at = Some(at));
         }
         let before = self.disk_failures();
-        let opened = Shard::open(&self.config(), storage, self.clock(), seed);
+        let opened = Broker::open(&self.config(), &self.disk, start);
         if self.disk.crashed() {
             drop(opened);
-            self.jobs = None;
+            self.jobs.clear();
             let mode = *self.rng.pick(&[Crash::Kill, Crash::Power]);
             self.trace
                 .note(self.now, || format!("crash in recovery: {mode:?}"));
@@ -283,15 +285,16 @@ impl World {
             return self.schedule(at, Event::Start);
         }
         match opened {
-            Ok((shard, found)) => {
+            Ok((broker, jobs, found)) => {
                 self.boots += 1;
-                self.trace.note(self.now, || format!("serving: {found:?}"));
-                self.shard = Some(shard);
+                self.trace.note(self.now, || format!("serving: {found}"));
+                self.broker = Some(broker);
+                self.jobs = jobs;
                 self.oracle.started(self.now);
             }
             Err(error) => {
                 self.trace.note(self.now, || format!("refused: {error}"));
-                self.jobs = None;
+                self.jobs.clear();
                 if self.disk_failures() == before {
                     self.oracle.refused_to_start(format!("{error}"));
                     return;
@@ -310,11 +313,16 @@ impl World {
     /// The broker's process is gone.
     fn crash(&mut self, mode: Crash, for_os: Crash) {
         self.trace.note(self.now, || format!("crash: {mode:?}"));
-        self.shard = None;
+        self.broker = None;
         self.stopping = None;
         self.drained_by = None;
-        if let Some(jobs) = self.jobs.take() {
-            self.sync_us = jobs.take_longest_sync().max(self.plan.delays.sync_us.1);
+        let longest = self
+            .jobs
+            .drain(..)
+            .map(|jobs| jobs.take_longest_sync())
+            .max();
+        if let Some(longest) = longest {
+            self.sync_us = longest.max(self.plan.delays.sync_us.1);
         }
         self.disk.crash(mode);
         for socket in &mut self.sockets {
@@ -332,11 +340,18 @@ impl World {
     fn run_until(&mut self, end: u64) {
         while self.oracle.violation().is_none() {
             let event = self.events.peek().map(|Reverse(event)| event.0);
-            let timeout = self.shard.as_ref().and_then(|shard| shard.poll_timeout());
+            let timeout = self
+                .broker
+                .as_ref()
+                .and_then(|broker| broker.poll_timeout());
             let timeout = timeout.map(|at| at + self.rng.below(self.plan.timer_late_us + 1));
-            let job = self.jobs.as_ref().and_then(JobsHandle::next_time);
+            let job = self.jobs.iter().filter_map(JobsHandle::next_time).min();
+            let mail = self.broker.as_ref().and_then(Broker::next_mail);
             let work = self.work_pending().then_some(self.now);
-            let next = [event, timeout, job, work].into_iter().flatten().min();
+            let next = [event, timeout, job, mail, work]
+                .into_iter()
+                .flatten()
+                .min();
             let Some(next) = next.filter(|next| *next <= end) else {
                 self.now = self.now.max(end);
                 return;
@@ -369,7 +384,7 @@ impl World {
     }
 
     fn work_pending(&self) -> bool {
-        self.shard.is_some()
+        self.broker.is_some()
             && self.sockets.iter().any(|socket| {
                 let input = !socket.inbound.is_empty() || (socket.fin_arrived && !socket.fin_told);
                 socket.open && socket.readable && input
@@ -395,14 +410,14 @@ impl World {
             }
             Event::Harm(harm) => self.harm(harm),
             Event::Start => {
-                if self.shard.is_none() {
+                if self.broker.is_none() {
                     self.start();
                 }
             }
             Event::Mend => {
                 self.trace.note(self.now, || "mended".to_string());
                 self.disk.set_faults(|faults| *faults = Faults::default());
-                if let Some(jobs) = &self.jobs {
+                for jobs in &self.jobs {
                     jobs.set_delays(self.plan.delays);
                 }
             }
@@ -411,7 +426,7 @@ impl World {
 
     fn harm(&mut self, index: usize) {
         let harm = self.plan.harms[index].1;
-        if self.shard.is_none() || self.draining {
+        if self.broker.is_none() || self.draining {
             return;
         }
         self.trace.note(self.now, || format!("harm: {harm:?}"));
@@ -429,7 +444,7 @@ impl World {
                 self.stopping = Some(self.now + 1_000_000 + syncs);
                 self.oracle.shutting_down();
                 let now = self.clock();
-                if let Some(shard) = &mut self.shard {
+                if let Some(shard) = &mut self.broker {
                     shard.handle_shutdown(now);
                 }
             }
@@ -474,7 +489,7 @@ impl World {
             }
             Harm::Clock(us) => self.set_wall_offset(self.wall_offset + us),
             Harm::SlowSync(us) => {
-                if let Some(jobs) = &self.jobs {
+                for jobs in &self.jobs {
                     let delays = crate::storage::Delays {
                         sync_us: (us / 2, us),
                         ..self.plan.delays
@@ -489,7 +504,7 @@ impl World {
 
     /// One turn of the event loop.
     fn turn(&mut self) {
-        if let Some(jobs) = &self.jobs {
+        for jobs in &self.jobs {
             jobs.advance(self.now);
         }
         let now = self.clock();
@@ -501,7 +516,7 @@ impl World {
                 return;
             }
         }
-        let Some(shard) = &mut self.shard else {
+        let Some(shard) = &mut self.broker else {
             return;
         };
         shard.handle_turn_end(now);
@@ -509,7 +524,7 @@ impl World {
             return;
         }
         loop {
-            let Some(shard) = &mut self.shard else {
+            let Some(shard) = &mut self.broker else {
                 return;
             };
             if let Some(key) = shard.poll_output() {
@@ -531,6 +546,9 @@ impl World {
                 return;
             }
         }
+        if let Some(broker) = &mut self.broker {
+            broker.post(self.now);
+        }
         self.stopped();
     }
 
@@ -545,7 +563,10 @@ impl World {
     }
 
     fn stopped(&mut self) {
-        let stop = self.shard.as_mut().and_then(|shard| shard.poll_stopped());
+        let stop = self
+            .broker
+            .as_mut()
+            .and_then(|broker| broker.poll_stopped());
         match stop {
             None => {
                 let late = |limit: u64| self.now > limit;

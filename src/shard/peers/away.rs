@@ -187,6 +187,28 @@ impl Away {
         self.runs.front().is_some_and(|front| front.id <= run)
     }
 
+    /// Where the answers of this shard's runs end in the connection's own output.
+    pub fn own_marks(&self) -> impl Iterator<Item = u64> {
+        self.runs.iter().filter_map(|run| match run.dest {
+            Dest::Own(mark) => Some(mark),
+            _ => None,
+        })
+    }
+
+    /// Those behind `start` are elsewhere now.
+    pub fn move_marks(&mut self, start: u64, moved: &[u64]) {
+        let mut moved = moved.iter();
+        for run in &mut self.runs {
+            if let Dest::Own(mark) = &mut run.dest
+                && *mark > start
+                && let Some(new) = moved.next()
+            {
+                *mark = *new;
+            }
+        }
+        self.own_seen = self.own_seen.min(start);
+    }
+
     /// The last run at that shard that was not answered.
     pub(super) fn last_run_at(&self, shard: u32) -> Option<u64> {
         let mut runs = self.runs.iter().rev();
@@ -284,13 +306,16 @@ impl Away {
 
     /// Moves the front run on; false if it is not answered yet, or there is none.
     fn pump_front(&mut self, me: u32, conn: &mut Conn, pool: &mut Pool) -> bool {
+        let is_last = self.runs.len() == 1;
         let Some(run) = self.runs.front_mut() else {
             return false;
         };
         let id = run.id;
         match &mut run.dest {
             Dest::Own(mark) => {
+                // Nothing is posted behind a command that waits here, so it is of the last run.
                 let waits = matches!(conn.blocked, Blocked::Pull(_) | Blocked::Request(_));
+                let waits = waits && is_last;
                 let upto = if waits { u64::MAX } else { *mark };
                 self.send_own(me, conn, upto, pool);
                 if waits || conn.out.sent() < upto {
@@ -346,12 +371,12 @@ impl<S: Storage> Shard<S> {
     /// Commands of this connection were run here: their answers stand behind those that are awaited.
     #[inline]
     pub(in crate::shard) fn ran_here(&mut self, slot: usize) {
-        let conn = &mut self.conns[slot];
-        if conn.away.is_some() {
+        if self.peers.is_some() && self.conns[slot].away.is_some() {
             self.seal_own(slot, false);
         }
     }
 
+    #[inline(never)]
     fn seal_own(&mut self, slot: usize, is_posting: bool) {
         self.away(slot);
         let conn = &mut self.conns[slot];
@@ -673,6 +698,7 @@ impl<S: Storage> Shard<S> {
     }
 
     /// The socket took `count` bytes of the wire; true while more could be written now.
+    #[inline(never)]
     pub(in crate::shard) fn wire_sent(&mut self, slot: usize, count: usize, now: Now) -> bool {
         let key = self.key(slot);
         let (_, me) = self.shards();

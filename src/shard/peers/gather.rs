@@ -2,12 +2,13 @@
 
 use super::Letter;
 use super::merge;
-use crate::broker::id::Level;
+use crate::broker::command::Command;
 use crate::broker::reply::Reply;
 use crate::log::disk::Storage;
 use crate::protocol::text::decode::{Decoder, Step};
 use crate::protocol::text::encode;
 use crate::shard::conn::{Need, Output, QuietCount};
+use crate::shard::failure::answer_stalled;
 use crate::shard::session::Flow;
 use crate::shard::{ConnKey, Now, Shard};
 
@@ -90,6 +91,9 @@ impl Gather {
                 let text = merge::connections(&parts);
                 encode::reply(&mut out, tag, &Reply::Data(&text));
             }
+            Question::Sync | Question::Settle(..) if merge::unknown(&parts).is_some() => {
+                merge::tagged(&mut out, tag, merge::unknown(&parts).unwrap_or_default());
+            }
             Question::Sync => encode::reply(&mut out, tag, &merge::synced(&parts)),
             Question::Drain if !self.quiet => encode::reply(&mut out, tag, &Reply::Ok),
             Question::Drain => {}
@@ -143,10 +147,7 @@ impl Gather {
             counted.rejected += 1;
         } else {
             counted.accepted += 1;
-            counted.level = match cast.receivers {
-                0 => Level::None,
-                _ => counted.level.min(cast.level),
-            };
+            counted.level = counted.level.min(cast.level);
         }
     }
 }
@@ -154,8 +155,8 @@ impl Gather {
 /// A part of an answer, on its way to the connection's home.
 #[derive(Debug)]
 pub struct Captured {
-    /// The guest, or the connection itself.
-    conn: ConnKey,
+    /// The connection's home and its key there. Its guest here may be gone meanwhile.
+    home: (u32, ConnKey),
     run: u64,
     text: Vec<u8>,
     /// It leaves when the log has got so far.
@@ -163,6 +164,13 @@ pub struct Captured {
 }
 
 impl<S: Storage> Shard<S> {
+    /// So many queues took what was cast: a part of the answer tells it, as it tells their level.
+    pub(in crate::shard) fn note_taken(&mut self, taken: u64) {
+        if let Some(peers) = &mut self.peers {
+            peers.taken = taken;
+        }
+    }
+
     /// Runs one command and takes its answer out of the connection's output; `None` if it comes again. What is
     /// pushed to the connection itself meanwhile stays there.
     pub(super) fn run_captured(
@@ -178,6 +186,7 @@ impl<S: Storage> Shard<S> {
         };
         request.tag = None;
         request.quiet = false;
+        let is_cast = matches!(request.command, Command::Cast { .. });
         let held = self.conns[slot].swap_output(Output::default());
         let flow = self.execute(slot, request, now);
         let mut captured = self.conns[slot].swap_output(held);
@@ -198,13 +207,24 @@ impl<S: Storage> Shard<S> {
             text.drain(..at);
             self.mark_dirty(slot);
         }
+        if is_cast && text.starts_with(b"OK") {
+            let taken = self.mail().taken;
+            text.pop();
+            text.extend_from_slice(format!(" taken={taken}\n").as_bytes());
+        }
         Some((text, need))
     }
 
     /// A part of an answer: it leaves when the log has got so far.
-    pub(super) fn keep_captured(&mut self, conn: ConnKey, run: u64, text: Vec<u8>, need: Need) {
+    pub(super) fn keep_captured(
+        &mut self,
+        home: (u32, ConnKey),
+        run: u64,
+        text: Vec<u8>,
+        need: Need,
+    ) {
         let captured = Captured {
-            conn,
+            home,
             run,
             text,
             need,
@@ -221,24 +241,37 @@ impl<S: Storage> Shard<S> {
         }
         for captured in std::mem::take(&mut self.mail().captured) {
             let Captured {
-                conn,
+                home,
                 run,
                 text,
                 need,
             } = captured;
-            self.keep_captured(conn, run, text, need);
+            self.keep_captured(home, run, text, need);
+        }
+    }
+
+    /// The log finds no space: parts of answers that wait for it say so.
+    pub(in crate::shard) fn stall_captured(&mut self) {
+        let Some(peers) = &mut self.peers else { return };
+        for mut captured in std::mem::take(&mut peers.captured) {
+            let text = std::mem::take(&mut captured.text);
+            answer_stalled(&mut captured.text, &text);
+            self.give_part(captured);
         }
     }
 
     fn give_part(&mut self, captured: Captured) {
         let Captured {
-            conn, run, text, ..
+            home: (to, conn),
+            run,
+            text,
+            ..
         } = captured;
-        let Some(slot) = self.slot(conn) else { return };
         let (_, me) = self.shards();
-        match self.conns[slot].guest.as_ref().map(|guest| guest.home) {
-            Some((to, conn)) => self.mail().post(to, Letter::Part { conn, run, text }),
-            None => self.part_came(slot, run, me, text),
+        if to != me {
+            self.mail().post(to, Letter::Part { conn, run, text });
+        } else if let Some(slot) = self.slot(conn) {
+            self.part_came(slot, run, me, text);
         }
     }
 

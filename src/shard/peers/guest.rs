@@ -54,6 +54,19 @@ pub struct Guest {
 }
 
 impl Guest {
+    /// Where the answers of runs end in the output.
+    pub fn marks(&self) -> impl Iterator<Item = u64> {
+        self.marks.iter().map(|(offset, _)| *offset)
+    }
+
+    /// Those behind `start` are elsewhere now.
+    pub fn move_marks(&mut self, start: u64, moved: &[u64]) {
+        let behind = self.marks.iter_mut().filter(|(mark, _)| *mark > start);
+        for ((mark, _), new) in behind.zip(moved) {
+            *mark = *new;
+        }
+    }
+
     /// All that came was run, and no more comes.
     pub fn is_finished(&self) -> bool {
         self.finish && self.pieces.is_empty() && self.marks.is_empty()
@@ -195,8 +208,8 @@ impl<S: Storage> Shard<S> {
                 };
                 self.use_up(slot, left);
                 self.guest(slot).pieces.pop_front();
-                let key = self.key(slot);
-                self.keep_captured(key, run, text, need);
+                let home = self.guest(slot).home;
+                self.keep_captured(home, run, text, need);
                 true
             }
             Kind::Commit {

@@ -33,39 +33,50 @@ fn level(word: &[u8]) -> Level {
     }
 }
 
-/// `OK <receivers> <level> [refused=k]` of each; the error if every shard gives one.
+/// `OK <receivers> <level> [refused=k] taken=n` of each; the error if every shard gives one. The level is that of
+/// the queues, of which `n` took it.
 pub(super) fn cast<'a>(parts: &[&'a [u8]]) -> Result<Cast, &'a [u8]> {
     let mut sum = Cast {
         receivers: 0,
         level: Level::Quorum,
         refused: 0,
     };
-    let mut error = None;
-    let mut has_one = false;
+    let (mut error, mut answers, mut queues) = (None, 0, 0);
     for part in parts {
         let mut words = words(part);
         if words.next() != Some(b"OK") {
             error = Some(*part);
             continue;
         }
-        has_one = true;
-        let receivers = number(words.next().unwrap_or_default());
+        answers += 1;
+        sum.receivers += number(words.next().unwrap_or_default());
         let reached = level(words.next().unwrap_or_default());
-        sum.receivers += receivers;
-        if receivers > 0 {
-            sum.level = sum.level.min(reached);
-        }
-        if let Some(refused) = words.next().and_then(|word| word.strip_prefix(b"refused=")) {
-            sum.refused += number(refused);
+        for word in words {
+            if let Some(refused) = word.strip_prefix(b"refused=") {
+                sum.refused += number(refused);
+            }
+            if let Some(taken) = word.strip_prefix(b"taken=").map(number)
+                && taken > 0
+            {
+                queues += taken;
+                sum.level = sum.level.min(reached);
+            }
         }
     }
-    if sum.receivers == 0 {
+    if queues == 0 {
         sum.level = Level::None;
     }
-    match error {
-        Some(error) if !has_one => Err(error),
+    match (unknown(parts), error) {
+        (Some(error), _) => Err(error),
+        (None, Some(error)) if answers == 0 => Err(error),
         _ => Ok(sum),
     }
+}
+
+/// What a shard says whose part may or may not be done.
+pub(super) fn unknown<'a>(parts: &[&'a [u8]]) -> Option<&'a [u8]> {
+    let mut parts = parts.iter().copied();
+    parts.find(|part| part.starts_with(b"ERR UNKNOWNRESULT"))
 }
 
 /// A line without a tag, with one.
@@ -263,14 +274,19 @@ mod tests {
 
     #[test]
     fn casts_add_up_and_the_weakest_level_counts() {
-        let sum = cast(&[b"OK 2 disk\n", b"OK 0 mem\n", b"OK 1 os refused=3\n"]);
+        let sum = cast(&[
+            b"OK 2 disk taken=1\n",
+            b"OK 0 mem taken=0\n",
+            b"OK 1 mem taken=0\n",
+            b"OK 1 os refused=3 taken=1\n",
+        ]);
         let wanted = Cast {
-            receivers: 3,
+            receivers: 4,
             level: Level::Os,
             refused: 3,
         };
         assert_eq!(sum, Ok(wanted));
-        let nobody = cast(&[b"OK 0 mem\n", b"ERR DRAINING :x\n"]).expect("one answers");
+        let nobody = cast(&[b"OK 0 mem taken=0\n", b"ERR DRAINING :x\n"]).expect("one answers");
         assert_eq!((nobody.receivers, nobody.level), (0, Level::None));
         assert_eq!(
             cast(&[b"ERR A :x\n", b"ERR B :y\n"]),

@@ -137,6 +137,8 @@ pub(super) struct Peers {
     moving: VecDeque<ConnKey>,
     /// Parts of answers that wait for the log.
     captured: Vec<Captured>,
+    /// Queues that took the last cast.
+    taken: u64,
     ending: ending::Endings,
 }
 
@@ -154,6 +156,7 @@ impl Peers {
             posting: VecDeque::new(),
             moving: VecDeque::new(),
             captured: Vec::new(),
+            taken: 0,
             ending: ending::Endings::new(count),
         }
     }
@@ -307,6 +310,7 @@ impl<S: Storage> Shard<S> {
     }
 
     /// Does the connection have something for its socket? A guest's output goes by mail, in the next turn.
+    #[inline(never)]
     pub(super) fn is_writable(&mut self, slot: usize) -> bool {
         if self.conns[slot].guest.is_some() {
             self.list_guest(slot);
@@ -324,10 +328,8 @@ impl<S: Storage> Shard<S> {
     }
 
     /// At the end of a turn: answers go to where they belong, and the turn's mail is put together.
+    #[inline(never)]
     pub(super) fn exchange(&mut self, now: Now) {
-        if self.peers.is_none() {
-            return;
-        }
         self.release_captured();
         for _ in 0..self.dirty.len() {
             let Some(key) = self.dirty.pop_front() else {

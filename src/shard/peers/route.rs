@@ -8,6 +8,7 @@ use super::guest::Kind;
 use crate::broker::command::{Body, Command, Request, StatsScope, Tokens, Typed};
 use crate::broker::reply::{Error, ErrorCode};
 use crate::log::disk::Storage;
+use crate::protocol::text::fast;
 use crate::shard::conn::Blocked;
 use crate::shard::interest::{tag_in_use, untagged_in_use};
 use crate::shard::placement::shard_of;
@@ -16,6 +17,9 @@ use crate::shard::session::{Asker, Flow};
 use crate::shard::settling::parse_handle;
 use crate::shard::transaction::Commands;
 use crate::shard::{Now, Shard};
+
+/// So much of plain commands is posted in one go, bytes, before limits are looked at again.
+const PLAIN_BYTES_MAX: usize = 64 << 10;
 
 /// Where a command is run.
 #[derive(Debug)]
@@ -103,6 +107,54 @@ impl<S: Storage> Shard<S> {
         owner
     }
 
+    /// Posts the plain publishes, or plain acks, at the front of `input` that go to one other shard; returns how
+    /// many bytes they are. Decides nothing: what is not plain, and what goes elsewhere, is left to the general
+    /// path, which posts the same bytes.
+    #[inline(never)]
+    pub(in crate::shard) fn post_plain(&mut self, slot: usize, input: &[u8]) -> usize {
+        let (shards, me) = self.shards();
+        let conn = &self.conns[slot];
+        let Some(away) = &conn.away else { return 0 };
+        if conn.transaction.is_some() {
+            return 0;
+        }
+        let mut used = 0;
+        let to = match input.first() {
+            Some(b'P') => {
+                let (name, to) = (&away.last.0[..], away.last.1);
+                if to == me || name.is_empty() {
+                    return 0;
+                }
+                while used < PLAIN_BYTES_MAX
+                    && let Some((_, length)) = fast::publish_to(&input[used..], name, &self.limits)
+                {
+                    used += length;
+                }
+                to
+            }
+            Some(b'A') => {
+                let mut to = None;
+                while used < PLAIN_BYTES_MAX
+                    && let Some((handle, length)) = fast::ack_of_one(&input[used..])
+                {
+                    let owner = (handle.incarnation % u64::from(shards)) as u32;
+                    if owner == me || to.is_some_and(|to| to != owner) {
+                        break;
+                    }
+                    to = Some(owner);
+                    used += length;
+                }
+                to.unwrap_or(me)
+            }
+            _ => return 0,
+        };
+        if used == 0 || !self.has_room_to(slot, &[to]) {
+            return 0;
+        }
+        self.post_command(slot, to, &[&input[..used]]);
+        used
+    }
+
     /// The shard that a handle names; this one's if it names none.
     fn owner_of_handle(&self, token: &[u8]) -> u32 {
         let (shards, me) = self.shards();
@@ -110,6 +162,7 @@ impl<S: Storage> Shard<S> {
     }
 
     /// Where a command of a connection is run.
+    #[inline(never)]
     pub(in crate::shard) fn route(&mut self, slot: usize, request: &Request<'_>) -> Plan {
         let conn = &self.conns[slot];
         if conn.guest.is_some() {
@@ -227,8 +280,15 @@ impl<S: Storage> Shard<S> {
                     false => Plan::Here,
                 };
             }
-            Command::Hello { .. }
-            | Command::Ping { .. }
+            // What it changes is told to the guests at once, so its answer must not wait.
+            Command::Hello { .. } => {
+                let away = self.conns[slot].away.as_ref();
+                return match away.is_some_and(|away| !away.runs.is_empty()) {
+                    true => Plan::Again(Wait::All),
+                    false => Plan::Here,
+                };
+            }
+            Command::Ping { .. }
             | Command::Help { .. }
             | Command::SubscribeLive { .. }
             | Command::UnsubscribeLive { .. }
@@ -379,6 +439,7 @@ impl<S: Storage> Shard<S> {
 
     /// Does what was planned for a command: `frame` is what stands of it in the input, `line` its line if its
     /// body came into memory of its own.
+    #[inline(never)]
     pub(in crate::shard) fn carry_out_plan(
         &mut self,
         slot: usize,
@@ -486,8 +547,8 @@ impl<S: Storage> Shard<S> {
             }
         }
         if let Some((text, need)) = own {
-            let key = self.key(slot);
-            self.keep_captured(key, run, text, need);
+            let home = (me, self.key(slot));
+            self.keep_captured(home, run, text, need);
         }
         Flow::Done
     }

@@ -255,8 +255,8 @@ fn name_on(shard: u32, shards: u32, nth: usize) -> String {
 
 fn handle_of(text: &str) -> String {
     let line = text.lines().find(|line| line.starts_with("MSG"));
-    let words = line.expect("a message").split(' ');
-    let handle = words.filter(|word| word.split('.').count() == 3).next();
+    let mut words = line.expect("a message").split(' ');
+    let handle = words.find(|word| word.split('.').count() == 3);
     handle.expect("it has a handle").to_owned()
 }
 
@@ -651,4 +651,21 @@ fn a_shutdown_ends_all_shards_and_answers_first() {
     );
     broker.settle();
     assert_eq!(broker.stops, vec![Some(Stop::Finished); 3]);
+}
+
+#[test]
+fn a_wait_here_does_not_let_later_answers_overtake() {
+    let (near, other, far) = (name_on(2, 3, 0), name_on(2, 3, 1), name_on(0, 3, 0));
+    for seed in 1..200 {
+        let mut broker = Broker::new(3, seed);
+        let client = broker.connect(2);
+        broker.send(
+            client,
+            &format!("PUB {far} :x\nPUB {near} :x\nPUB {far} :y\n"),
+        );
+        broker.turn(2);
+        broker.send(client, &format!("PING\nPULL {other} wait=3s\n"));
+        let said = broker.take(client);
+        assert_eq!(said, "OK 1 mem\nOK 1 mem\nOK 2 mem\nPONG\n", "seed {seed}");
+    }
 }

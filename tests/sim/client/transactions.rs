@@ -21,7 +21,7 @@ impl Client {
             quiet: false,
             once: theme.once && self.rng.chance(300),
             levels: false,
-            ..theme.clone()
+            ..self.on_one_shard(theme)
         };
         self.say(None, Kind::Begin, acts);
         for _ in 0..self.rng.spread(1, 6) {
@@ -67,6 +67,21 @@ impl Client {
                 acts.push(Act::Reset);
             }
         }
+    }
+}
+
+impl Client {
+    /// A transaction stays on one shard.
+    fn on_one_shard(&mut self, theme: &Theme) -> Theme {
+        let mut theme = theme.clone();
+        if theme.shards > 1 {
+            let shard = theme.shard_of(&self.queue(&theme));
+            let mut queues = std::mem::take(&mut theme.queues);
+            queues.retain(|queue| theme.shard_of(queue) == shard);
+            theme.queues = queues;
+            theme.only = Some(shard);
+        }
+        theme
     }
 }
 

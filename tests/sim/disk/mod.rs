@@ -118,7 +118,11 @@ pub struct SimFile {
 
 /// The disk; clones are the same disk.
 #[derive(Clone)]
-pub struct SimDisk(Rc<RefCell<State>>);
+pub struct SimDisk {
+    all: Rc<RefCell<State>>,
+    /// The directory that paths are relative to.
+    root: String,
+}
 
 #[derive(Clone)]
 struct State {
@@ -142,7 +146,7 @@ impl SimDisk {
     /// An empty disk.
     pub fn new(seed: u64) -> SimDisk {
         let directories = BTreeMap::from([(ROOT, Directory::default())]);
-        SimDisk(Rc::new(RefCell::new(State {
+        let all = Rc::new(RefCell::new(State {
             rng: Rng::new(seed),
             boot: 0,
             ops: 0,
@@ -152,15 +156,36 @@ impl SimDisk {
             directories,
             inode_next: 1,
             failures: BTreeMap::new(),
-        })))
+        }));
+        SimDisk {
+            all,
+            root: String::new(),
+        }
+    }
+
+    /// The same disk, seen from a directory.
+    pub fn part(&self, directory: &str) -> SimDisk {
+        SimDisk {
+            all: self.all.clone(),
+            root: self.at(directory),
+        }
+    }
+
+    /// The path from the disk's own root.
+    fn at(&self, path: &str) -> String {
+        match (self.root.as_str(), path) {
+            ("", path) => path.to_string(),
+            (root, "") => root.to_string(),
+            (root, path) => format!("{root}/{path}"),
+        }
     }
 
     fn state(&self) -> Ref<'_, State> {
-        self.0.borrow()
+        self.all.borrow()
     }
 
     fn state_mut(&self) -> RefMut<'_, State> {
-        self.0.borrow_mut()
+        self.all.borrow_mut()
     }
 
     /// Changes what goes wrong from now on.
@@ -390,6 +415,7 @@ impl Disk for SimDisk {
     type File = SimFile;
 
     fn list(&self, dir: &str) -> io::Result<Vec<(String, u64)>> {
+        let dir = &self.at(dir);
         let state = &mut *self.state_mut();
         state.begin(Op::List)?;
         let directory = state.directory(dir)?;
@@ -404,6 +430,7 @@ impl Disk for SimDisk {
     }
 
     fn create_dir(&self, path: &str) -> io::Result<()> {
+        let path = &self.at(path);
         let state = &mut *self.state_mut();
         state.begin(Op::CreateDir)?;
         if state.faults.space != Space::Free {
@@ -422,6 +449,7 @@ impl Disk for SimDisk {
     }
 
     fn create(&self, path: &str) -> io::Result<SimFile> {
+        let path = &self.at(path);
         let state = &mut *self.state_mut();
         state.begin(Op::Create)?;
         if state.faults.space != Space::Free {
@@ -443,6 +471,7 @@ impl Disk for SimDisk {
     }
 
     fn open(&self, path: &str) -> io::Result<SimFile> {
+        let path = &self.at(path);
         let state = &mut *self.state_mut();
         state.begin(Op::Open)?;
         let (parent, name) = state.parent(path)?;
@@ -521,6 +550,7 @@ impl Disk for SimDisk {
     }
 
     fn sync_dir(&self, dir: &str) -> io::Result<()> {
+        let dir = &self.at(dir);
         let state = &mut *self.state_mut();
         state.begin(Op::SyncDir)?;
         let directory = state.directory(dir)?;
@@ -533,6 +563,7 @@ impl Disk for SimDisk {
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        let (from, to) = (&self.at(from), &self.at(to));
         let state = &mut *self.state_mut();
         state.begin(Op::Rename)?;
         let (from_parent, from_name) = state.parent(from)?;
@@ -568,6 +599,7 @@ impl Disk for SimDisk {
     }
 
     fn remove(&self, path: &str) -> io::Result<()> {
+        let path = &self.at(path);
         let state = &mut *self.state_mut();
         state.begin(Op::Remove)?;
         let (parent, name) = state.parent(path)?;

@@ -181,7 +181,8 @@ impl Oracle {
             leases: sub.leases.clone(),
             hold: false,
             sources: vec![source],
-            since: match sub.auto {
+            // Behind answers of other shards it may have waited for as long as any of them did.
+            since: match sub.auto || self.terms.shards > 1 {
                 true => sub.begun,
                 false => sub.begun.max(self.held_back_since(link)),
             },
@@ -197,7 +198,7 @@ impl Oracle {
         let open = record.waiting.iter().chain(record.tagged.values());
         let open = open.map(|command| &self.commands[*command]);
         let open = open
-            .filter(|sent| waits_for_log(&sent.command.kind))
+            .filter(|sent| self.terms.shards > 1 || waits_for_log(&sent.command.kind))
             .filter_map(|sent| sent.arrived);
         let just = record
             .burst
@@ -215,6 +216,7 @@ impl Oracle {
             .chain([self.now])
             .min()
             .expect("now is in it")
+            .saturating_sub(self.terms.way_us)
     }
 
     /// An answer on this connection may wait for the log now.

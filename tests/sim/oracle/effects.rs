@@ -450,7 +450,8 @@ impl Oracle {
 
     /// Whether the command did what it claimed will only be seen from now on, if at all.
     pub(super) fn finish_claims(&mut self, command: usize) {
-        let finished = self.now;
+        // What is on its way to another shard is still run.
+        let finished = self.now + self.terms.way_us;
         for index in self.commands[command].claimed.clone() {
             let claims = self.messages[index].claims.iter_mut();
             for claim in claims.filter(|claim| claim.cause == command) {
@@ -512,7 +513,9 @@ impl Oracle {
     /// Messages of this queue may have been delivered where nobody saw it.
     fn unseen_deliveries(&mut self, source: &str) {
         let now = self.now;
-        self.queue(source).fog = Some(now);
+        // A guest may take some until it hears of it.
+        let until = now + self.terms.way_us;
+        self.queue(source).fog = Some(until);
         for index in self.members(source) {
             self.messages[index].tries.1 = None;
         }

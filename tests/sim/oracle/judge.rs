@@ -245,7 +245,7 @@ impl Oracle {
             }
             self.late_answers(link);
             self.late_requests(link);
-            let held_back = self.held_back_since(link) < now;
+            let held_back = self.held_back_since(link) + self.terms.way_us < now;
             for (since, source) in self.willing(link).into_iter().filter(|_| !held_back) {
                 self.overdue(link, since, &source);
             }

@@ -44,6 +44,10 @@ pub struct Terms {
     pub memory: bool,
     /// There is so little memory that publishes may be refused for it.
     pub scarce: bool,
+    /// How many shards it has, each with a log of its own.
+    pub shards: u32,
+    /// Longest way of what one shard tells another, microseconds; 0 if there is one.
+    pub way_us: u64,
     /// `os` records are synced within this plus two syncs, microseconds.
     pub flush_us: u64,
 }
@@ -132,6 +136,13 @@ pub struct Oracle {
 }
 
 impl Oracle {
+    /// Something written then is confirmed on the disk: so is all that was confirmed before it, in the same log.
+    fn confirmed_on_disk(&mut self, written: u64) {
+        if self.terms.shards == 1 {
+            self.floor = self.floor.max(written);
+        }
+    }
+
     /// Nothing has happened yet.
     pub fn new(terms: Terms) -> Oracle {
         Oracle {

@@ -62,7 +62,7 @@ impl Oracle {
         }
         let arrived = self.commands[command].arrived.unwrap_or(now);
         if level == Level::Disk {
-            self.floor = self.floor.max(arrived);
+            self.confirmed_on_disk(arrived);
         }
         if self.commands[command].command.tag.is_none() {
             let last = (self.boot, id + count - 1);
@@ -339,7 +339,7 @@ impl Oracle {
         }
         // Of nothing, nothing is said.
         if level == Level::Disk && accepted > 0 {
-            self.floor = self.floor.max(self.links[link].idle_since);
+            self.confirmed_on_disk(self.links[link].idle_since);
         }
     }
 

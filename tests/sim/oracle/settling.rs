@@ -49,7 +49,7 @@ impl Oracle {
         let level = self.weakest_level(command);
         let quiet = self.commands[command].command.quiet;
         if level == Level::Disk && done > 0 && !quiet {
-            self.floor = self.floor.max(self.commands[command].arrived.unwrap_or(0));
+            self.confirmed_on_disk(self.commands[command].arrived.unwrap_or(0));
         }
     }
 

@@ -154,6 +154,10 @@ impl Oracle {
 
     /// Something written at `sent` or later survived a power loss: so did everything before it.
     fn survived(&mut self, loss: usize, sent: u64) {
+        if self.terms.shards > 1 {
+            // Each log loses a suffix of its own.
+            return;
+        }
         let now = self.now;
         let record = &mut self.losses[loss];
         record.kept = record.kept.max(sent);
@@ -186,6 +190,9 @@ impl Oracle {
 
     /// A power loss takes a suffix of the log: nothing before what survived.
     pub(super) fn check_holes(&mut self, loss: usize) {
+        if self.terms.shards > 1 {
+            return;
+        }
         self.checked("os");
         let record = &self.losses[loss];
         if record.lost < record.kept {

@@ -136,6 +136,15 @@ impl Oracle {
         let queue = home(place);
         let mut copies = cast.copies.iter().copied();
         let found = copies.find(|copy| self.messages[*copy].home.as_deref() == Some(queue));
+        let command = cast.command;
+        if found.is_none() && self.terms.shards > 1 && self.commands[command].orphaned.is_some() {
+            // Its connection was over before every shard had it, and queues were bound meanwhile.
+            let queue = queue.to_string();
+            self.add_copy(body, queue.clone());
+            let cast = &self.topics.casts[body];
+            let mut copies = cast.copies.iter().copied();
+            return copies.find(|copy| self.messages[*copy].home.as_deref() == Some(&queue));
+        }
         if found.is_none() {
             let text = format!("{cast:?} is in {place}, which is not bound to its topic");
             self.fail("T", text);
@@ -208,7 +217,7 @@ impl Oracle {
             self.learn_bounds(*index, now);
         }
         if level == Level::Disk {
-            self.floor = self.floor.max(arrived);
+            self.confirmed_on_disk(arrived);
         }
         if refused > 0 || surely.len() < copies.len() {
             // It isn't known whose they are.
@@ -453,7 +462,8 @@ impl Oracle {
     /// When a command was surely over.
     fn end_of(&self, command: usize) -> u64 {
         let sent = &self.commands[command];
-        sent.answered.or(sent.orphaned).unwrap_or(self.now)
+        let orphaned = sent.orphaned.map(|at| at + self.terms.way_us);
+        sent.answered.or(orphaned).unwrap_or(self.now)
     }
 
     /// What a connection received live and what it was told to have missed is all that was cast.

@@ -230,7 +230,7 @@ impl Oracle {
             }
             if level == Level::Disk {
                 let arrived = self.commands[part].arrived.unwrap_or(0);
-                self.floor = self.floor.max(arrived);
+                self.confirmed_on_disk(arrived);
             }
         }
     }
@@ -305,6 +305,7 @@ impl Oracle {
                 "FULL" => self.may_be_full(*part, &publish),
                 "PAUSED" => self.queue(&publish.queue).track.may_pause_in(arrived, now),
                 "DRAINING" => true,
+                "LIMIT" => self.terms.scarce && publish.once.is_some(),
                 _ => false,
             })
         }) || (code == "DISK" && !self.terms.memory)

@@ -1,11 +1,9 @@
 //! The end of a run: what must still be there is read, or a byte of the log rots.
 
-use ringmq::shard::Shard;
-
 use super::{Event, World};
+use crate::broker::{Broker, Start};
 use crate::command::{Command, Kind, Pull, Setting};
 use crate::disk::{Crash, Faults};
-use crate::storage::SimStorage;
 
 impl World {
     /// The broker is down and a byte of its log rots. It must refuse to start: more was confirmed
@@ -14,7 +12,7 @@ impl World {
         let contents = self.disk.contents();
         let checkpointed = contents.keys().any(|path| path.ends_with(".ckpt"));
         let segment = contents.iter().find(|(path, _)| path.ends_with(".seg"));
-        let Some((path, content)) = segment.filter(|_| !checkpointed && self.shard.is_some())
+        let Some((path, content)) = segment.filter(|_| !checkpointed && self.broker.is_some())
         else {
             return false;
         };
@@ -28,9 +26,15 @@ impl World {
             .note(self.now, || format!("rot at {at} of {path}"));
         self.crash(Crash::Kill, Crash::Kill);
         self.disk.damage(path, |octets| octets[at] ^= bit);
-        let (storage, _jobs) = SimStorage::new(&self.disk, self.plan.delays, self.now, 1);
-        let opened = Shard::open(&self.config(), Some(storage), self.clock(), 1);
-        match opened {
+        let start = Start {
+            shards: self.plan.shards,
+            memory: false,
+            delays: self.plan.delays,
+            now: self.clock(),
+            seed: 1,
+            mail_us: 0,
+        };
+        match Broker::open(&self.config(), &self.disk, start) {
             Err(_) => true,
             Ok(_) => {
                 self.trace
@@ -49,7 +53,7 @@ impl World {
         self.disk.set_faults(|faults| *faults = Faults::default());
         self.plan.recovery_crash_per_mille = 0;
         self.plan.delays.sync_us = (100, 2000);
-        if let Some(jobs) = &self.jobs {
+        for jobs in &self.jobs {
             jobs.set_delays(self.plan.delays);
         }
         // Subscriptions would be given the same messages again and again while time passes.
@@ -72,7 +76,7 @@ impl World {
             return;
         }
         for socket in 0..self.sockets.len() {
-            if self.sockets[socket].open && self.shard.is_some() {
+            if self.sockets[socket].open && self.broker.is_some() {
                 self.reset(socket);
             }
         }
@@ -81,7 +85,7 @@ impl World {
         if self.oracle.violation().is_some() {
             return;
         }
-        if self.shard.is_none() {
+        if self.broker.is_none() {
             self.oracle
                 .refused_to_start("it did not come up again".to_string());
             return;

@@ -3,9 +3,8 @@
 use std::collections::VecDeque;
 use std::io::IoSlice;
 
-use ringmq::shard::ConnKey;
-
 use super::{Event, Socket, World};
+use crate::broker::Key;
 use crate::client::Act;
 use crate::command::{Command, Kind};
 
@@ -17,7 +16,7 @@ impl World {
         let pause = self.rng.spread(200, self.plan.think_us);
         let at = self.now + pause;
         self.schedule(at, Event::Act(client));
-        if self.shard.is_none() || self.stopping.is_some() {
+        if self.broker.is_none() || self.stopping.is_some() {
             return;
         }
         let Some(socket) = self.current[client] else {
@@ -37,7 +36,7 @@ impl World {
 
     pub(super) fn connect(&mut self, client: usize) -> Option<usize> {
         let now = self.clock();
-        let shard = self.shard.as_mut()?;
+        let shard = self.broker.as_mut()?;
         let key = shard.handle_accept("127.0.0.1:1", now)?;
         let socket = self.oracle.connected();
         assert_eq!(
@@ -105,7 +104,7 @@ impl World {
         }
         self.sockets[socket].open = false;
         let now = self.clock();
-        if let Some(shard) = &mut self.shard {
+        if let Some(shard) = &mut self.broker {
             shard.handle_reset(self.sockets[socket].key, now);
         }
         self.oracle.closed(socket, false, self.now);
@@ -155,7 +154,7 @@ impl World {
         number
     }
 
-    pub(super) fn find(&self, key: ConnKey) -> Option<usize> {
+    pub(super) fn find(&self, key: Key) -> Option<usize> {
         let mut sockets = self.sockets.iter().enumerate().rev();
         sockets
             .find(|(_, socket)| socket.open && socket.key == key)
@@ -165,7 +164,7 @@ impl World {
     pub(super) fn feed(&mut self, socket: usize) {
         let now = self.clock();
         while !self.sockets[socket].inbound.is_empty() {
-            let Some(shard) = &mut self.shard else {
+            let Some(shard) = &mut self.broker else {
                 return;
             };
             let end = &mut self.sockets[socket];
@@ -203,7 +202,7 @@ impl World {
         if end.fin_arrived && !end.fin_told && end.flying.is_empty() {
             end.fin_told = true;
             self.oracle.half_closed(socket, self.now);
-            if let Some(shard) = &mut self.shard {
+            if let Some(shard) = &mut self.broker {
                 shard.handle_half_close(self.sockets[socket].key, now);
             }
         }
@@ -214,7 +213,7 @@ impl World {
         let now = self.clock();
         let key = self.sockets[socket].key;
         loop {
-            let Some(shard) = &mut self.shard else {
+            let Some(shard) = &mut self.broker else {
                 return;
             };
             let mut slices = [IoSlice::new(&[]); 64];
@@ -238,7 +237,7 @@ impl World {
                     self.oracle.blocked(socket, self.now);
                 }
                 self.received(socket, &octets);
-                let Some(shard) = &mut self.shard else {
+                let Some(shard) = &mut self.broker else {
                     return;
                 };
                 let more = shard.handle_sent(key, count, now);
