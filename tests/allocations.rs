@@ -50,6 +50,8 @@ impl Driver {
             data_must_exist: false,
             queue_defaults: Settings::default(),
             memory_budget_bytes: 1 << 30,
+            shards: 1,
+            shard: 0,
             spin: false,
             limits: Limits::default(),
             log: LogConfig::default(),
