@@ -6,8 +6,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::io::IoSlice;
 
-use ringmq::broker::settings::Settings;
-use ringmq::config::{Config, Limits, LogConfig};
+use ringmq::config::Config;
 use ringmq::log::NoStorage;
 use ringmq::shard::{ConnKey, Now, Shard};
 

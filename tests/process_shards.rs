@@ -9,6 +9,8 @@ mod support;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -56,7 +58,7 @@ const QUEUES: usize = 16;
 
 /// Publishes to every queue in turn on one connection, without waiting, until the broker goes. Returns what was
 /// confirmed.
-fn publish(address: SocketAddr, worker: usize) -> BTreeSet<(usize, String)> {
+fn publish(address: SocketAddr, worker: usize, total: &AtomicUsize) -> BTreeSet<(usize, String)> {
     let mut confirmed = BTreeSet::new();
     let Ok(stream) = TcpStream::connect(address) else {
         return confirmed;
@@ -76,6 +78,7 @@ fn publish(address: SocketAddr, worker: usize) -> BTreeSet<(usize, String)> {
         if line.starts_with("OK ") {
             assert!(line.ends_with(" disk"), "{line}");
             confirmed.insert((nth % QUEUES, format!("{worker}-{nth}")));
+            total.fetch_add(1, Ordering::Relaxed);
         } else {
             assert!(line.starts_with("ERR "), "{line}");
         }
@@ -115,10 +118,20 @@ fn one_connection_publishes_to_all_shards_in_order_through_kills_and_stops() {
         let launch = Launch::data(&dir.data()).arg(&format!("--shards {shards}"));
         let mut broker = launch.start();
         let address = broker.address;
+        let total = Arc::new(AtomicUsize::new(0));
         let workers: Vec<_> = (0..4)
-            .map(|worker| thread::spawn(move || publish(address, worker)))
+            .map(|worker| {
+                let total = Arc::clone(&total);
+                thread::spawn(move || publish(address, worker, &total))
+            })
             .collect();
-        thread::sleep(Duration::from_millis(250));
+        // In the middle of it, however slow the machine is.
+        for _ in 0..2_000 {
+            if total.load(Ordering::Relaxed) > 2_000 {
+                break;
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
         match is_killed {
             true => broker.process.kill_running(),
             false => broker.terminate(),

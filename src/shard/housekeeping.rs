@@ -93,7 +93,9 @@ impl<S: Storage> Shard<S> {
         self.now_and_then(now);
         self.go_on_draining(now);
         self.go_on_ending(now);
-        self.exchange(now);
+        if self.peers.is_some() {
+            self.exchange(now);
+        }
     }
 
     fn dispatch_all(&mut self, now: Now) {
@@ -357,8 +359,11 @@ impl<S: Storage> Shard<S> {
         self.failed = Some(text);
         let slots: Vec<usize> = self.conns.iter().map(|(slot, _)| slot).collect();
         for slot in slots {
-            let is_awaited = self.conns[slot].is_gated();
-            if !is_awaited || !self.answer_unknown(slot, DISK_FAILED) {
+            let conn = &self.conns[slot];
+            if !conn.session.is_text() && (conn.is_gated()) {
+                self.conns[slot].take_gated();
+                self.answer_unknown(slot, DISK_FAILED);
+            } else {
                 self.rewrite_gated(slot, answer_failed);
             }
             self.conns[slot].life = Life::Closing;
@@ -395,8 +400,11 @@ impl<S: Storage> Shard<S> {
             conn.gate_listed = false;
             conn.published = Unseen::default();
             let late_from = conn.late_from();
-            let is_awaited = conn.is_gated() || conn.has_confirms();
-            if !is_awaited || !self.answer_unknown(slot, NO_SPACE) {
+            let conn = &self.conns[slot];
+            if !conn.session.is_text() && (conn.is_gated() || conn.has_confirms()) {
+                self.conns[slot].take_gated();
+                self.answer_unknown(slot, NO_SPACE);
+            } else {
                 self.rewrite_gated(slot, answer_stalled);
             }
             let conn = &mut self.conns[slot];

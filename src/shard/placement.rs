@@ -10,16 +10,21 @@ use siphasher::sip::SipHasher24;
 /// Behind a queue's name: its dead-letter queue, its neighbour on the same shard.
 const DEAD_SUFFIX: &[u8] = b".dead";
 
-/// Octets of a name that decide where its queue is. The name of a dead-letter queue is its queue's, cut to leave
-/// room for the suffix, so the last octets of the longest names must not count.
-const STEM_BYTES_MAX: usize = 245;
+/// A name that is longer without its suffixes, octets, is placed by its first [`HEAD_BYTES`]. The name of a
+/// dead-letter queue is its queue's, cut to leave room for the suffix, so the last octets of the longest names
+/// must not count.
+const LONG_BYTES: usize = 200;
+/// See [`LONG_BYTES`].
+const HEAD_BYTES: usize = 128;
 
 /// The shard of the queue of that name (octets) among `shards` of them: SipHash-2-4 with a key of zeroes
-/// (Aumasson and Bernstein, 2012) of the name's first 245 octets without trailing `.dead`s, its high half scaled
-/// to the number of shards.
+/// (Aumasson and Bernstein, 2012) of the name without trailing `.dead`s, if that is longer than 200 octets of
+/// its first 128, its high half scaled to the number of shards.
 pub fn shard_of(name: &[u8], shards: u32) -> u32 {
-    let stem = without_suffix(name);
-    let stem = without_suffix(&stem[..stem.len().min(STEM_BYTES_MAX)]);
+    let stem = match without_suffix(name) {
+        stem if stem.len() > LONG_BYTES => &stem[..HEAD_BYTES],
+        stem => stem,
+    };
     let mut hasher = SipHasher24::new_with_keys(0, 0);
     hasher.write(stem);
     let hash = hasher.finish();

@@ -371,12 +371,12 @@ impl<S: Storage> Shard<S> {
     /// Commands of this connection were run here: their answers stand behind those that are awaited.
     #[inline]
     pub(in crate::shard) fn ran_here(&mut self, slot: usize) {
-        let conn = &mut self.conns[slot];
-        if conn.away.is_some() {
+        if self.peers.is_some() && self.conns[slot].away.is_some() {
             self.seal_own(slot, false);
         }
     }
 
+    #[inline(never)]
     fn seal_own(&mut self, slot: usize, is_posting: bool) {
         self.away(slot);
         let conn = &mut self.conns[slot];
@@ -698,6 +698,7 @@ impl<S: Storage> Shard<S> {
     }
 
     /// The socket took `count` bytes of the wire; true while more could be written now.
+    #[inline(never)]
     pub(in crate::shard) fn wire_sent(&mut self, slot: usize, count: usize, now: Now) -> bool {
         let key = self.key(slot);
         let (_, me) = self.shards();

@@ -310,6 +310,7 @@ impl<S: Storage> Shard<S> {
     }
 
     /// Does the connection have something for its socket? A guest's output goes by mail, in the next turn.
+    #[inline(never)]
     pub(super) fn is_writable(&mut self, slot: usize) -> bool {
         if self.conns[slot].guest.is_some() {
             self.list_guest(slot);
@@ -327,10 +328,8 @@ impl<S: Storage> Shard<S> {
     }
 
     /// At the end of a turn: answers go to where they belong, and the turn's mail is put together.
+    #[inline(never)]
     pub(super) fn exchange(&mut self, now: Now) {
-        if self.peers.is_none() {
-            return;
-        }
         self.release_captured();
         for _ in 0..self.dirty.len() {
             let Some(key) = self.dirty.pop_front() else {

@@ -110,7 +110,7 @@ impl<S: Storage> Shard<S> {
     /// Posts the plain publishes, or plain acks, at the front of `input` that go to one other shard; returns how
     /// many bytes they are. Decides nothing: what is not plain, and what goes elsewhere, is left to the general
     /// path, which posts the same bytes.
-    #[inline]
+    #[inline(never)]
     pub(in crate::shard) fn post_plain(&mut self, slot: usize, input: &[u8]) -> usize {
         let (shards, me) = self.shards();
         let conn = &self.conns[slot];
@@ -167,6 +167,7 @@ impl<S: Storage> Shard<S> {
     }
 
     /// Where a command of a connection is run.
+    #[inline(never)]
     pub(in crate::shard) fn route(&mut self, slot: usize, request: &Request<'_>) -> Plan {
         let conn = &self.conns[slot];
         if conn.guest.is_some() {
@@ -443,6 +444,7 @@ impl<S: Storage> Shard<S> {
 
     /// Does what was planned for a command: `frame` is what stands of it in the input, `line` its line if its
     /// body came into memory of its own.
+    #[inline(never)]
     pub(in crate::shard) fn carry_out_plan(
         &mut self,
         slot: usize,

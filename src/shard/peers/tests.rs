@@ -255,8 +255,8 @@ fn name_on(shard: u32, shards: u32, nth: usize) -> String {
 
 fn handle_of(text: &str) -> String {
     let line = text.lines().find(|line| line.starts_with("MSG"));
-    let words = line.expect("a message").split(' ');
-    let handle = words.filter(|word| word.split('.').count() == 3).next();
+    let mut words = line.expect("a message").split(' ');
+    let handle = words.find(|word| word.split('.').count() == 3);
     handle.expect("it has a handle").to_owned()
 }
 

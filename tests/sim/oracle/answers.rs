@@ -181,7 +181,8 @@ impl Oracle {
             leases: sub.leases.clone(),
             hold: false,
             sources: vec![source],
-            since: match sub.auto {
+            // Behind answers of other shards it may have waited for as long as any of them did.
+            since: match sub.auto || self.terms.shards > 1 {
                 true => sub.begun,
                 false => sub.begun.max(self.held_back_since(link)),
             },
