@@ -362,7 +362,7 @@ pub(super) fn no_queue(name: &[u8]) -> Fault {
 
 impl Conn {
     /// Writes one message for a consumer of this protocol.
-    #[inline]
+    #[inline(never)]
     pub fn deliver_amqp(
         &mut self,
         pool: &mut Pool,

@@ -25,6 +25,8 @@ pub struct Upkeep {
     seed: u64,
     /// Names and secrets given so far.
     given: u64,
+    /// When there is something to do, microseconds; `u64::MAX` = when something happens.
+    due_us: u64,
     /// Slots of the connections.
     members: BTreeSet<usize>,
     /// When the next sign of life is due, or missed; `u64::MAX` = never.
@@ -47,6 +49,7 @@ impl Upkeep {
         Upkeep {
             seed: random,
             given: 0,
+            due_us: u64::MAX,
             members: BTreeSet::new(),
             beats_due_us: u64::MAX,
             waiting: Vec::new(),
@@ -102,6 +105,7 @@ impl Upkeep {
         self.used.insert(queue, now.us);
         let due_us = now.us.saturating_add(expires_us);
         self.expires_due_us = self.expires_due_us.min(due_us);
+        self.plan();
     }
 
     /// A subscription has ended.
@@ -112,19 +116,25 @@ impl Upkeep {
         }
         if is_last {
             self.unused.push((key, uid));
+            self.plan();
         }
     }
 
+    /// What is due, or when, has changed.
+    fn plan(&mut self) {
+        self.due_us = match self.unused.is_empty() {
+            false => 0,
+            true => self
+                .beats_due_us
+                .min(self.retry_us)
+                .min(self.expires_due_us),
+        };
+    }
+
     /// When there is something to do, microseconds; `None` = when something happens.
+    #[inline]
     pub fn next_us(&self) -> Option<u64> {
-        if !self.unused.is_empty() {
-            return Some(0);
-        }
-        let next = self
-            .beats_due_us
-            .min(self.retry_us)
-            .min(self.expires_due_us);
-        (next != u64::MAX).then_some(next)
+        (self.due_us != u64::MAX).then_some(self.due_us)
     }
 }
 
@@ -132,7 +142,7 @@ impl<S: Storage> Shard<S> {
     /// Does what is due.
     #[inline]
     pub(in crate::shard) fn keep_up_amqp(&mut self, now: Now) {
-        if self.amqp.next_us().is_some_and(|next_us| next_us <= now.us) {
+        if self.amqp.due_us <= now.us {
             self.keep_up(now);
         }
     }
@@ -152,6 +162,7 @@ impl<S: Storage> Shard<S> {
         if self.amqp.expires_due_us <= now.us {
             self.expire_queues(now);
         }
+        self.amqp.plan();
     }
 
     /// After a start: queues that go unless they are used are watched.
@@ -215,6 +226,7 @@ impl<S: Storage> Shard<S> {
         self.amqp.waiting.push(key);
         let due_us = now.us.saturating_add(RETRY_US);
         self.amqp.retry_us = self.amqp.retry_us.min(due_us);
+        self.amqp.plan();
         let amqp = self.amqp(slot);
         if amqp.is_blocked {
             return;
@@ -254,6 +266,7 @@ impl<S: Storage> Shard<S> {
         amqp.beat_due_us = now.us + amqp.heartbeat_us / 2;
         let due_us = amqp.beat_due_us;
         self.amqp.beats_due_us = self.amqp.beats_due_us.min(due_us);
+        self.amqp.plan();
     }
 
     /// Sends signs of life where nothing else was sent, and drops those who give none.
