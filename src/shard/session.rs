@@ -11,7 +11,7 @@ use super::door::Told;
 use super::drain::draining;
 use super::engine::{Receipt, Refused};
 use super::transaction::Kept;
-use super::waiters::Terms;
+use super::waiters::{Taking, Terms};
 use super::{ConnKey, Now, Shard};
 use crate::broker::command::{Body, Command, Request, Typed};
 use crate::broker::id::{Level, QueueUid};
@@ -233,7 +233,7 @@ impl<S: Storage> Shard<S> {
                 Ok(())
             }
             Command::Pull { sources, options } => {
-                return self.run_pull(asker, sources, &options, now);
+                return self.run_pull(asker, sources, &options, Taking::default(), now);
             }
             Command::PublishBatch {
                 queue,
