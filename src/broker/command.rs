@@ -6,7 +6,6 @@
 use bytes::Bytes;
 
 use super::id::{Level, MessageId};
-use super::lease::HolderKey;
 use super::settings::SettingsPatch;
 
 /// One command as it stood on the wire.
@@ -215,10 +214,6 @@ pub struct PullOptions {
     pub bytes_max: Option<u64>,
     /// Tell the publish time.
     pub timestamps: bool,
-    /// Take at the end of the queue that leaves last.
-    pub from_tail: bool,
-    /// Whose leases they are; the connection's when absent.
-    pub holder: Option<HolderKey>,
 }
 
 /// Where a group starts to read, or goes on.

@@ -9,7 +9,7 @@ use std::cmp::Reverse;
 use super::conn::{Blocked, Life, Wait};
 use super::door::{Session, Told};
 use super::hand_out::{Stopped, hand_out};
-use super::waiters::{COLD_PATIENCE_US, PullWaiter, Subscription, Terms, Waiter};
+use super::waiters::{COLD_PATIENCE_US, PullWaiter, Subscription, Taking, Terms, Waiter};
 use super::{ConnKey, Now, Shard};
 use crate::broker::command::PullOptions;
 use crate::broker::lease::{HolderKey, Leases};
@@ -20,12 +20,14 @@ use crate::protocol::text::encode;
 
 impl<S: Storage> Shard<S> {
     /// Runs a pull: gives what is ready, or waits.
+    #[allow(clippy::too_many_arguments)]
     pub(super) fn pull(
         &mut self,
         at: ConnKey,
         tag: &[u8],
         sources: &[QueueKey],
         options: &PullOptions,
+        taking: Taking,
         now: Now,
     ) {
         for key in sources {
@@ -36,12 +38,12 @@ impl<S: Storage> Shard<S> {
         }
         let slot = at.slot as usize;
         let terms = Terms {
-            holder: options.holder.unwrap_or(self.conns[slot].holder),
+            holder: taking.holder.unwrap_or(self.conns[slot].holder),
             lease_us: options.lease_us,
             ack_auto: options.ack_auto,
             timestamps: options.timestamps,
             hold: options.hold,
-            from_tail: options.from_tail,
+            from_tail: taking.from_tail,
         };
         let bytes_max = options.bytes_max.unwrap_or(u64::MAX).max(1);
         let given = self.give(

@@ -4,7 +4,7 @@ use super::conn::{Life, Need};
 use super::drain::draining;
 use super::groups::Reader;
 use super::session::{Asker, Flow};
-use super::waiters::Terms;
+use super::waiters::{Taking, Terms};
 use super::{Now, Shard};
 use crate::broker::command::{From, Source, Typed};
 use crate::broker::pattern::Pattern;
@@ -20,6 +20,7 @@ impl<S: Storage> Shard<S> {
         asker: Asker<'_>,
         sources: crate::broker::command::Sources<'_>,
         options: &crate::broker::command::PullOptions,
+        taking: Taking,
         now: Now,
     ) -> Flow {
         let slot = asker.slot;
@@ -55,7 +56,7 @@ impl<S: Storage> Shard<S> {
                 self.note_puller(slot, *key);
             }
         }
-        self.pull(at, tag, &keys, options, now);
+        self.pull(at, tag, &keys, options, taking, now);
         self.keys = keys;
         Flow::Done
     }

@@ -12,7 +12,7 @@ use super::drain::draining;
 use super::engine::{Receipt, Refused};
 use super::peers::{Errand, Plan, Wait};
 use super::transaction::Kept;
-use super::waiters::Terms;
+use super::waiters::{Taking, Terms};
 use super::{ConnKey, Now, Shard};
 use crate::broker::command::{Body, Command, Request, Typed};
 use crate::broker::id::{Level, QueueUid};
@@ -264,7 +264,7 @@ impl<S: Storage> Shard<S> {
                 Ok(())
             }
             Command::Pull { sources, options } => {
-                return self.run_pull(asker, sources, &options, now);
+                return self.run_pull(asker, sources, &options, Taking::default(), now);
             }
             Command::PublishBatch {
                 queue,

@@ -13,6 +13,15 @@ use crate::broker::queue::{QueueKey, WaiterKey};
 /// A lease of so long has no deadline, microseconds.
 pub const FOREVER_US: u64 = u64::MAX;
 
+/// What a pull can have that no command of the line protocol says.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Taking {
+    /// Whose leases they are; the connection's when absent.
+    pub holder: Option<HolderKey>,
+    /// Messages are taken at the end that leaves last.
+    pub from_tail: bool,
+}
+
 /// Whom a message goes to and how.
 #[derive(Clone, Copy, Debug)]
 pub struct Terms {

@@ -23,8 +23,6 @@ pub(super) const PULL_DEFAULTS: PullOptions = PullOptions {
     hold: false,
     bytes_max: None,
     timestamps: false,
-    from_tail: false,
-    holder: None,
 };
 
 /// A plain command, so small that it costs nothing to pass on.

@@ -50,8 +50,6 @@ pub(super) fn pull<'a>(mut args: Args<'a>, limits: &Limits) -> Result<Command<'a
         bytes_max: bytes,
         timestamps: timestamps.unwrap_or(false),
         from,
-        from_tail: false,
-        holder: None,
     };
     Ok(Command::Pull { sources, options })
 }

@@ -8,11 +8,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::super::super::engine::Return;
 use super::super::super::groups::Reader;
 use super::super::super::session::Flow;
+use super::super::super::waiters::Taking;
 use super::super::super::{Now, Shard};
 use super::lists::integer;
 use super::streams::{BAD_ID, COUNT_DEFAULT, PIECE, parse_id, parse_ids, write_entry, write_id};
 use super::{What, encode, text};
-use crate::broker::command::{Command, From, PullOptions, Source, Sources, TimeSpec, Typed};
+use crate::broker::command::{Command, From, PullOptions, Source, TimeSpec, Typed};
 use crate::broker::id::{Handle, Level, MessageId, QueueUid};
 use crate::broker::lease::{HolderKey, NewLease};
 use crate::broker::queue::QueueKey;
@@ -305,14 +306,12 @@ impl<S: Storage> Shard<S> {
             hold: false,
             bytes_max: Some(self.limits.batch_bytes_max as u64),
             timestamps: true,
-            from_tail: false,
+        };
+        let taking = Taking {
             holder: Some(holder),
+            from_tail: false,
         };
-        let command = Command::Pull {
-            sources: Sources(&sources),
-            options,
-        };
-        self.ask_resp(slot, What::Streams, command, now)
+        self.pull_resp(slot, What::Streams, &sources, &options, taking, now)
     }
 
     /// What a consumer has pending, from an id on.

@@ -2,9 +2,10 @@
 
 use super::super::super::drain::draining;
 use super::super::super::session::Flow;
+use super::super::super::waiters::Taking;
 use super::super::super::{Now, Shard};
 use super::{What, encode, text};
-use crate::broker::command::{Body, Command, PublishOptions, PullOptions, Sources};
+use crate::broker::command::{Body, PublishOptions, PullOptions};
 use crate::broker::queue::QueueKey;
 use crate::broker::ready::HEAD;
 use crate::broker::reply::{Error, ErrorCode};
@@ -153,14 +154,12 @@ impl<S: Storage> Shard<S> {
             hold: false,
             bytes_max: Some(self.limits.batch_bytes_max as u64),
             timestamps: false,
-            from_tail: end == End::Right,
+        };
+        let taking = Taking {
             holder: None,
+            from_tail: end == End::Right,
         };
-        let command = Command::Pull {
-            sources: Sources(&sources),
-            options,
-        };
-        self.ask_resp(slot, what, command, now)
+        self.pull_resp(slot, what, &sources, &options, taking, now)
     }
 
     /// `LPOP`, `RPOP`

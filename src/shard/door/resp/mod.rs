@@ -19,9 +19,10 @@ use bytes::Bytes;
 use super::super::conn::{Conn, Life};
 use super::super::engine::{Receipt, Refused};
 use super::super::session::{Asker, Flow};
+use super::super::waiters::Taking;
 use super::super::{ConnKey, Ending, Now, Shard};
 use super::{Session as Door, Told};
-use crate::broker::command::{Command, Request, Typed};
+use crate::broker::command::{Command, PullOptions, Request, Sources, Typed};
 use crate::broker::id::{Handle, Level};
 use crate::broker::queue::QueueKey;
 use crate::broker::reply::{Delivery, Error, ErrorCode, Payload, Reply};
@@ -449,6 +450,23 @@ impl<S: Storage> Shard<S> {
         let flow = self.execute(slot, request, now);
         self.conns[slot].kept_body = None;
         flow
+    }
+
+    /// Pulls; what is given becomes the reply.
+    fn pull_resp(
+        &mut self,
+        slot: usize,
+        what: What,
+        sources: &[u8],
+        options: &PullOptions,
+        taking: Taking,
+        now: Now,
+    ) -> Flow {
+        let session = self.conns[slot].resp();
+        session.what = what;
+        session.bodies.clear();
+        session.entries.clear();
+        self.run_pull(Self::asker(slot), Sources(sources), options, taking, now)
     }
 
     /// Who asks a function that answers what it is told.
