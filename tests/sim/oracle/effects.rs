@@ -497,6 +497,7 @@ impl Oracle {
                 self.unseen_deliveries(&source);
             }
         }
+        let way_us = self.terms.way_us;
         for index in 0..self.deliveries.len() {
             let delivery = &mut self.deliveries[index];
             let ours = delivery.link == link && delivery.boot == self.boot;
@@ -506,7 +507,7 @@ impl Oracle {
             }
             let delay = delivery.nacks.iter().map(|nack| nack.2).max().unwrap_or(0);
             let low = delivery.ready_again().min(now);
-            delivery.ended = Some((low, now + delay));
+            delivery.ended = Some((low, now + way_us + delay));
         }
     }
 

@@ -175,7 +175,8 @@ impl Oracle {
                 };
                 let ended = record.may_close.is_some() || self.commands.iter().any(cancels);
                 let possible = self.links.iter().any(|link| {
-                    let there = link.ended.is_none_or(|ended| ended >= arrived);
+                    let way_us = self.terms.way_us;
+                    let there = link.ended.is_none_or(|ended| ended + way_us >= arrived);
                     there && link.sources.contains(&queue)
                 });
                 (self.now >= arrived + timeout_us || ended) && possible
