@@ -18,7 +18,7 @@ pub struct Broken(pub &'static str);
 pub enum Step {
     /// More bytes are needed.
     Incomplete,
-    /// A command; its words are [`Decoder::word`]s of the same input. One without words is to be ignored.
+    /// A command; its words are [`Decoder::words`] of the same input. One without words is to be ignored.
     Command,
     /// Nobody knows where the next command begins.
     Broken(Broken),
