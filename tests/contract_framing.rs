@@ -3,7 +3,11 @@
 mod contract_support;
 mod support;
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
+
 use contract_support::{disk, memory};
+use support::Launch;
 
 #[test]
 fn the_first_session_as_the_contract_prints_it() {
@@ -474,7 +478,6 @@ fn verbs_that_answer_with_more_than_ok_are_never_quiet() {
 #[test]
 fn nothing_inside_other_protocols_is_run() {
     for (bytes, answer) in [
-        (r"AMQP\0\0\x09\x01PUB q :x\n", "(closes)"),
         (r"\x16\x03\x01PUB q :x\n", "(closes)"),
         // Those that are spoken here answer in their own way.
         (r"*1\r\n$4\r\nPING\r\nPUB q :x\n", "…"),
@@ -493,4 +496,18 @@ fn nothing_inside_other_protocols_is_run() {
             "
         ));
     }
+}
+
+#[test]
+fn nothing_inside_amqp_is_run() {
+    let broker = Launch::memory().start();
+    let mut stream = TcpStream::connect(broker.address).expect("it listens");
+    let sent = stream.write_all(b"AMQP\0\0\x09\x01PUB q :x\n");
+    sent.expect("it reads");
+    // A frame of a method on channel 0, connection.start; what follows is no frame, which ends it.
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).expect("an end");
+    assert_eq!(answer[..3], [1, 0, 0]);
+    assert_eq!(answer[7..11], [0, 10, 0, 10]);
+    assert!(broker.client().ask("PEEK q").starts_with("ERR NOQUEUE"));
 }
