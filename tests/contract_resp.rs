@@ -10,6 +10,7 @@ use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use support::client::resp_command;
 use support::{Broker, Launch, TempDir};
 
 /// Nothing in these tests takes longer, whatever else the machine does.
@@ -38,7 +39,7 @@ impl Resp {
     }
 
     fn send_words(&mut self, words: &[&[u8]]) {
-        self.send_raw(&command(words));
+        self.send_raw(&resp_command(words));
     }
 
     fn line(&mut self) -> String {
@@ -129,16 +130,6 @@ impl Resp {
             .set_linger(Some(Duration::ZERO))
             .expect("a socket takes it");
     }
-}
-
-fn command(words: &[&[u8]]) -> Vec<u8> {
-    let mut out = format!("*{}\r\n", words.len()).into_bytes();
-    for word in words {
-        out.extend_from_slice(format!("${}\r\n", word.len()).as_bytes());
-        out.extend_from_slice(word);
-        out.extend_from_slice(b"\r\n");
-    }
-    out
 }
 
 fn memory() -> (Broker, Resp) {
@@ -367,7 +358,7 @@ fn a_pop_is_settled_when_it_has_been_read_and_not_before() {
     resp.check("RPUSH k a b c d", ":4");
     // Nothing more comes of this client, and it is reset: both messages come back, in their order.
     let mut dead = Resp::connect(broker.address);
-    dead.send_raw(&command(&[b"LPOP", b"k"]).repeat(2));
+    dead.send_raw(&resp_command(&[b"LPOP", b"k"]).repeat(2));
     assert_eq!((dead.reply().as_str(), dead.reply().as_str()), ("$a", "$b"));
     dead.reset();
     await_length(&mut resp, "k", 4);
@@ -401,7 +392,7 @@ fn pops_sent_ahead_are_settled_only_by_what_comes_after_their_replies() {
     let names: Vec<String> = (0..64).map(|at| format!("{at}")).collect();
     resp.check(&format!("RPUSH k {}", names.join(" ")), ":64");
     let mut dead = Resp::connect(broker.address);
-    dead.send_raw(&command(&[b"LPOP", b"k"]).repeat(64));
+    dead.send_raw(&resp_command(&[b"LPOP", b"k"]).repeat(64));
     for name in &names {
         assert_eq!(dead.reply(), format!("${name}"));
     }
@@ -617,7 +608,7 @@ fn who_does_not_read_is_not_read_and_holds_nobody_up() {
     resp.send_words(&[b"RPUSH", b"large", &body]);
     assert_eq!(resp.reply(), ":1");
     let mut slow = Resp::connect(broker.address);
-    slow.send_raw(&command(&[b"LRANGE", b"large", b"0", b"-1"]).repeat(500));
+    slow.send_raw(&resp_command(&[b"LRANGE", b"large", b"0", b"-1"]).repeat(500));
     thread::sleep(Duration::from_millis(100));
     let began = Instant::now();
     resp.check("PING", "+PONG");

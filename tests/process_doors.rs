@@ -12,19 +12,9 @@ mod support;
 use std::time::{Duration, Instant};
 
 use http_support::Http;
+use support::client::resp_command;
 use support::os::{self, Limit};
 use support::{Launch, TempDir, eventually};
-
-/// A command of RESP.
-fn command(words: &[&[u8]]) -> Vec<u8> {
-    let mut out = format!("*{}\r\n", words.len()).into_bytes();
-    for word in words {
-        out.extend_from_slice(format!("${}\r\n", word.len()).as_bytes());
-        out.extend_from_slice(word);
-        out.extend_from_slice(b"\r\n");
-    }
-    out
-}
 
 /// Everything that comes until the broker closes.
 fn rest(address: std::net::SocketAddr, sent: &[u8]) -> String {
@@ -104,7 +94,7 @@ fn without_space_every_door_says_that_the_result_is_unknown_and_heals() {
     let body = vec![b'x'; 200_000];
     assert_eq!(http.ask("POST", "/queue/other", b"x").status, 200);
     os::set_limit(broker.process.pid(), Limit::FileSize, Some(8 << 20));
-    let push = command(&[b"RPUSH", b"jobs", &body]);
+    let push = resp_command(&[b"RPUSH", b"jobs", &body]);
     let mut confirmed = 0;
     let last = loop {
         let response = http.ask("POST", "/queue/jobs", &body);
@@ -144,14 +134,14 @@ fn a_shutdown_answers_who_waits() {
     let mut http = Http::connect(broker.address);
     http.request("GET", "/queue/jobs?wait=60s", b"");
     let mut resp = support::client::Client::connect(broker.address);
-    resp.send(&command(&[b"BLPOP", b"jobs", b"0"]))
+    resp.send(&resp_command(&[b"BLPOP", b"jobs", b"0"]))
         .expect("it listens");
     let mut popped = support::client::Client::connect(broker.address);
     popped
         .send(
             &[
-                command(&[b"RPUSH", b"kept", b"a"]),
-                command(&[b"LPOP", b"kept"]),
+                resp_command(&[b"RPUSH", b"kept", b"a"]),
+                resp_command(&[b"LPOP", b"kept"]),
             ]
             .concat(),
         )
@@ -203,7 +193,7 @@ fn transcripts() -> [Vec<u8>; 2] {
         &[b"CLIENT", b"LIST"],
         &[b"DEL", b"k", b"s"],
     ];
-    let resp = words.iter().flat_map(|words| command(words)).collect();
+    let resp = words.iter().flat_map(|words| resp_command(words)).collect();
     let http = b"POST /queue/a?pri=3&h.x=1 HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\nhello\
         POST /queue/a HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n\
         GET /queue/a?wait=1s HTTP/1.1\r\nHost: localhost\r\n\r\nGET /queue/a?n=5 HTTP/1.1\r\nHost: localhost\r\n\r\n\

@@ -432,14 +432,8 @@ impl Head {
 
     /// A number in groups of seven bits, low first; of 32 bits if there are two.
     #[inline]
-    fn number(mut self, mut number: u64) -> Head {
-        while number >= 0x80 {
-            self.octets[self.len] = number as u8 | 0x80;
-            number >>= 7;
-            self.len += 1;
-        }
-        self.octets[self.len] = number as u8;
-        self.len += 1;
+    fn number(mut self, number: u64) -> Head {
+        varint::write(&mut self.octets, &mut self.len, number);
         self
     }
 

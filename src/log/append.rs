@@ -21,8 +21,8 @@ use super::entry::{
 use super::place::{LogIndex, Position};
 use super::record::{ALIGN, HEADER_BYTES, Header, Kind, ROW_BYTES};
 use super::segment::SEGMENT_HEADER_BYTES;
-use super::varint;
 use super::{Log, Room};
+use crate::broker::varint;
 
 /// Owned bodies of this size and more are kept without copying them.
 const ADOPT_BYTES: usize = 16 << 10;

@@ -11,7 +11,7 @@ use super::manifest::SHARD;
 use super::place::{BlockSlot, LogIndex, Position};
 use super::rw::read_whole;
 use super::segment::{Segment, SegmentTable, parse_hex};
-use super::varint;
+use crate::broker::varint;
 
 const MAGIC: [u8; 8] = *b"RINGMQCP";
 const VERSION: u32 = 1;

@@ -255,17 +255,17 @@ impl<'d, D: Disk> Writer<'d, D> {
         self.record
             .extend_from_slice(HeadBuilder::<5>::new(PUBLISH | many | sections).as_slice());
         if many != 0 {
-            super::varint::put(&mut self.record, message.len() as u64);
+            crate::broker::varint::put(&mut self.record, message.len() as u64);
         }
         for (queue, id, _) in message {
             let row = self.row(*queue, *id);
-            super::varint::put(&mut self.record, u64::from(row));
+            crate::broker::varint::put(&mut self.record, u64::from(row));
         }
         // Times in kept segments count from the epoch.
-        super::varint::put(&mut self.record, self.base_ms + head.delta_ms);
-        super::varint::put(&mut self.record, head.body_bytes as u64);
+        crate::broker::varint::put(&mut self.record, self.base_ms + head.delta_ms);
+        crate::broker::varint::put(&mut self.record, head.body_bytes as u64);
         if sections != 0 {
-            super::varint::put(&mut self.record, (head.body_at - head.sections_at) as u64);
+            crate::broker::varint::put(&mut self.record, (head.body_at - head.sections_at) as u64);
         }
         self.record.extend_from_slice(&entry[head.sections_at..]);
         let crc = message_crc(seed(self.seed, new.0), &self.record[start..]);

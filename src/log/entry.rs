@@ -9,7 +9,7 @@ use crate::broker::id::{MessageId, QueueUid};
 
 use super::crc;
 use super::sections::{Sections, SectionsError};
-use super::varint;
+use crate::broker::varint;
 
 /// A message to be stored.
 #[derive(Debug)]

@@ -40,7 +40,6 @@ mod segment_reader;
 mod supply;
 mod syncs;
 mod upkeep;
-mod varint;
 mod windows;
 mod write;
 

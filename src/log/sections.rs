@@ -3,7 +3,7 @@
 //! Each is `kind u8, length varint, octets`. The top bit of the kind says that a reader that does
 //! not know the section must not go on; others are copied along untouched.
 
-use super::varint;
+use crate::broker::varint;
 
 /// What a section holds. The number is the kind on disk without its top bit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

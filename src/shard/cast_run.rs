@@ -48,10 +48,8 @@ impl<S: Storage> Shard<S> {
         let mut found = std::mem::take(&mut self.receivers);
         self.engine.topics.matches(topic, &mut found);
         let live = |receiver: &Receiver| matches!(receiver, Receiver::Live(_));
-        let mut routed = Vec::new();
-        self.engine.add_bound_to_topics(topic, &mut routed);
         let mut used = 0;
-        if !found.is_empty() && routed.is_empty() && found.iter().all(live) {
+        if !found.is_empty() && found.iter().all(live) {
             let mut run = std::mem::take(&mut self.cast_run);
             used = self.collect_casts(slot, topic, input, &mut run);
             let CastRun {

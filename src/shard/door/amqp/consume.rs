@@ -25,6 +25,18 @@ use crate::shard::waiters::{FOREVER_US, Terms};
 use crate::shard::{Now, Shard};
 
 impl<S: Storage> Shard<S> {
+    /// How a message goes to a consumer, or to who gets one: leased by the connection without a deadline, or settled.
+    fn amqp_terms(&self, slot: usize, no_ack: bool) -> Terms {
+        Terms {
+            holder: self.conns[slot].holder,
+            lease_us: Some(FOREVER_US),
+            ack_auto: no_ack,
+            timestamps: false,
+            hold: false,
+            from_tail: false,
+        }
+    }
+
     /// The name that a method means: where it names none, the queue that the channel declared last.
     pub(super) fn queue_name(
         &mut self,
@@ -163,14 +175,7 @@ impl<S: Storage> Shard<S> {
             0 => u32::MAX,
             prefetch => u32::from(prefetch),
         };
-        let terms = Terms {
-            holder: self.conns[slot].holder,
-            lease_us: Some(FOREVER_US),
-            ack_auto: no_ack,
-            timestamps: false,
-            hold: false,
-            from_tail: false,
-        };
+        let terms = self.amqp_terms(slot, no_ack);
         if !nowait {
             self.say_on(slot, number, id::BASIC_CONSUME_OK)
                 .shortstr(&tag)
@@ -311,14 +316,7 @@ impl<S: Storage> Shard<S> {
         if !self.engine.queue(key).waiters.is_empty() {
             self.dispatch(key, now);
         }
-        let terms = Terms {
-            holder: self.conns[slot].holder,
-            lease_us: Some(FOREVER_US),
-            ack_auto: no_ack,
-            timestamps: false,
-            hold: false,
-            from_tail: false,
-        };
+        let terms = self.amqp_terms(slot, no_ack);
         self.amqp(slot).is_getting = true;
         let given = hand_out(
             &mut self.engine,
