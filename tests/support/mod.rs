@@ -8,7 +8,9 @@
     reason = "these tests watch a real process"
 )]
 
+pub mod amqp;
 pub mod client;
+pub mod http;
 pub mod ledger;
 pub mod load;
 pub mod os;

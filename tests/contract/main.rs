@@ -1,0 +1,35 @@
+//! The contract of the protocols, from outside: conversations with a real broker.
+
+#![allow(
+    clippy::disallowed_methods,
+    reason = "these tests watch a real process"
+)]
+
+mod amqp;
+mod drain;
+mod framing;
+mod groups;
+mod http;
+mod http_docs;
+mod keys;
+mod limits;
+mod order;
+mod publish;
+mod pull;
+mod queues;
+mod request;
+mod resp;
+mod retain;
+mod runs;
+mod schedules;
+mod script;
+mod settings;
+mod settle;
+mod stats;
+mod subscribe;
+#[path = "../support/mod.rs"]
+mod support;
+mod time;
+mod topics;
+mod transactions;
+mod why;

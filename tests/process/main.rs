@@ -1,0 +1,25 @@
+//! The real process: killed, starved of space and files, flooded, shut down, and driven by its own clients.
+
+#![allow(
+    clippy::disallowed_methods,
+    reason = "these tests watch a real process"
+)]
+
+#[cfg(target_os = "linux")]
+mod bad_bytes;
+mod cli;
+mod client;
+mod directory;
+#[cfg(target_os = "linux")]
+mod disk_full;
+#[cfg(target_os = "linux")]
+mod doors;
+mod exactly_once;
+#[cfg(target_os = "linux")]
+mod flood;
+mod kill;
+mod python_client;
+mod shards;
+mod shutdown;
+#[path = "../support/mod.rs"]
+mod support;
