@@ -274,6 +274,8 @@ impl<S: Storage> Engine<S> {
         };
         self.enter(target, &published, None);
         self.published(target, level, level);
+        let need = self.visible_need(target);
+        self.moved.add(need);
         self.arm(target);
     }
 }

@@ -36,7 +36,7 @@ use foldhash::SharedSeed;
 use foldhash::fast::SeedableRandomState;
 use slab::Slab;
 
-use super::conn::Need;
+use super::conn::{Need, Unseen};
 use crate::broker::arena::ChunkPool;
 use crate::broker::exchanges::Exchanges;
 use crate::broker::id::{Level, MessageId, QueueUid};
@@ -99,6 +99,8 @@ pub struct Engine<S: Storage> {
     pub over_budget: bool,
     /// Something of this turn needs a sync.
     pub sync_wanted: bool,
+    /// When what was moved to other queues last can be seen there.
+    pub moved: Unseen,
     /// Queues with ready messages and waiting consumers.
     pub runnable: VecDeque<QueueKey>,
     /// Queues that published in this turn and are not visible at once.
@@ -149,6 +151,7 @@ impl<S: Storage> Engine<S> {
             once_key: 0,
             over_budget: false,
             sync_wanted: false,
+            moved: Unseen::default(),
             runnable: VecDeque::new(),
             touched: Vec::new(),
             reveals_os: VecDeque::new(),

@@ -510,6 +510,8 @@ impl<S: Storage> Engine<S> {
         } else {
             self.sync_wanted |= source_level.max(level) >= Level::Disk;
             self.published(target, level, level);
+            let need = self.visible_need(target);
+            self.moved.add(need);
         }
         self.arm(target);
         target_id
