@@ -7,6 +7,7 @@ use super::peers::{CLOSED, CLOSING};
 use super::{ConnKey, Ending, Now, Shard, Stop};
 use crate::broker::index::Slot;
 use crate::broker::reply::ErrorCode;
+use crate::buffer::bodies;
 use crate::fault::{Fault, planted};
 use crate::log::disk::Storage;
 use crate::log::{BlockSlot, Event, Position};
@@ -444,6 +445,7 @@ impl<S: Storage> Shard<S> {
     fn count_memory(&mut self, now: Now) {
         self.housekeeping.memory_due_us = now.us + MEMORY_INTERVAL_US;
         self.housekeeping.busy = false;
+        bodies::trim_if_idle();
         let budget = self.memory_budget_bytes;
         let conns: usize = self.conns.iter().map(|(_, conn)| conn.memory()).sum();
         let mut buffers = conns + self.pool.bytes() + self.requests.memory() + self.live.memory();

@@ -175,6 +175,8 @@ pub struct Shard<S: Storage> {
     cast_run: cast_run::CastRun,
     /// Scratch for the handles of an ack.
     handles: Vec<Typed>,
+    /// Scratch for the commands of a run of acks.
+    ack_commands: Vec<ack_run::Command>,
 }
 
 impl<S: Storage> Shard<S> {
@@ -260,6 +262,7 @@ impl<S: Storage> Shard<S> {
             text: Vec::new(),
             cast_run: cast_run::CastRun::default(),
             handles: Vec::new(),
+            ack_commands: Vec::new(),
         };
         shard.watch_expiring(now);
         Ok((shard, recovered))

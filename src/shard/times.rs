@@ -50,6 +50,8 @@ pub struct Times {
     pub now_us: u64,
     /// By their leases' serials.
     watched: Box<[Watched; WATCHED]>,
+    /// A bit for each place there that is taken, by one that may have ended meanwhile.
+    taken: [u64; WATCHED / 64],
 }
 
 impl Default for Times {
@@ -60,6 +62,7 @@ impl Default for Times {
             turn_us: Histogram::default(),
             now_us: 0,
             watched: Box::new([Watched::default(); WATCHED]),
+            taken: [0; WATCHED / 64],
         }
     }
 }
@@ -69,22 +72,43 @@ impl Times {
     /// `is_on` by its serial, goes on being watched instead, so that slow ones are not lost.
     #[inline]
     pub fn watch(&mut self, serial: u64, now_us: u64, is_on: impl FnOnce(u64) -> bool) {
-        let place = &mut self.watched[serial as usize % WATCHED];
+        let at = serial as usize % WATCHED;
+        let place = &mut self.watched[at];
         if place.serial == 0 || !is_on(place.serial) {
             *place = Watched {
                 serial,
                 begun_us: now_us,
             };
+            self.taken[at / 64] |= 1 << (at % 64);
         }
     }
 
     /// The delivery with that lease is acked.
     #[inline]
     pub fn acked(&mut self, serial: u64) {
-        let place = &self.watched[serial as usize % WATCHED];
+        let at = serial as usize % WATCHED;
+        let place = &self.watched[at];
         if place.serial == serial {
-            self.service_us
-                .add(self.now_us.saturating_sub(place.begun_us));
+            self.taken[at / 64] &= !(1 << (at % 64));
+            let worked_us = self.now_us.saturating_sub(place.begun_us);
+            self.service_us.add(worked_us);
+        }
+    }
+
+    /// The deliveries with so many leases, from that serial on, are acked.
+    #[inline]
+    pub fn acked_run(&mut self, first: u64, count: u64) {
+        let (mut serial, end) = (first, first + count);
+        while serial < end {
+            let at = serial as usize % WATCHED;
+            let (word, bit) = (at / 64, at as u64 % 64);
+            let many = (64 - bit).min(end - serial);
+            let mut taken = self.taken[word] & ((u64::MAX >> (64 - many)) << bit);
+            while taken != 0 {
+                self.acked(serial + u64::from(taken.trailing_zeros()) - bit);
+                taken &= taken - 1;
+            }
+            serial += many;
         }
     }
 }
@@ -103,6 +127,26 @@ mod tests {
         assert_eq!(histogram.below[BUCKETS - 1], 2);
         assert_eq!(histogram.below.iter().sum::<u64>(), 7);
         assert_eq!(histogram.sum, u64::MAX);
+    }
+
+    #[test]
+    fn a_run_of_acks_finds_who_is_watched_in_it() {
+        for first in [1, 60, 64, 250, 1000] {
+            for count in [1, 2, 63, 64, 65, 300, 600] {
+                let mut times = Times::default();
+                for serial in first.max(10) - 3..first + count + 3 {
+                    times.watch(serial, 1, |_| true);
+                }
+                times.now_us = 2;
+                let watched: Vec<u64> = times.watched.iter().map(|it| it.serial).collect();
+                let within = watched
+                    .iter()
+                    .filter(|it| (first..first + count).contains(it));
+                let wanted = within.count() as u64;
+                times.acked_run(first, count);
+                assert_eq!(times.service_us.sum, wanted, "{count} from {first}");
+            }
+        }
     }
 
     #[test]

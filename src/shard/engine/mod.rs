@@ -18,6 +18,7 @@ mod publish_run;
 mod request;
 mod schedules;
 mod settle;
+mod settle_run;
 mod timers;
 mod transaction;
 

@@ -10,6 +10,7 @@ use crate::broker::id::Level;
 use crate::broker::queue::QueueKey;
 use crate::broker::reply::{ErrorCode, Payload};
 use crate::broker::settings::WhenFull;
+use crate::buffer::bodies;
 use crate::log::disk::Storage;
 use crate::log::{SectionKind, SectionsBuilder};
 use crate::protocol::amqp::content::{Kept, Properties};
@@ -73,7 +74,7 @@ impl<S: Storage> Shard<S> {
             let body = Body::Borrowed(&content.body);
             return self.publish_any(slot, number, &publish, &content.properties, &body, now);
         }
-        let bytes = Bytes::from(std::mem::take(&mut content.body));
+        let bytes = bodies::share(std::mem::take(&mut content.body));
         let body = Body::Owned(bytes.clone());
         let outcome = self.publish_any(slot, number, &publish, &content.properties, &body, now);
         drop(body);
