@@ -136,6 +136,14 @@ pub struct Cursor<'a> {
 }
 
 impl<'a> Cursor<'a> {
+    /// When the message at a place was published, unix milliseconds.
+    ///
+    /// # Panics
+    /// If there is no message.
+    pub fn time_ms(&self, place: u64) -> u64 {
+        self.arena.get(place).time_ms
+    }
+
     /// The body of the message at a place if it has no sections and no memory of its own.
     ///
     /// # Panics

@@ -74,6 +74,7 @@ impl<S: Storage> Shard<S> {
     /// apply, expire, deliver.
     pub fn handle_turn_end(&mut self, now: Now) {
         self.housekeeping.again = false;
+        self.engine.times.now_us = now.us;
         self.resume_conns(now);
         self.take_log_events(now);
         self.expire_leases(now);
@@ -97,6 +98,12 @@ impl<S: Storage> Shard<S> {
         if self.peers.is_some() {
             self.exchange(now);
         }
+    }
+
+    /// The loop's last turn took so long, microseconds, from the end of its sleep.
+    #[inline]
+    pub fn handle_turn_measured(&mut self, took_us: u64) {
+        self.engine.times.turn_us.add(took_us);
     }
 
     fn dispatch_all(&mut self, now: Now) {

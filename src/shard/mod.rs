@@ -31,6 +31,7 @@ mod settling;
 mod single;
 mod snapshot;
 mod stats;
+mod times;
 mod trace;
 mod transaction;
 mod waiters;
@@ -365,6 +366,7 @@ impl<S: Storage> Shard<S> {
     /// `count` bytes were read into the space.
     pub fn handle_received(&mut self, conn: ConnKey, count: usize, now: Now) {
         let Some(slot) = self.slot(conn) else { return };
+        self.engine.times.now_us = now.us;
         let conn = &mut self.conns[slot];
         conn.heard_us = now.us;
         conn.turn_bytes += count;
