@@ -1,8 +1,8 @@
 //! How long things take, in histograms for `/metrics`.
 //!
-//! Of every hand-out (the messages that one connection is given of one queue in one turn) the first message is
-//! measured: all of them where they come one by one, few where they come by the hundred, and a message in the
-//! middle of a run costs nothing.
+//! Of every hand-out (the messages that one connection is given of one queue in one turn) one message is measured:
+//! all of them where they come one by one, few where they come by the hundred, and a message in the middle of a run
+//! costs nothing.
 
 /// Buckets of a histogram.
 pub const BUCKETS: usize = 32;
@@ -87,8 +87,9 @@ impl Times {
     #[inline]
     pub fn acked(&mut self, serial: u64) {
         let at = serial as usize % WATCHED;
-        let place = &self.watched[at];
+        let place = &mut self.watched[at];
         if place.serial == serial {
+            place.serial = 0;
             self.taken[at / 64] &= !(1 << (at % 64));
             let worked_us = self.now_us.saturating_sub(place.begun_us);
             self.service_us.add(worked_us);
@@ -164,5 +165,19 @@ mod tests {
         times.acked(1 + WATCHED as u64);
         assert_eq!(times.service_us.sum, 210);
         assert_eq!(times.service_us.below.iter().sum::<u64>(), 2);
+    }
+
+    #[test]
+    fn who_is_watched_within_a_run_is_found() {
+        for serial in 1000..1300 {
+            let mut times = Times::default();
+            times.watch(serial, 0, |_| false);
+            times.acked_run(900, 100);
+            times.acked_run(1300, 100);
+            assert_eq!(times.service_us.below.iter().sum::<u64>(), 0, "{serial}");
+            times.acked_run(1000, 300);
+            times.acked_run(1000, 300);
+            assert_eq!(times.service_us.below.iter().sum::<u64>(), 1, "{serial}");
+        }
     }
 }
