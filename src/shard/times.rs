@@ -6,8 +6,9 @@
 
 /// Buckets of a histogram.
 pub const BUCKETS: usize = 32;
-/// Deliveries that are watched until they are acked, at most.
+/// Deliveries that are watched until they are acked, at most; of so many that follow each other, one at a time.
 const WATCHED: usize = 256;
+const APART: u64 = 64;
 
 /// Counts of values by the powers of two that they are below.
 #[derive(Clone, Copy, Debug, Default)]
@@ -65,11 +66,17 @@ impl Default for Times {
 }
 
 impl Times {
+    /// Where the delivery with that lease may be watched.
+    #[inline]
+    fn place(serial: u64) -> usize {
+        (serial / APART) as usize % WATCHED
+    }
+
     /// The delivery with that lease is to be watched. One that is watched at its place already, and
     /// `is_on` by its serial, goes on being watched instead, so that slow ones are not lost.
     #[inline]
     pub fn watch(&mut self, serial: u64, now_us: u64, is_on: impl FnOnce(u64) -> bool) {
-        let place = &mut self.watched[serial as usize % WATCHED];
+        let place = &mut self.watched[Times::place(serial)];
         if place.serial == 0 || !is_on(place.serial) {
             *place = Watched {
                 serial,
@@ -81,10 +88,24 @@ impl Times {
     /// The delivery with that lease is acked.
     #[inline]
     pub fn acked(&mut self, serial: u64) {
-        let place = &self.watched[serial as usize % WATCHED];
-        if place.serial == serial {
-            self.service_us
-                .add(self.now_us.saturating_sub(place.begun_us));
+        self.acked_run(serial, 1);
+    }
+
+    /// So many deliveries with leases from `first` on are acked.
+    #[inline]
+    pub fn acked_run(&mut self, first: u64, count: u64) {
+        let serials = first..first + count;
+        for serial in serials
+            .clone()
+            .step_by(APART as usize)
+            .chain(serials.end.checked_sub(1))
+        {
+            let watched = &mut self.watched[Times::place(serial)];
+            if serials.contains(&watched.serial) {
+                watched.serial = 0;
+                let began = watched.begun_us;
+                self.service_us.add(self.now_us.saturating_sub(began));
+            }
         }
     }
 }
@@ -108,17 +129,33 @@ mod tests {
     #[test]
     fn who_is_watched_stays_so_until_its_lease_has_ended() {
         let mut times = Times::default();
+        let same = 1 + APART * WATCHED as u64;
         times.watch(1, 100, |_| panic!("nobody was watched there"));
-        times.watch(1 + WATCHED as u64, 200, |serial| serial == 1);
+        times.watch(same, 200, |serial| serial == 1);
         times.now_us = 300;
-        times.acked(1 + WATCHED as u64);
+        times.acked(same);
         assert_eq!(times.service_us.sum, 0);
         times.acked(1);
+        times.acked(1);
         assert_eq!(times.service_us.sum, 200);
-        times.watch(1 + WATCHED as u64, 300, |_| false);
+        times.watch(same, 300, |_| false);
         times.now_us = 310;
-        times.acked(1 + WATCHED as u64);
+        times.acked(same);
         assert_eq!(times.service_us.sum, 210);
         assert_eq!(times.service_us.below.iter().sum::<u64>(), 2);
+    }
+
+    #[test]
+    fn who_is_watched_within_a_run_is_found() {
+        for serial in 1000..1300 {
+            let mut times = Times::default();
+            times.watch(serial, 0, |_| false);
+            times.acked_run(900, 100);
+            times.acked_run(1300, 100);
+            assert_eq!(times.service_us.below.iter().sum::<u64>(), 0, "{serial}");
+            times.acked_run(1000, 300);
+            times.acked_run(1000, 300);
+            assert_eq!(times.service_us.below.iter().sum::<u64>(), 1, "{serial}");
+        }
     }
 }

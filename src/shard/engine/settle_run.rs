@@ -39,6 +39,7 @@ impl<S: Storage> Engine<S> {
             });
         drop(freed);
         queue.settle_run(first.id, count, bytes);
+        self.times.acked_run(first.serial, count as u64);
         (count > 0).then_some((count, holder))
     }
 }
