@@ -25,6 +25,7 @@ mod placement;
 mod publish_run;
 mod recovery;
 mod request;
+pub mod reshard;
 mod schedule;
 mod session;
 mod settling;
