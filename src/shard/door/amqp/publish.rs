@@ -10,6 +10,7 @@ use crate::broker::id::Level;
 use crate::broker::queue::QueueKey;
 use crate::broker::reply::{ErrorCode, Payload};
 use crate::broker::settings::WhenFull;
+use crate::fault::{Fault as Planted, planted};
 use crate::log::disk::Storage;
 use crate::log::{SectionKind, SectionsBuilder};
 use crate::protocol::amqp::content::{Kept, Properties};
@@ -431,6 +432,7 @@ impl<S: Storage> Shard<S> {
         while let Some(next) = self.amqp(slot).confirms.front().copied() {
             if let Confirm::Taken { need, .. } = next
                 && !self.engine.reached(need)
+                && !planted(Planted::ConfirmSentEarly)
             {
                 break;
             }
