@@ -268,6 +268,41 @@ impl Index {
         true
     }
 
+    /// How many ids from `first` on, at most `most`, [`Index::settle_run`] can settle at once.
+    #[inline]
+    pub fn runs(&self, first: MessageId, most: usize) -> usize {
+        let nth = (first % BLOCK_IDS as u64) as usize;
+        match self.block(first) {
+            Some(block) if block.far.is_empty() => {
+                most.min(usize::from(block.located).saturating_sub(nth))
+            }
+            _ => 0,
+        }
+    }
+
+    /// Settles unsettled messages of consecutive ids, as many as [`Index::runs`] said at most, whose bodies are
+    /// `bytes` together.
+    #[inline]
+    pub fn settle_run(&mut self, first: MessageId, count: usize, bytes: u64) {
+        let Some(block) = self.block_mut(first) else {
+            return;
+        };
+        let nth = (first % BLOCK_IDS as u64) as usize;
+        settle_between(&mut block.settled, nth, nth + count);
+        block.live -= count as u16;
+        let bytes = match block.live {
+            0 => block.bytes,
+            _ => bytes.min(block.bytes),
+        };
+        block.bytes -= bytes;
+        let done = block.live == 0 && block.located as usize == BLOCK_IDS;
+        self.live -= count as u64;
+        self.bytes -= bytes;
+        if done {
+            self.drop_block(first / BLOCK_IDS as u64);
+        }
+    }
+
     /// A new block follows the last one: ids of that which were left out count as settled.
     fn close_last(&mut self) {
         let Some(Some(block)) = self.blocks.back_mut() else {
@@ -602,8 +637,11 @@ impl Block {
 
 /// Marks ids `from..to` of a block as settled.
 fn settle_between(settled: &mut [u64; WORDS], from: usize, to: usize) {
-    for nth in from..to {
-        settled[nth / 64] |= 1 << (nth % 64);
+    let mut nth = from;
+    while nth < to {
+        let many = (64 - nth % 64).min(to - nth);
+        settled[nth / 64] |= u64::MAX >> (64 - many) << (nth % 64);
+        nth += many;
     }
 }
 

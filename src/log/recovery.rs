@@ -182,6 +182,7 @@ fn open_manifest<D: Disk>(
         .list("")
         .map_err(|error| OpenError::io("", "listing", error))?;
     let found = Manifest::load(disk)?;
+    let was_there = found.is_some();
     let fresh = found.as_ref().is_none_or(|found| found.incarnation == 0);
     let manifest = match found {
         Some(manifest) => manifest,
@@ -208,8 +209,10 @@ fn open_manifest<D: Disk>(
         }
         // The manifest may have been renamed by a start that died before it could sync that. If power
         // failed now the shard's directory could stay without it, which would look like another's.
-        disk.sync_dir("")
-            .map_err(|error| OpenError::io("", "syncing", error))?;
+        if was_there {
+            disk.sync_dir("")
+                .map_err(|error| OpenError::io("", "syncing", error))?;
+        }
         disk.create_dir(SHARD)
             .map_err(|error| OpenError::io(SHARD, "making", error))?;
         disk.sync_dir("")

@@ -7,6 +7,7 @@ use super::peers::{CLOSED, CLOSING};
 use super::{ConnKey, Ending, Now, Shard, Stop};
 use crate::broker::index::Slot;
 use crate::broker::reply::ErrorCode;
+use crate::buffer::bodies;
 use crate::fault::{Fault, planted};
 use crate::log::disk::Storage;
 use crate::log::{BlockSlot, Event, Position};
@@ -73,6 +74,7 @@ impl<S: Storage> Shard<S> {
     /// apply, expire, deliver.
     pub fn handle_turn_end(&mut self, now: Now) {
         self.housekeeping.again = false;
+        self.engine.times.now_us = now.us;
         self.resume_conns(now);
         self.take_log_events(now);
         self.expire_leases(now);
@@ -96,6 +98,12 @@ impl<S: Storage> Shard<S> {
         if self.peers.is_some() {
             self.exchange(now);
         }
+    }
+
+    /// The loop's last turn took so long, microseconds, from the end of its sleep.
+    #[inline]
+    pub fn handle_turn_measured(&mut self, took_us: u64) {
+        self.engine.times.turn_us.add(took_us);
     }
 
     fn dispatch_all(&mut self, now: Now) {
@@ -439,6 +447,7 @@ impl<S: Storage> Shard<S> {
     fn count_memory(&mut self, now: Now) {
         self.housekeeping.memory_due_us = now.us + MEMORY_INTERVAL_US;
         self.housekeeping.busy = false;
+        bodies::trim_if_idle();
         let budget = self.memory_budget_bytes;
         let conns: usize = self.conns.iter().map(|(_, conn)| conn.memory()).sum();
         let mut buffers = conns + self.pool.bytes() + self.requests.memory() + self.live.memory();

@@ -603,7 +603,7 @@ fn errors_have_the_codes_of_the_specification() {
         it.send_declare("s", DURABLE, &texts(&[("x-queue-type", "stream")]))
     });
     check(540, &|it| {
-        it.send_consume("q", "", 0, &numbers(&[("x-priority", 1)]))
+        it.send_consume("q", "", 0, &numbers(&[("x-stream-offset", 1)]))
     });
     check(540, &|it| {
         it.send_exchange("later", "x-delayed-message", 0, b"")

@@ -2,10 +2,10 @@
 
 use bytes::Bytes;
 
-use super::super::Now;
-use super::super::deaths;
+use super::super::conn::Need;
+use super::super::{Now, deaths};
 use super::settle::Death;
-use super::{Engine, Receiver};
+use super::{Engine, Receiver, Refused};
 use crate::broker::command::Body;
 use crate::broker::exchanges::{Change, DeadRoute, Declared, ExchangeKey, Found, Target};
 use crate::broker::id::Level;
@@ -244,6 +244,44 @@ impl<S: Storage> Engine<S> {
         );
     }
 
+    /// Has the queue no room for one more body of so many bytes? Changes nothing.
+    pub fn is_full_for(&mut self, key: QueueKey, body_bytes: u64) -> bool {
+        matches!(self.plan_room(key, 1, body_bytes), Err(Refused::Error(_)))
+    }
+
+    /// A message that a full queue refuses goes where its dead letters go. Returns what must be reached until it
+    /// is safe there.
+    pub fn bury_refused(
+        &mut self,
+        key: QueueKey,
+        sections: &[u8],
+        body: &Body<'_>,
+        now: Now,
+    ) -> Need {
+        let Some(route) = self.queue(key).dead_route().cloned() else {
+            return Need::NOW;
+        };
+        let name = self.queue(key).name.clone();
+        let reason = TransferReason::DroppedOld;
+        let note = deaths::Note {
+            queue: &name,
+            reason,
+            time_s: now.us / 1_000_000,
+        };
+        let (sections, routing_key) = deaths::add(Sections(sections), &note, &route);
+        let body = Bytes::copy_from_slice(body.as_slice());
+        let mut need = Need::NOW;
+        for target in self.dead_targets(&route, &sections, routing_key, reason) {
+            self.copy_to(target, &sections, &body, now);
+            let other = self.visible_need(target);
+            if other.level > need.level {
+                need = other;
+            }
+        }
+        self.queue_mut(key).counters.dead += 1;
+        need
+    }
+
     /// Publishes a message anew that is moved to several queues; no limit refuses it.
     fn copy_to(&mut self, target: QueueKey, sections: &[u8], body: &Bytes, now: Now) {
         let queue = &mut self.queues[target.0 as usize];
@@ -274,6 +312,8 @@ impl<S: Storage> Engine<S> {
         };
         self.enter(target, &published, None);
         self.published(target, level, level);
+        let need = self.visible_need(target);
+        self.moved.add(need);
         self.arm(target);
     }
 }

@@ -3,13 +3,14 @@
 use bytes::Bytes;
 
 use super::{Confirm, Content, Fault, Mode, Outcome, channel_fault, connection_fault, shown};
-use super::{reply_to, run::not_immediate};
+use super::{arguments, reply_to, run::not_immediate};
 use crate::broker::command::{Body, PublishOptions};
 use crate::broker::exchanges::{ExchangeKey, FLAG_INTERNAL};
 use crate::broker::id::Level;
 use crate::broker::queue::QueueKey;
 use crate::broker::reply::{ErrorCode, Payload};
 use crate::broker::settings::WhenFull;
+use crate::buffer::bodies;
 use crate::fault::{Fault as Planted, planted};
 use crate::log::disk::Storage;
 use crate::log::{SectionKind, SectionsBuilder};
@@ -74,7 +75,7 @@ impl<S: Storage> Shard<S> {
             let body = Body::Borrowed(&content.body);
             return self.publish_any(slot, number, &publish, &content.properties, &body, now);
         }
-        let bytes = Bytes::from(std::mem::take(&mut content.body));
+        let bytes = bodies::share(std::mem::take(&mut content.body));
         let body = Body::Owned(bytes.clone());
         let outcome = self.publish_any(slot, number, &publish, &content.properties, &body, now);
         drop(body);
@@ -268,12 +269,68 @@ impl<S: Storage> Shard<S> {
             is_plain: sections.is_empty() && found.priority.is_none() && ttl_ms.is_none(),
             ..PublishOptions::default()
         };
+        let burying = match reached.queues.len() {
+            0 | 1 => Vec::new(),
+            _ => self.full_that_bury(&reached.queues, body.as_slice().len() as u64),
+        };
+        if burying.is_empty() {
+            return self.store_reached(slot, number, key, &options, body, reached, now);
+        }
+        if self.wait_for_publishes(slot) {
+            return Err(Fault::Again);
+        }
+        let others = reached.queues.iter().copied();
+        let others = others.filter(|queue| !burying.contains(queue)).collect();
+        let all = std::mem::replace(&mut reached.queues, others);
+        let fate = self.store_reached(slot, number, key, &options, body, reached, now);
+        reached.queues = all;
+        let mut fate = fate?;
+        for queue in burying {
+            let buried = self.bury_refused(slot, number, queue, sections, body, now);
+            fate = match (fate, buried) {
+                (Fate::Taken(one), Fate::Taken(other)) => {
+                    Fate::Taken(if one.level > other.level { one } else { other })
+                }
+                _ => Fate::Refused,
+            };
+        }
+        Ok(fate)
+    }
+
+    /// Those of several queues that are full and whose dead letters take what they refuse.
+    fn full_that_bury(&mut self, queues: &[QueueKey], body_bytes: u64) -> Vec<QueueKey> {
+        let mut found = Vec::new();
+        for queue in queues {
+            let settings = &self.engine.queue(*queue).settings;
+            let is_bounded = settings.maxlen.is_some() || settings.maxbytes.is_some();
+            if is_bounded
+                && self.buries_refused(*queue)
+                && self.engine.is_full_for(*queue, body_bytes)
+            {
+                found.push(*queue);
+            }
+        }
+        found
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    #[inline]
+    fn store_reached(
+        &mut self,
+        slot: usize,
+        number: u16,
+        key: &[u8],
+        options: &PublishOptions<'_>,
+        body: &Body<'_>,
+        reached: &mut Reached,
+        now: Now,
+    ) -> Result<Fate, Fault> {
         let fate = match reached.queues[..] {
             [] => Fate::Taken(Need::NOW),
             [queue] => {
                 let size = body.as_slice().len() as u64;
                 let one = std::iter::once(same_body(body));
-                match self.engine.publish(queue, &options, one, 1, size, now) {
+                match self.engine.publish(queue, options, one, 1, size, now) {
                     Ok(receipt) => {
                         if receipt.hidden {
                             let need = self.engine.visible_need(queue);
@@ -286,11 +343,20 @@ impl<S: Storage> Shard<S> {
                         return Err(Fault::Again);
                     }
                     Err(Refused::Error(error)) => {
+                        if error.code == ErrorCode::Full && self.buries_refused(queue) {
+                            // What is not visible yet cannot make room; then it can.
+                            if self.wait_for_publishes(slot) {
+                                return Err(Fault::Again);
+                            }
+                            let sections = options.sections;
+                            let fate = self.bury_refused(slot, number, queue, sections, body, now);
+                            return Ok(fate);
+                        }
                         return self.refused(slot, number, &reached.queues, error.code, now);
                     }
                 }
             }
-            _ => match self.engine.cast(&reached.queues, &options, body, now) {
+            _ => match self.engine.cast(&reached.queues, options, body, now) {
                 Ok(receipt) => {
                     if receipt.visible.level != Level::None {
                         self.conns[slot].published.add(receipt.visible);
@@ -310,7 +376,7 @@ impl<S: Storage> Shard<S> {
             },
         };
         if !reached.receivers.is_empty() {
-            self.give_live(&reached.receivers, key, &options, body, now);
+            self.give_live(&reached.receivers, key, options, body, now);
         }
         if self.amqp(slot).is_blocked {
             self.unblock_publisher(slot);
@@ -340,6 +406,31 @@ impl<S: Storage> Shard<S> {
         }
     }
 
+    fn buries_refused(&self, queue: QueueKey) -> bool {
+        let declared = self.engine.queue(queue).declared.as_ref();
+        declared.is_some_and(|declared| arguments::buries_refused(declared))
+    }
+
+    /// A full queue refuses a message, which goes to its dead-letter exchange. A publisher that awaits confirms is
+    /// told; for another it is taken.
+    fn bury_refused(
+        &mut self,
+        slot: usize,
+        number: u16,
+        queue: QueueKey,
+        sections: &[u8],
+        body: &Body<'_>,
+        now: Now,
+    ) -> Fate {
+        let need = self.engine.bury_refused(queue, sections, body, now);
+        let moved = self.engine.moved;
+        self.conns[slot].published.merge(moved);
+        match self.amqp(slot).confirms_on(number) {
+            true => Fate::Refused,
+            false => Fate::Taken(need),
+        }
+    }
+
     /// A queue takes no more. A publisher that awaits confirms is told; another waits.
     fn refused(
         &mut self,
@@ -360,6 +451,10 @@ impl<S: Storage> Shard<S> {
         }
         if self.amqp(slot).confirms_on(number) {
             return Ok(Fate::Refused);
+        }
+        if self.gives_up(slot, now) {
+            let text = "there was no room for a message until long after the client's end";
+            return Err(connection_fault(code::RESOURCE_ERROR, text));
         }
         self.block_publisher(slot, code, now);
         Err(Fault::Again)
