@@ -74,6 +74,9 @@ impl<S: Storage> Shard<S> {
     pub fn handle_turn_end(&mut self, now: Now) {
         self.housekeeping.again = false;
         self.resume_conns(now);
+        if self.peers.is_some() {
+            self.decide_pulls(now);
+        }
         self.take_log_events(now);
         self.expire_leases(now);
         self.engine.handle_timers(now);
