@@ -1,5 +1,5 @@
-//! Bugs planted on purpose, to prove that the simulator would see them. Without the feature
-//! `planted-bugs` none of this is in the program: [`planted`] is `false` and costs nothing.
+//! Bugs planted on purpose, to prove that the simulator would see them. Only tests can plant one, and only in a
+//! build with debug assertions; in any other [`planted`] is `false` and costs nothing.
 
 /// A bug that can be planted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,13 +118,13 @@ pub const ALL: [Fault; 36] = [
     Fault::AnswerBeforePublishes,
 ];
 
-#[cfg(feature = "planted-bugs")]
+#[cfg(debug_assertions)]
 thread_local! {
     static PLANTED: std::cell::Cell<Option<Fault>> = const { std::cell::Cell::new(None) };
 }
 
 /// Plants a bug in everything that this thread runs from now on, or none.
-#[cfg(feature = "planted-bugs")]
+#[cfg(debug_assertions)]
 pub fn plant(fault: Option<Fault>) {
     PLANTED.set(fault);
 }
@@ -132,11 +132,11 @@ pub fn plant(fault: Option<Fault>) {
 /// Whether this bug is planted.
 #[inline(always)]
 pub fn planted(fault: Fault) -> bool {
-    #[cfg(feature = "planted-bugs")]
+    #[cfg(debug_assertions)]
     {
         PLANTED.get() == Some(fault)
     }
-    #[cfg(not(feature = "planted-bugs"))]
+    #[cfg(not(debug_assertions))]
     {
         let _ = fault;
         false

@@ -10,7 +10,7 @@ mod groups;
 mod oracle;
 mod pipeline;
 mod plan;
-#[cfg(feature = "planted-bugs")]
+#[cfg(debug_assertions)]
 mod planted;
 mod rng;
 mod runs;

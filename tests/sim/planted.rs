@@ -1,5 +1,8 @@
 //! Is anybody looking? Every bug that can be planted must be seen within so many seeds.
 
+use std::sync::Mutex;
+use std::thread;
+
 use ringmq::fault::{ALL, Fault, plant};
 
 use crate::groups;
@@ -33,7 +36,6 @@ fn caught(fault: Fault) -> Option<(u64, String)> {
 
 #[test]
 fn every_planted_bug_is_caught() {
-    let mut missed = Vec::new();
     // `RINGMQ_FAULT=name` looks for one of them alone.
     let wanted = std::env::var("RINGMQ_FAULT").ok();
     let is_wanted = |fault: &Fault| {
@@ -41,14 +43,24 @@ fn every_planted_bug_is_caught() {
             .as_ref()
             .is_none_or(|name| *name == format!("{fault:?}"))
     };
-    for fault in ALL.into_iter().filter(is_wanted) {
-        match caught(fault) {
-            Some((seed, violation)) => {
-                let shown: String = violation.chars().take(160).collect();
-                println!("{fault:?}: seed {seed}: {shown}");
+    let left = Mutex::new(ALL.into_iter().filter(is_wanted));
+    let missed = Mutex::new(Vec::new());
+    let look = || {
+        // A bug is planted in what one thread runs.
+        while let Some(fault) = { left.lock().expect("nobody panics with it").next() } {
+            match caught(fault) {
+                Some((seed, violation)) => {
+                    let shown: String = violation.chars().take(160).collect();
+                    println!("{fault:?}: seed {seed}: {shown}");
+                }
+                None => missed.lock().expect("nobody panics with it").push(fault),
             }
-            None => missed.push(fault),
         }
-    }
+    };
+    thread::scope(|scope| {
+        let cores = thread::available_parallelism().map_or(1, usize::from);
+        (0..cores).for_each(|_| _ = scope.spawn(look));
+    });
+    let missed = missed.into_inner().expect("nobody panicked");
     assert!(missed.is_empty(), "nobody saw {missed:?} in {SEEDS} seeds");
 }
