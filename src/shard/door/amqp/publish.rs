@@ -11,6 +11,7 @@ use crate::broker::queue::QueueKey;
 use crate::broker::reply::{ErrorCode, Payload};
 use crate::broker::settings::WhenFull;
 use crate::buffer::bodies;
+use crate::fault::{Fault as Planted, planted};
 use crate::log::disk::Storage;
 use crate::log::{SectionKind, SectionsBuilder};
 use crate::protocol::amqp::content::{Kept, Properties};
@@ -566,6 +567,7 @@ impl<S: Storage> Shard<S> {
         while let Some(next) = self.amqp(slot).confirms.front().copied() {
             if let Confirm::Taken { need, .. } = next
                 && !self.engine.reached(need)
+                && !planted(Planted::ConfirmSentEarly)
             {
                 break;
             }
