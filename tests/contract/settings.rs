@@ -649,9 +649,9 @@ fn a_message_that_outlived_its_time_while_leased_goes_with_its_lease() {
         r"
         C: QSET q deadon=ttl,tries
         S: OK created
-        C: PUB q ttl=50ms :a
+        C: PUB q ttl=500ms :a
         S: OK 1 disk
-        C: PULL q lease=150ms
+        C: PULL q lease=700ms
         S: MSG q <b> $1
         S: a
         S: END 1
