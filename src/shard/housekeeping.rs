@@ -196,8 +196,10 @@ impl<S: Storage> Shard<S> {
             let Some(slot) = self.slot(key) else { continue };
             self.conns[slot].resuming = false;
             if self.conns[slot].blocked == Blocked::No {
-                // While it was held up it may not have been read: its time to go on counts from here.
-                self.conns[slot].heard_us = now.us;
+                if !self.conns[slot].tail.is_empty() {
+                    // It may not have been read while it was held up: its time to go on counts from here.
+                    self.conns[slot].heard_us = now.us;
+                }
                 self.run_input(slot, now);
             }
             self.after_run(slot, now);

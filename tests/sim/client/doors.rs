@@ -52,6 +52,10 @@ impl Client {
                 _ => self.ask_at_door(theme, &mut acts),
             }
         }
+        if theme.rough && self.dialect == Dialect::Resp && self.rng.chance(100) {
+            // What it has just asked for is answered while it doesn't read.
+            acts.push(Act::Pause(self.rng.spread(10_000, 1_000_000)));
+        }
         acts
     }
 

@@ -25,6 +25,10 @@ impl World {
             return;
         };
         if self.sockets[socket].paused {
+            // What it has popped and not read must come back.
+            if self.sockets[socket].dialect == Dialect::Resp && self.rng.chance(300) {
+                self.perform(client, socket, Act::Reset);
+            }
             return;
         }
         let theme = self.plan.theme.clone();
