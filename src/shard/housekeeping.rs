@@ -193,6 +193,8 @@ impl<S: Storage> Shard<S> {
             let Some(slot) = self.slot(key) else { continue };
             self.conns[slot].resuming = false;
             if self.conns[slot].blocked == Blocked::No {
+                // While it was held up it may not have been read: its time to go on counts from here.
+                self.conns[slot].heard_us = now.us;
                 self.run_input(slot, now);
             }
             self.after_run(slot, now);
@@ -555,7 +557,9 @@ impl<S: Storage> Shard<S> {
         let mut watched = false;
         let mut stalled = Vec::new();
         for (slot, conn) in &self.conns {
-            if conn.life != Life::Open || conn.blocked != Blocked::No || !conn.in_frame() {
+            // Who was held up, and is run next, may be in the middle of nothing.
+            let is_held_up = conn.blocked != Blocked::No || conn.resuming;
+            if conn.life != Life::Open || is_held_up || !conn.in_frame() {
                 continue;
             }
             watched = true;

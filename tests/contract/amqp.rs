@@ -874,6 +874,26 @@ fn one_consumer_is_active_at_a_time_where_that_was_declared() {
 }
 
 #[test]
+fn who_stands_by_gets_nothing_either() {
+    let broker = memory();
+    let mut first = Client::open(broker.address);
+    let mut second = Client::open(broker.address);
+    let mut single = Vec::new();
+    table::put_bool(&mut single, b"x-single-active-consumer", true);
+    first.declare("q", 0, &single);
+    first.prefetch(1, 0);
+    first.consume("q", "one", 0);
+    second.publish("", "q", "0");
+    second.publish("", "q", "1");
+    assert_eq!(first.delivered().body(), "0");
+    assert_eq!(second.get("q", 0), None);
+    assert_eq!(second.ready("q"), 1);
+    drop(first);
+    second.consume("q", "two", 0);
+    assert_eq!(second.delivered().body(), "0");
+}
+
+#[test]
 fn what_is_begun_on_many_channels_is_bounded() {
     let broker = Launch::memory()
         .arg("--max-body 1M --max-batch-bytes 2M")

@@ -25,7 +25,7 @@ mod transaction;
 pub use bindings::Receiver;
 pub use definitions::DEFINE_BEGUN;
 pub use deliver::{Damaged, Next, Taken};
-pub use exchanges::Reached;
+pub use exchanges::{Burial, Reached};
 pub use publish::{Receipt, Refused, key_hash, once_hash};
 pub use settle::{Death, Return};
 pub use transaction::{Bodies, Plan};

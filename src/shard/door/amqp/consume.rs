@@ -316,6 +316,10 @@ impl<S: Storage> Shard<S> {
         if !self.engine.queue(key).waiters.is_empty() {
             self.dispatch(key, now);
         }
+        if self.engine.queue(key).settings.single && !self.may_consume(key, self.key(slot)) {
+            // Another connection is the one that consumes.
+            return self.say_empty(slot, number);
+        }
         let terms = self.amqp_terms(slot, no_ack);
         self.amqp(slot).is_getting = true;
         let given = hand_out(
@@ -342,13 +346,16 @@ impl<S: Storage> Shard<S> {
                 self.block_cold(slot);
                 Err(Fault::Again)
             }
-            _ => {
-                self.say_on(slot, number, id::BASIC_GET_EMPTY)
-                    .shortstr(b"")
-                    .end();
-                Ok(())
-            }
+            _ => self.say_empty(slot, number),
         }
+    }
+
+    /// There is nothing to get.
+    fn say_empty(&mut self, slot: usize, number: u16) -> Outcome {
+        self.say_on(slot, number, id::BASIC_GET_EMPTY)
+            .shortstr(b"")
+            .end();
+        Ok(())
     }
 }
 

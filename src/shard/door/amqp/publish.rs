@@ -11,6 +11,7 @@ use crate::broker::queue::QueueKey;
 use crate::broker::reply::{ErrorCode, Payload};
 use crate::broker::settings::WhenFull;
 use crate::buffer::bodies;
+use crate::fault::{Fault as Planted, planted};
 use crate::log::disk::Storage;
 use crate::log::{SectionKind, SectionsBuilder};
 use crate::protocol::amqp::content::{Kept, Properties};
@@ -18,7 +19,7 @@ use crate::protocol::amqp::method::{Publish, id};
 use crate::protocol::amqp::{code, encode, table};
 use crate::shard::conn::Need;
 use crate::shard::deaths;
-use crate::shard::engine::{Reached, Refused};
+use crate::shard::engine::{Burial, Reached, Refused};
 use crate::shard::{Now, Shard};
 
 /// Bodies from this size have memory of their own, bytes.
@@ -275,25 +276,24 @@ impl<S: Storage> Shard<S> {
         if burying.is_empty() {
             return self.store_reached(slot, number, key, &options, body, reached, now);
         }
-        if self.wait_for_publishes(slot) {
-            return Err(Fault::Again);
-        }
         let others = reached.queues.iter().copied();
-        let others = others.filter(|queue| !burying.contains(queue)).collect();
+        let others: Vec<_> = others.filter(|queue| !burying.contains(queue)).collect();
+        let burials =
+            match self.plan_burials(slot, number, &burying, others.len(), &options, body, now)? {
+                Ok(burials) => burials,
+                Err(fate) => return Ok(fate),
+            };
         let all = std::mem::replace(&mut reached.queues, others);
         let fate = self.store_reached(slot, number, key, &options, body, reached, now);
         reached.queues = all;
-        let mut fate = fate?;
-        for queue in burying {
-            let buried = self.bury_refused(slot, number, queue, sections, body, now);
-            fate = match (fate, buried) {
-                (Fate::Taken(one), Fate::Taken(other)) => {
-                    Fate::Taken(if one.level > other.level { one } else { other })
-                }
-                _ => Fate::Refused,
-            };
-        }
-        Ok(fate)
+        let fate = fate?;
+        let buried = self.bury_refused(slot, number, &burials, body, now);
+        Ok(match (fate, buried) {
+            (Fate::Taken(one), Fate::Taken(other)) => {
+                Fate::Taken(if one.level > other.level { one } else { other })
+            }
+            _ => Fate::Refused,
+        })
     }
 
     /// Those of several queues that are full and whose dead letters take what they refuse.
@@ -343,12 +343,13 @@ impl<S: Storage> Shard<S> {
                     }
                     Err(Refused::Error(error)) => {
                         if error.code == ErrorCode::Full && self.buries_refused(queue) {
-                            // What is not visible yet cannot make room; then it can.
-                            if self.wait_for_publishes(slot) {
-                                return Err(Fault::Again);
-                            }
-                            let sections = options.sections;
-                            let fate = self.bury_refused(slot, number, queue, sections, body, now);
+                            let burying = [queue];
+                            let planned =
+                                self.plan_burials(slot, number, &burying, 0, options, body, now)?;
+                            let fate = match planned {
+                                Ok(burials) => self.bury_refused(slot, number, &burials, body, now),
+                                Err(fate) => fate,
+                            };
                             return Ok(fate);
                         }
                         return self.refused(slot, number, &reached.queues, error.code, now);
@@ -410,18 +411,58 @@ impl<S: Storage> Shard<S> {
         declared.is_some_and(|declared| arguments::buries_refused(declared))
     }
 
-    /// A full queue refuses a message, which goes to its dead-letter exchange. A publisher that awaits confirms is
-    /// told; for another it is taken.
+    /// Makes ready what full queues refuse to go to their dead-letter exchanges, beside a publish to `others` more
+    /// queues. Without room for that its fate is told.
+    #[allow(clippy::too_many_arguments)]
+    fn plan_burials(
+        &mut self,
+        slot: usize,
+        number: u16,
+        queues: &[QueueKey],
+        others: usize,
+        options: &PublishOptions<'_>,
+        body: &Body<'_>,
+        now: Now,
+    ) -> Result<Result<Vec<Burial>, Fate>, Fault> {
+        // What is not visible yet cannot make room; then it can.
+        if self.wait_for_publishes(slot) {
+            return Err(Fault::Again);
+        }
+        let sections = options.sections;
+        let burials: Vec<_> = queues
+            .iter()
+            .map(|queue| self.engine.plan_burial(*queue, sections, now))
+            .collect();
+        match self.engine.begin_burials(&burials, others, sections, body) {
+            Ok(()) => Ok(Ok(burials)),
+            Err(Refused::Cold) => {
+                self.block_cold(slot);
+                Err(Fault::Again)
+            }
+            Err(Refused::Error(error)) => {
+                let fate = self.refused(slot, number, queues, error.code, now)?;
+                Ok(Err(fate))
+            }
+        }
+    }
+
+    /// Full queues refuse a message, which goes to their dead-letter exchanges. A publisher that awaits confirms
+    /// is told; for another it is taken.
     fn bury_refused(
         &mut self,
         slot: usize,
         number: u16,
-        queue: QueueKey,
-        sections: &[u8],
+        burials: &[Burial],
         body: &Body<'_>,
         now: Now,
     ) -> Fate {
-        let need = self.engine.bury_refused(queue, sections, body, now);
+        let mut need = Need::NOW;
+        for burial in burials {
+            let other = self.engine.bury_refused(burial, body, now);
+            if other.level > need.level {
+                need = other;
+            }
+        }
         let moved = self.engine.moved;
         self.conns[slot].published.merge(moved);
         match self.amqp(slot).confirms_on(number) {
@@ -526,6 +567,7 @@ impl<S: Storage> Shard<S> {
         while let Some(next) = self.amqp(slot).confirms.front().copied() {
             if let Confirm::Taken { need, .. } = next
                 && !self.engine.reached(need)
+                && !planted(Planted::ConfirmSentEarly)
             {
                 break;
             }

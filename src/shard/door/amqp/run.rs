@@ -2,6 +2,7 @@
 
 use super::{Amqp, Channel, Content, Fault, Mode, Outcome, Phase, channel_fault, connection_fault};
 use crate::buffer::bodies;
+use crate::fault::{Fault as Planted, planted};
 use crate::log::disk::Storage;
 use crate::protocol::amqp::code;
 use crate::protocol::amqp::content::{BASIC, Header};
@@ -242,7 +243,10 @@ impl<S: Storage> Shard<S> {
             Method::RecoverAsync { requeue } => return self.recover(slot, number, *requeue, now),
             _ => {}
         }
-        if method.is_synchronous() && self.wait_for_publishes(slot) {
+        if method.is_synchronous()
+            && !planted(Planted::AnswerBeforePublishes)
+            && self.wait_for_publishes(slot)
+        {
             return Err(Fault::Again);
         }
         // Confirms stand before the answer to what came behind the messages.
