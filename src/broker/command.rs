@@ -196,7 +196,7 @@ impl<'a> PublishOptions<'a> {
 }
 
 /// The options of `PULL`.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PullOptions {
     /// Most messages wanted, at least 1.
     pub count: u32,

@@ -455,6 +455,24 @@ impl Conn {
         self.out.len() + self.away.as_ref().map_or(0, |away| away.unsent())
     }
 
+    /// What its pulls of queues on several shards wait for here.
+    pub fn watches(&self) -> &[WaiterKey] {
+        match (&self.guest, &self.away) {
+            (Some(guest), _) => &guest.watches,
+            (None, Some(away)) => &away.watches,
+            (None, None) => &[],
+        }
+    }
+
+    /// The same, to change it.
+    pub fn watches_mut(&mut self) -> Option<&mut Vec<WaiterKey>> {
+        match (&mut self.guest, &mut self.away) {
+            (Some(guest), _) => Some(&mut guest.watches),
+            (None, Some(away)) => Some(&mut away.watches),
+            (None, None) => None,
+        }
+    }
+
     /// Exchanges output and gates for others.
     pub fn swap_output(&mut self, other: Output) -> Output {
         Output {

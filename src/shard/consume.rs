@@ -56,7 +56,7 @@ impl<S: Storage> Shard<S> {
             now,
         );
         let (given, cold) = match given {
-            Ok(given) => (given, false),
+            Ok((given, _)) => (given, false),
             Err(Cold) => (0, true),
         };
         if given > 0 || (options.wait_us == 0 && !cold) {
@@ -96,9 +96,10 @@ impl<S: Storage> Shard<S> {
         }
     }
 
-    /// Gives what is ready of several sources, in order. `Err` if nothing was given and a next message is on the disk.
+    /// Gives what is ready of several sources, in order: how many messages, and bytes of their bodies. `Err` if nothing
+    /// was given and a next message is on the disk.
     #[allow(clippy::too_many_arguments)]
-    fn give(
+    pub(super) fn give(
         &mut self,
         slot: usize,
         tag: &[u8],
@@ -107,7 +108,7 @@ impl<S: Storage> Shard<S> {
         most: u32,
         bytes_max: u64,
         now: Now,
-    ) -> Result<u32, Cold> {
+    ) -> Result<(u32, u64), Cold> {
         let (mut count, mut bytes, mut cold) = (0, 0, false);
         for key in sources {
             if count == most || bytes >= bytes_max {
@@ -136,12 +137,12 @@ impl<S: Storage> Shard<S> {
         if count == 0 && cold {
             Err(Cold)
         } else {
-            Ok(count)
+            Ok((count, bytes))
         }
     }
 
     /// Writes the `END` of a pull; its held leases outlive the connection once all of it is sent.
-    fn end_pull(&mut self, slot: usize, tag: &[u8], count: u32) {
+    pub(super) fn end_pull(&mut self, slot: usize, tag: &[u8], count: u32) {
         let conn = &mut self.conns[slot];
         let tag = (!tag.is_empty()).then_some(tag);
         let count = u64::from(count);
@@ -151,6 +152,13 @@ impl<S: Storage> Shard<S> {
         } else {
             conn.tell(&mut self.pool, tag, Told::Reply(&reply));
         }
+        self.end_holding(slot);
+        self.mark_dirty(slot);
+    }
+
+    /// The leases that a pull has just held outlive the connection when all that was written so far is sent.
+    pub(super) fn end_holding(&mut self, slot: usize) {
+        let conn = &mut self.conns[slot];
         let end = conn.out.end();
         for (until, _) in conn
             .holding
@@ -160,7 +168,6 @@ impl<S: Storage> Shard<S> {
         {
             *until = end;
         }
-        self.mark_dirty(slot);
     }
 
     /// Hands a queue's ready messages to those who wait for them.
@@ -168,6 +175,7 @@ impl<S: Storage> Shard<S> {
         if self.engine.queue(key).settings.single {
             return self.dispatch_single(key, now);
         }
+        let mut passed = 0;
         loop {
             let queue = self.engine.queue(key);
             if queue.ready() == 0 || queue.settings.pause.output || !queue.exists {
@@ -180,8 +188,14 @@ impl<S: Storage> Shard<S> {
             let alone = queue.waiters.len() == 1;
             let most = if alone { u32::MAX } else { share };
             match self.serve(waiter, key, most, now) {
-                Stopped::Enough => {}
+                Stopped::Enough => passed = 0,
                 Stopped::Cold | Stopped::Empty => return,
+                Stopped::Passed => {
+                    passed += 1;
+                    if passed >= self.engine.queue(key).waiters.len() {
+                        return;
+                    }
+                }
             }
         }
     }
@@ -198,6 +212,8 @@ impl<S: Storage> Shard<S> {
         match &self.waiters.slab[waiter.0 as usize] {
             Waiter::Pull(_) => self.serve_pull(waiter, now),
             Waiter::Subscription(_) => self.serve_subscription(waiter, queue, most, now),
+            Waiter::Watch(_) => self.serve_watch(waiter, queue, now),
+            Waiter::Across(_) => unreachable!("it stands in no line"),
         }
     }
 
@@ -216,8 +232,8 @@ impl<S: Storage> Shard<S> {
         let sources = std::iter::once(first).chain(others);
         match self.give(slot, &tag, sources, &terms, count, bytes_max, now) {
             Err(Cold) => Stopped::Cold,
-            Ok(0) => Stopped::Empty,
-            Ok(given) => {
+            Ok((0, _)) => Stopped::Empty,
+            Ok((given, _)) => {
                 self.finish_pull(key, given);
                 Stopped::Enough
             }
@@ -226,6 +242,10 @@ impl<S: Storage> Shard<S> {
 
     /// Ends a waiting pull with what it was given.
     pub(super) fn finish_pull(&mut self, key: WaiterKey, given: u32) {
+        if let Some(Waiter::Across(across)) = self.waiters.slab.get(key.0 as usize) {
+            let (slot, pull) = (across.conn.slot as usize, across.pull);
+            return self.cancel_across(slot, pull);
+        }
         let Some(Waiter::Pull(waiter)) = self.waiters.slab.try_remove(key.0 as usize) else {
             return;
         };
@@ -245,16 +265,16 @@ impl<S: Storage> Shard<S> {
 
     /// Forgets a waiting pull whose connection is gone.
     pub(super) fn drop_pull(&mut self, key: WaiterKey) {
-        let Some(Waiter::Pull(waiter)) = self.waiters.slab.try_remove(key.0 as usize) else {
-            return;
-        };
+        let removed = self.waiters.slab.try_remove(key.0 as usize);
         self.waiters.pull_gone();
-        for source in waiter.sources() {
-            self.leave_line(source, key);
+        if let Some(Waiter::Pull(waiter)) = removed {
+            for source in waiter.sources() {
+                self.leave_line(source, key);
+            }
         }
     }
 
-    fn leave_line(&mut self, queue: QueueKey, key: WaiterKey) {
+    pub(super) fn leave_line(&mut self, queue: QueueKey, key: WaiterKey) {
         let waiters = &mut self.engine.queue_mut(queue).waiters;
         if waiters.front() == Some(&key) {
             waiters.pop_front();
@@ -277,6 +297,14 @@ impl<S: Storage> Shard<S> {
 
     /// Ends a wait with `END 0`, unless a message for it is on its way from the disk.
     pub(super) fn end_wait(&mut self, key: WaiterKey, now: Now) {
+        match self.waiters.slab.get(key.0 as usize) {
+            Some(Waiter::Across(across)) => {
+                let (slot, pull) = (across.conn.slot as usize, across.pull);
+                return self.across_due(slot, pull, now);
+            }
+            Some(Waiter::Watch(_)) => return self.offer_due(key, now),
+            _ => {}
+        }
         let Some(Waiter::Pull(waiter)) = self.waiters.slab.get(key.0 as usize) else {
             return;
         };
@@ -503,7 +531,7 @@ impl<S: Storage> Shard<S> {
 
 /// Nothing could be given because the next message is on the disk.
 #[derive(Clone, Copy, Debug)]
-struct Cold;
+pub(super) struct Cold;
 
 /// Most unacked messages of a subscription that says nothing.
 const CREDIT_DEFAULT: u32 = 100;

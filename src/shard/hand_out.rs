@@ -24,6 +24,8 @@ pub enum Stopped {
     Empty,
     /// The next one is being read from the disk.
     Cold,
+    /// Who is first in line has an offer already: it is the next one's turn.
+    Passed,
 }
 
 /// Counts of one hand-out.

@@ -76,6 +76,9 @@ impl<S: Storage> Shard<S> {
         self.housekeeping.again = false;
         self.engine.times.now_us = now.us;
         self.resume_conns(now);
+        if self.peers.is_some() {
+            self.decide_pulls(now);
+        }
         self.take_log_events(now);
         self.expire_leases(now);
         self.engine.handle_timers(now);

@@ -432,6 +432,7 @@ impl<S: Storage> Shard<S> {
     /// Waits for messages end, subscriptions end: the peer sends nothing more.
     fn end_interests(&mut self, slot: usize, now: Now) {
         self.end_live(slot);
+        self.end_across(slot, now);
         for wait in self.conns[slot].waits.clone() {
             if wait.subscription {
                 self.unsubscribe(wait.waiter);
@@ -500,6 +501,7 @@ impl<S: Storage> Shard<S> {
         self.forget_live(slot);
         self.abort_transaction(slot);
         self.guests_reset(slot);
+        self.drop_watches(slot, None, now);
         for wait in std::mem::take(&mut self.conns[slot].waits) {
             if wait.subscription {
                 self.unsubscribe(wait.waiter);

@@ -54,6 +54,8 @@ impl<S: Storage> Shard<S> {
         match self.waiters.slab.get(waiter.0 as usize)? {
             Waiter::Pull(pull) => Some(pull.conn),
             Waiter::Subscription(subscription) => Some(subscription.conn),
+            Waiter::Watch(watch) => Some(watch.conn),
+            Waiter::Across(_) => None,
         }
     }
 
@@ -69,10 +71,17 @@ impl<S: Storage> Shard<S> {
                 .any(|wait| match self.waiters.slab.get(wait.waiter.0 as usize) {
                     Some(Waiter::Pull(pull)) => pull.sources().any(|source| source == queue),
                     Some(Waiter::Subscription(subscription)) => subscription.queue == queue,
-                    None => false,
+                    Some(Waiter::Across(_) | Waiter::Watch(_)) | None => false,
                 });
+        let watches = conn.watches().iter();
+        let watches = watches.filter_map(|key| self.waiters.slab.get(key.0 as usize));
+        let mut watches = watches.filter_map(|waiter| match waiter {
+            Waiter::Watch(watch) => Some(watch),
+            _ => None,
+        });
         let leases = &self.engine.leases;
         waits
+            || watches.any(|watch| watch.sources.contains(&queue))
             || leases
                 .of_holder(conn.holder)
                 .filter_map(|serial| leases.get(serial))
@@ -108,7 +117,7 @@ impl<S: Storage> Shard<S> {
             };
             match self.serve(waiter, key, u32::MAX, now) {
                 Stopped::Enough => {}
-                Stopped::Cold | Stopped::Empty => return,
+                Stopped::Cold | Stopped::Empty | Stopped::Passed => return,
             }
         }
     }

@@ -54,6 +54,53 @@ pub enum Waiter {
     Pull(PullWaiter),
     /// A subscription.
     Subscription(Subscription),
+    /// A pull of queues on several shards, at its connection's home.
+    Across(AcrossWaiter),
+    /// What such a pull waits for at one of the shards.
+    Watch(Watch),
+}
+
+/// A pull of queues on several shards, at its connection's home. It stands in no line.
+#[derive(Debug)]
+pub struct AcrossWaiter {
+    /// Whose.
+    pub conn: ConnKey,
+    /// Which of the connection's pulls.
+    pub pull: u64,
+    /// It ends with `END 0` then, microseconds.
+    pub deadline_us: u64,
+    /// Tells the users of a place apart.
+    pub(super) serial: u64,
+}
+
+/// What a pull of queues on several shards waits for at one of them.
+#[derive(Debug)]
+pub struct Watch {
+    /// The connection, or its guest.
+    pub conn: ConnKey,
+    /// Which of the connection's pulls, and which part of it.
+    pub pull: u64,
+    /// The part.
+    pub part: u32,
+    /// Whose lines it stands in.
+    pub sources: Vec<QueueKey>,
+    /// What it has told.
+    pub offer: Offer,
+    /// An offered message is given back then, microseconds.
+    pub deadline_us: u64,
+    /// Tells the users of a place apart.
+    pub(super) serial: u64,
+}
+
+/// What a watch has told the pull's home.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Offer {
+    /// Nothing: it waits for its turn.
+    None,
+    /// A message is kept for the pull until it says whether it takes it: the lease's serial.
+    Kept(u64),
+    /// There was one, which took too long to be taken and went back.
+    Late,
 }
 
 /// A pull that found nothing ready.
@@ -109,7 +156,7 @@ impl Waiter {
     pub fn subscription(&self) -> Option<&Subscription> {
         match self {
             Waiter::Subscription(subscription) => Some(subscription),
-            Waiter::Pull(_) => None,
+            _ => None,
         }
     }
 }
@@ -157,6 +204,34 @@ impl Waiters {
         key
     }
 
+    /// A pull of queues on several shards begins to wait, or its part at one of them.
+    pub(super) fn add_across(&mut self, waiter: Waiter) -> WaiterKey {
+        self.pulls += 1;
+        let key = WaiterKey(self.slab.insert(waiter) as u32);
+        self.deadline_changed(key);
+        key
+    }
+
+    /// The waiter at that place has another deadline now.
+    pub(super) fn deadline_changed(&mut self, key: WaiterKey) {
+        let (deadline_us, serial) = match self.slab.get(key.0 as usize) {
+            Some(Waiter::Across(waiter)) => (waiter.deadline_us, waiter.serial),
+            Some(Waiter::Watch(watch)) => (watch.deadline_us, watch.serial),
+            _ => return,
+        };
+        if deadline_us != FOREVER_US {
+            self.deadlines.push(Reverse((deadline_us, key, serial)));
+        }
+    }
+
+    /// The watch at that place.
+    pub(super) fn watch(&mut self, key: WaiterKey) -> Option<&mut Watch> {
+        match self.slab.get_mut(key.0 as usize) {
+            Some(Waiter::Watch(watch)) => Some(watch),
+            _ => None,
+        }
+    }
+
     /// A pull waits no more. Its deadline stays in the heap until most of those there are stale.
     pub(super) fn pull_gone(&mut self) {
         self.pulls -= 1;
@@ -183,7 +258,8 @@ impl Waiters {
 
     /// A pull waits at that place.
     pub fn is_pull(&self, key: WaiterKey) -> bool {
-        matches!(self.slab.get(key.0 as usize), Some(Waiter::Pull(_)))
+        let waiter = self.slab.get(key.0 as usize);
+        matches!(waiter, Some(Waiter::Pull(_) | Waiter::Watch(_)))
     }
 
     /// Who has a higher one is served first.
@@ -231,6 +307,8 @@ impl Waiters {
 fn waits_until(slab: &Slab<Waiter>, key: WaiterKey, serial: u64) -> Option<u64> {
     match slab.get(key.0 as usize) {
         Some(Waiter::Pull(waiter)) if waiter.serial == serial => Some(waiter.deadline_us),
+        Some(Waiter::Across(waiter)) if waiter.serial == serial => Some(waiter.deadline_us),
+        Some(Waiter::Watch(watch)) if watch.serial == serial => Some(watch.deadline_us),
         _ => None,
     }
 }

@@ -112,7 +112,9 @@ impl<S: Storage> Shard<S> {
                     });
                     found.not_reading += u64::from(full);
                 }
+                Waiter::Watch(watch) if watch.sources.contains(&key) => found.pulls += 1,
                 Waiter::Pull(_) | Waiter::Subscription(_) => {}
+                Waiter::Across(_) | Waiter::Watch(_) => {}
             }
         }
         found

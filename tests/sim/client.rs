@@ -403,8 +403,7 @@ impl Client {
         let mut sources = vec![self.source(theme)];
         if several {
             let more = self.source(theme);
-            let together = theme.shard_of(&more) == theme.shard_of(&sources[0]);
-            if !sources.contains(&more) && together {
+            if !sources.contains(&more) {
                 sources.push(more);
             }
         }

@@ -11,7 +11,9 @@ use bytes::Bytes;
 
 use super::gather::Gather;
 use super::guest::Kind;
+use super::pull::Pull;
 use super::{Leave, Letter, PEER_BYTES_MAX, RUNS_MAX, WINDOW_BYTES};
+use crate::broker::queue::WaiterKey;
 use crate::buffer::send::{Pool, SendRing};
 use crate::log::disk::Storage;
 use crate::shard::conn::{Blocked, Conn, Life};
@@ -108,6 +110,11 @@ pub struct Away {
     finished: bool,
     /// The connection waits for its guests to go before it closes.
     quitting: bool,
+    /// Its pulls of queues on several shards.
+    pub(super) pulls: Vec<Pull>,
+    pub(super) next_pull: u64,
+    /// What they wait for here.
+    pub watches: Vec<WaiterKey>,
 }
 
 impl Away {
@@ -127,6 +134,9 @@ impl Away {
             cancelled: false,
             finished: false,
             quitting: false,
+            pulls: Vec::new(),
+            next_pull: 0,
+            watches: Vec::new(),
         }
     }
 
@@ -377,7 +387,7 @@ impl<S: Storage> Shard<S> {
     }
 
     #[inline(never)]
-    fn seal_own(&mut self, slot: usize, is_posting: bool) {
+    pub(super) fn seal_own(&mut self, slot: usize, is_posting: bool) {
         self.away(slot);
         let conn = &mut self.conns[slot];
         let Some(mut away) = conn.away.take() else {

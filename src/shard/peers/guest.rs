@@ -2,7 +2,9 @@
 
 use std::collections::VecDeque;
 
+use super::watch::Part;
 use super::{Leave, Letter, WINDOW_BYTES};
+use crate::broker::queue::WaiterKey;
 use crate::config::Door;
 use crate::log::disk::Storage;
 use crate::shard::conn::{Blocked, Conn, Entrance, Life};
@@ -18,6 +20,10 @@ pub(super) enum Kind {
     Part,
     /// An empty line behind a command that waits.
     Cancel,
+    /// A part of a pull looks for messages.
+    Look(Box<Part>),
+    /// A part of a pull takes messages.
+    Take(Box<Part>),
     /// What was queued since `BEGIN`, to be committed.
     Commit {
         commands: u64,
@@ -53,6 +59,8 @@ pub struct Guest {
     listed: bool,
     /// Tags told in the last letter.
     had_tags: bool,
+    /// What its connection's pulls of queues on several shards wait for here.
+    pub watches: Vec<WaiterKey>,
 }
 
 impl Guest {
@@ -109,6 +117,7 @@ impl<S: Storage> Shard<S> {
             finish: false,
             listed: false,
             had_tags: false,
+            watches: Vec::new(),
         }));
         let slot = self.conns.insert(conn) as u32;
         let key = ConnKey { slot, generation };
@@ -216,6 +225,19 @@ impl<S: Storage> Shard<S> {
                 self.guest(slot).pieces.pop_front();
                 let home = self.guest(slot).home;
                 self.keep_captured(home, run, text, need);
+                true
+            }
+            Kind::Look(look) => {
+                if !self.look(slot, &look, now) {
+                    return false;
+                }
+                self.guest(slot).pieces.pop_front();
+                true
+            }
+            Kind::Take(take) => {
+                self.take_for_home(slot, &take, now);
+                self.complete_piece(slot, run);
+                self.list_guest(slot);
                 true
             }
             Kind::Commit {

@@ -19,9 +19,11 @@ mod ending;
 mod gather;
 mod guest;
 mod merge;
+mod pull;
 mod route;
 #[cfg(test)]
 mod tests;
+mod watch;
 
 pub(super) use away::{Away, Wait};
 pub(super) use ending::{CLOSED, CLOSING};
@@ -38,6 +40,7 @@ use super::conn::Blocked;
 use super::{ConnKey, Now, Shard};
 use crate::log::disk::Storage;
 use guest::Kind;
+use watch::{Found, Given};
 
 /// A connection's commands on their way to one shard, or output on its way back, bytes: so much is on its way
 /// before the next waits. One command, or one reply, may take it over.
@@ -109,6 +112,23 @@ enum Letter {
         run: u64,
         text: Vec<u8>,
     },
+    /// To a home: what a part of a pull has found.
+    Looked {
+        conn: ConnKey,
+        pull: u64,
+        part: u32,
+        found: Found,
+    },
+    /// To a home: a message is kept for a pull.
+    Offered { conn: ConnKey, pull: u64, part: u32 },
+    /// To a home: what a part of a pull was given.
+    Taken {
+        conn: ConnKey,
+        pull: u64,
+        given: Given,
+    },
+    /// To a guest: a pull has ended.
+    Unwatch { conn: ConnKey, pull: u64 },
     /// To a home: the guest is gone.
     Gone { conn: ConnKey, taken: usize },
     /// The broker drains, and nothing is leased here any more.
@@ -139,6 +159,9 @@ pub(super) struct Peers {
     captured: Vec<Captured>,
     /// Queues that took the last cast.
     taken: u64,
+    /// Pulls of queues on several shards that go on in the next turn, and those that were cancelled in this one.
+    deciding: Vec<(ConnKey, u64)>,
+    ended: Vec<(ConnKey, u64)>,
     ending: ending::Endings,
 }
 
@@ -157,6 +180,8 @@ impl Peers {
             moving: VecDeque::new(),
             captured: Vec::new(),
             taken: 0,
+            deciding: Vec::new(),
+            ended: Vec::new(),
             ending: ending::Endings::new(count),
         }
     }
@@ -173,7 +198,7 @@ impl Peers {
 
     /// Something is to be done without waiting for anything.
     pub fn is_busy(&self) -> bool {
-        !self.posting.is_empty() || !self.moving.is_empty()
+        !self.posting.is_empty() || !self.moving.is_empty() || !self.deciding.is_empty()
     }
 }
 
@@ -265,6 +290,31 @@ impl<S: Storage> Shard<S> {
                     self.part_came(slot, run, from, text);
                 }
             }
+            Letter::Looked {
+                conn,
+                pull,
+                part,
+                found,
+            } => {
+                if let Some(slot) = self.slot(conn) {
+                    self.looked(slot, pull, part, found);
+                }
+            }
+            Letter::Offered { conn, pull, part } => {
+                if let Some(slot) = self.slot(conn) {
+                    self.offered(slot, pull, part);
+                }
+            }
+            Letter::Taken { conn, pull, given } => {
+                if let Some(slot) = self.slot(conn) {
+                    self.taken(slot, pull, given, now);
+                }
+            }
+            Letter::Unwatch { conn, pull } => {
+                if let Some(slot) = self.guest_slot(from, conn) {
+                    self.drop_watches(slot, Some(pull), now);
+                }
+            }
             Letter::Gone { conn, taken } => {
                 self.input_taken(from, conn, taken);
                 if let Some(slot) = self.slot(conn) {
@@ -332,6 +382,7 @@ impl<S: Storage> Shard<S> {
     #[inline(never)]
     pub(super) fn exchange(&mut self, now: Now) {
         self.release_captured();
+        self.end_cancelled(now);
         for _ in 0..self.dirty.len() {
             let Some(key) = self.dirty.pop_front() else {
                 break;

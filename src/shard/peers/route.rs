@@ -5,7 +5,7 @@ use bytes::Bytes;
 use super::away::{Dest, Wait};
 use super::gather::{Gather, Question};
 use super::guest::Kind;
-use crate::broker::command::{Body, Command, Request, StatsScope, Tokens, Typed};
+use crate::broker::command::{Body, Command, PullOptions, Request, StatsScope, Tokens, Typed};
 use crate::broker::reply::{Error, ErrorCode};
 use crate::log::disk::Storage;
 use crate::protocol::text::fast;
@@ -39,6 +39,8 @@ pub(in crate::shard) enum Plan {
         question: Question,
         asked: Vec<(u32, Option<Vec<u8>>)>,
     },
+    /// Messages are taken at several, in this order: the sources at each.
+    Pull(Vec<(u32, Vec<u8>)>, PullOptions),
     /// The transaction is committed at another shard.
     Commit(u32),
     /// It comes again when this is over.
@@ -88,7 +90,7 @@ fn own_body(command: &Command<'_>) -> Option<Bytes> {
 
 impl<S: Storage> Shard<S> {
     /// The shard of the queue of that name. A connection that stays on one queue hashes nothing.
-    fn owner_of(&mut self, slot: usize, name: Typed<'_>) -> u32 {
+    pub(super) fn owner_of(&mut self, slot: usize, name: Typed<'_>) -> u32 {
         let (shards, me) = self.shards();
         if self.last_target(slot, name).is_some() {
             return me;
@@ -177,6 +179,7 @@ impl<S: Storage> Shard<S> {
         if let Some(open) = &conn.transaction {
             return match request.command {
                 Command::Commit if !open.is_void() => self.plan_commit(slot),
+                Command::Quit => self.plan_command(slot, request),
                 _ => Plan::Here,
             };
         }
@@ -184,7 +187,7 @@ impl<S: Storage> Shard<S> {
         let to = match &plan {
             Plan::Here => Some(self.shards().1),
             Plan::Post { to, .. } => Some(*to),
-            Plan::Gather { .. } => None,
+            Plan::Gather { .. } | Plan::Pull(..) => None,
             _ => return plan,
         };
         match self.tag_conflict(slot, request, to) {
@@ -206,15 +209,10 @@ impl<S: Storage> Shard<S> {
                 return self.post_to(to, request.tag.is_none(), request.tag);
             }
             Command::Pull { sources, options } => {
-                let mut owner = None;
-                for source in sources.iter() {
-                    let other = self.owner_of(slot, source.queue);
-                    if owner.is_some_and(|owner| owner != other) {
-                        return Plan::Refuse(apart("these queues", "name queues of one shard"));
-                    }
-                    owner = Some(other);
-                }
-                let to = owner.unwrap_or(0);
+                let to = match self.split_pull(slot, *sources, *options) {
+                    Ok(plan) => return plan,
+                    Err(to) => to,
+                };
                 let waits = options.wait_us > 0;
                 let begins = request.tag.filter(|_| waits);
                 return self.post_to(to, waits && request.tag.is_none(), begins);
@@ -267,6 +265,10 @@ impl<S: Storage> Shard<S> {
                 shard_of_token(&token, shards).unwrap_or(me)
             }
             Command::Kill { conn } => conn.0 % self.shards().0,
+            // It is answered behind what the pull is given at this moment.
+            Command::Cancel { tag } if self.is_pulling(slot, Some(tag)) => {
+                return Plan::Again(Wait::All);
+            }
             Command::Cancel { tag } => match &self.conns[slot].away {
                 Some(away) => away.tags.get(*tag).map_or(self.shards().1, |(to, _)| *to),
                 None => return Plan::Here,
@@ -279,6 +281,7 @@ impl<S: Storage> Shard<S> {
             Command::Cast { .. } => return self.ask_all(Question::Cast),
             Command::Drain { .. } => return self.ask_all(Question::Drain),
             Command::Sync { .. } => return self.plan_sync(slot),
+            Command::Quit if self.is_pulling(slot, None) => return Plan::Again(Wait::All),
             Command::Quit => {
                 let away = self.conns[slot].away.as_ref();
                 return match away.is_some_and(|away| !away.runs.is_empty()) {
@@ -489,6 +492,13 @@ impl<S: Storage> Shard<S> {
                 };
                 self.gather(slot, question, asked, tag.as_deref(), quiet, &whole, now)
             }
+            (Plan::Pull(parts, options), _) => self.begin_across(
+                slot,
+                tag.as_deref().unwrap_or_default(),
+                parts,
+                options,
+                now,
+            ),
             (Plan::Commit(to), _) => self.post_commit(slot, to, tag.as_deref(), quiet),
         };
         if flow == Flow::Again {

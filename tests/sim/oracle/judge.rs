@@ -393,6 +393,31 @@ impl Oracle {
     }
 
     /// `END 0` is honest only if nothing was ready at some moment of the call.
+    /// One message of a queue may be kept, at some time since `low`, for a `PULL` of queues on several shards,
+    /// other than `but`, and go back.
+    pub(super) fn may_be_kept(&self, but: Option<usize>, source: &str, low: u64) -> bool {
+        /// A message is kept so long at most, microseconds.
+        const KEPT_US_MAX: u64 = 100_000;
+        let shard = |name: &String| {
+            let queue = name.split('/').next().unwrap_or_default();
+            ringmq::shard::shard_of(queue.replace("%20", " ").as_bytes(), self.terms.shards)
+        };
+        self.terms.shards > 1
+            && self.commands.iter().enumerate().any(|(command, sent)| {
+                let Kind::Pull(pull) = &sent.command.kind else {
+                    return false;
+                };
+                let ended = sent.answered.or(sent.orphaned).unwrap_or(u64::MAX);
+                Some(command) != but
+                    && ended.saturating_add(KEPT_US_MAX + 2 * self.terms.way_us) >= low
+                    && pull.sources.iter().any(|name| name == source)
+                    && pull
+                        .sources
+                        .iter()
+                        .any(|name| shard(name) != shard(&pull.sources[0]))
+            })
+    }
+
     fn check_empty(&mut self, command: usize, sources: &[String]) {
         let sent = &self.commands[command];
         let link = sent.link;
@@ -412,6 +437,7 @@ impl Oracle {
                 if self
                     .ready_given(index, source, visible)
                     .is_some_and(|since| since < low)
+                    && !self.may_be_kept(Some(command), source, low)
                 {
                     let text = format!(
                         "END 0 at {} for a PULL since {low}, but {} was ready all the time",

@@ -51,6 +51,7 @@ impl Oracle {
             if self
                 .ready_since(other, source)
                 .is_some_and(|since| since < low)
+                && !self.may_be_kept(None, source, low)
             {
                 let text = format!(
                     "{} left {source} before {}, which was ready and stands before it",
