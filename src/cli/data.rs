@@ -104,7 +104,13 @@ fn each_shard(
         if shards > 1 {
             writeln!(out, "{directory}:").map_err(unprinted)?;
         }
-        look(&Below::new(disk, &directory), out).map_err(|error| error.below(&directory))?;
+        match look(&Below::new(disk, &directory), out) {
+            // A first start that died between two of them.
+            Err(OpenError::Missing) if shards > 1 => {
+                writeln!(out, "nothing was ever written to it").map_err(unprinted)?;
+            }
+            looked => looked.map_err(|error| error.below(&directory))?,
+        }
     }
     Ok(shards)
 }

@@ -291,7 +291,7 @@ fn expect_together(queue: &Queue, home: u32, shards: u32) -> Result<(), ReshardE
         let dead = dead.escape_ascii();
         return Err(ReshardError::Refused(format!(
             "queue {name} has dead={dead}, which would be on another of {shards} shards, and that cannot be \
-             done yet: start the broker as it is, change it with QSET {name} dead=, and try again"
+             done yet: start the broker as it is, say QSET {name} dead={name}.dead, and try again"
         )));
     }
     let route = queue

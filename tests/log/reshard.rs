@@ -411,10 +411,48 @@ fn queues_that_must_be_together_are_not_taken_apart() {
     // By their names these two are on different shards of eight, and on the same of one.
     let error = convert(&disk, 8).expect_err("they come apart").to_string();
     assert!(
-        error.contains("jobs") && error.contains("dead=mail"),
+        error.contains("QSET jobs dead=jobs.dead") && error.contains("dead=mail"),
         "{error}"
     );
     assert_eq!(layout::shards(&disk).expect("it is whole"), Some(1));
+}
+
+#[test]
+fn dead_letters_that_come_apart_from_their_queue_are_not_counted_there() {
+    let disk = MemDisk::default();
+    let mut world = World::open(&disk, 1, BEGIN_US).expect("it is new");
+    world.ask("QSET jobs dead=mail maxdeliver=1\nPUB jobs :x\nPUB near :x\nQSET near maxdeliver=1");
+    for queue in ["jobs", "near"] {
+        let answer = world.ask(&format!("PULL {queue}"));
+        let handle = answer.split(' ').nth(2).expect("a message").to_owned();
+        assert_eq!(world.ask(&format!("NACK {handle}")), "OK 1\n");
+    }
+    let counted = |world: &mut World<'_>, queue: &str| {
+        let told = world.ask(&format!("QGET {queue}"));
+        let line = told.lines().find(|line| {
+            let count = line.strip_prefix("dead=");
+            count.is_some_and(|count| count.parse::<u64>().is_ok())
+        });
+        line.map(str::to_owned)
+    };
+    assert_eq!(counted(&mut world, "jobs").as_deref(), Some("dead=1"));
+    // What the refusal says to do.
+    assert_eq!(world.ask("QSET jobs dead=jobs.dead"), "OK updated\n");
+    drop(world);
+    converted(&disk, 8);
+    let mut world = World::open(&disk, 8, BEGIN_US).expect("it can be served");
+    assert_eq!(counted(&mut world, "jobs").as_deref(), Some("dead=0"));
+    assert_eq!(counted(&mut world, "near").as_deref(), Some("dead=1"));
+    for (queue, dead) in [("jobs", "mail"), ("near", "near.dead")] {
+        let answer = world.ask(&format!("PULL {dead}"));
+        assert!(
+            answer.contains(&format!(" h.dead-queue={queue} ")),
+            "{answer}"
+        );
+        let handle = answer.split(' ').nth(2).expect("a message").to_owned();
+        assert_eq!(world.ask(&format!("ACK {handle}")), "OK 1\n");
+        assert_eq!(counted(&mut world, queue).as_deref(), Some("dead=0"));
+    }
 }
 
 #[test]
