@@ -131,6 +131,8 @@ pub struct Config {
     pub shards: u32,
     /// Which of them a [`crate::shard::Shard`] opened with this is, from 0.
     pub shard: u32,
+    /// The core of each event loop's thread; empty: the system chooses.
+    pub cores: Vec<usize>,
     /// Poll without sleeping.
     pub spin: bool,
     /// Per-connection limits.
@@ -152,6 +154,7 @@ impl Default for Config {
             memory_budget_bytes: 1 << 30,
             shards: 1,
             shard: 0,
+            cores: Vec::new(),
             spin: false,
             limits: Limits::default(),
             log: LogConfig::default(),
@@ -205,6 +208,14 @@ impl Config {
         if self.memory_budget_bytes < least {
             return Err(format!(
                 "--memory-budget must be at least {least} for {} shards",
+                self.shards
+            ));
+        }
+        if !self.cores.is_empty() && self.cores.len() != self.shards as usize {
+            return Err(format!(
+                "--pin names {} cores, and there is one event loop for each of {} shards: name {}",
+                self.cores.len(),
+                self.shards,
                 self.shards
             ));
         }

@@ -70,10 +70,16 @@ pub enum Fault {
     ErrorVoidsNothing,
     /// A drain ends the leases that it is to wait for.
     LeasesEndAtDrain,
+    /// RESP: what was popped is settled by the next command, whether its reply was written out or not.
+    PopSettledEarly,
+    /// AMQP: a confirm leaves before its message has reached its level.
+    ConfirmSentEarly,
+    /// AMQP: a method is answered before what was published in front of it is safe.
+    AnswerBeforePublishes,
 }
 
 /// Every one of them.
-pub const ALL: [Fault; 33] = [
+pub const ALL: [Fault; 36] = [
     Fault::SyncSkipped,
     Fault::ConfirmedBeforeSync,
     Fault::VisibleBeforeDurable,
@@ -107,6 +113,9 @@ pub const ALL: [Fault; 33] = [
     Fault::RequestTimeoutLost,
     Fault::ErrorVoidsNothing,
     Fault::LeasesEndAtDrain,
+    Fault::PopSettledEarly,
+    Fault::ConfirmSentEarly,
+    Fault::AnswerBeforePublishes,
 ];
 
 #[cfg(feature = "planted-bugs")]

@@ -143,6 +143,17 @@ impl Disk for MemoryDisk {
         Ok(())
     }
 
+    fn remove_dir(&self, path: &str) -> io::Result<()> {
+        let name = format!("{path}/");
+        let mut state = self.state.borrow_mut();
+        let mut inside = state.names.keys().filter(|other| other.starts_with(&name));
+        if inside.any(|other| *other != name) {
+            return Err(io::ErrorKind::DirectoryNotEmpty.into());
+        }
+        state.names.remove(&name).ok_or_else(not_found)?;
+        Ok(())
+    }
+
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         let mut state = self.state.borrow_mut();
         let file = state.names.remove(from).ok_or_else(not_found)?;

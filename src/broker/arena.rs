@@ -136,6 +136,14 @@ pub struct Cursor<'a> {
 }
 
 impl<'a> Cursor<'a> {
+    /// When the message at a place was published, unix milliseconds.
+    ///
+    /// # Panics
+    /// If there is no message.
+    pub fn time_ms(&self, place: u64) -> u64 {
+        self.arena.get(place).time_ms
+    }
+
     /// The body of the message at a place if it has no sections and no memory of its own.
     ///
     /// # Panics
@@ -156,6 +164,45 @@ impl<'a> Cursor<'a> {
         varint::take(&mut rest);
         let len = varint::take(&mut rest) as usize;
         Some(&rest[..len])
+    }
+}
+
+/// Gives messages back, best in the order of their places; done when it is dropped.
+#[derive(Debug)]
+pub struct FreeRun<'a> {
+    arena: &'a mut Arena,
+    pool: &'a mut ChunkPool,
+    /// The chunk of the last ones, and how many they were.
+    base: u64,
+    len: u64,
+    count: u32,
+}
+
+impl FreeRun<'_> {
+    /// The message at a place is settled.
+    #[inline]
+    pub fn free(&mut self, place: u64) {
+        let place = place & !REQUEST;
+        if place.wrapping_sub(self.base) >= self.len {
+            self.release();
+            let chunk = &self.arena.chunks[self.arena.at(place)];
+            (self.base, self.len) = (chunk.base, chunk.data.len() as u64);
+        }
+        self.count += 1;
+    }
+
+    fn release(&mut self) {
+        if self.count > 0 {
+            let at = self.arena.at(self.base);
+            self.arena.release(at, self.count, self.pool);
+            self.count = 0;
+        }
+    }
+}
+
+impl Drop for FreeRun<'_> {
+    fn drop(&mut self) {
+        self.release();
     }
 }
 
@@ -384,9 +431,15 @@ impl Arena {
             self.drop_own(&own, pool);
         }
         let at = self.at(place);
+        self.release(at, 1, pool);
+    }
+
+    /// So many messages of a chunk are settled.
+    #[inline]
+    fn release(&mut self, at: usize, count: u32, pool: &mut ChunkPool) {
         let filling = at == self.chunks.len() - 1;
         let chunk = &mut self.chunks[at];
-        chunk.live -= 1;
+        chunk.live -= count;
         if chunk.live > 0 {
             return;
         }
@@ -397,6 +450,24 @@ impl Arena {
         } else {
             let chunk = self.chunks.remove(at).expect("it was found there");
             self.drop_chunk(chunk, pool);
+        }
+    }
+
+    /// Whether some bodies keep memory of their own.
+    #[inline]
+    pub fn has_own(&self) -> bool {
+        !self.own.is_empty()
+    }
+
+    /// Gives back messages one after another, none of which has memory of its own, chunk by chunk.
+    #[inline]
+    pub fn free_run<'a>(&'a mut self, pool: &'a mut ChunkPool) -> FreeRun<'a> {
+        FreeRun {
+            arena: self,
+            pool,
+            base: 0,
+            len: 0,
+            count: 0,
         }
     }
 

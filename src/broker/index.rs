@@ -6,6 +6,7 @@
 //! only the bits stay. Knows ids and places; never a body.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::arena::is_request;
@@ -268,6 +269,41 @@ impl Index {
         true
     }
 
+    /// How many ids from `first` on, at most `most`, [`Index::settle_run`] can settle at once.
+    #[inline]
+    pub fn runs(&self, first: MessageId, most: usize) -> usize {
+        let nth = (first % BLOCK_IDS as u64) as usize;
+        match self.block(first) {
+            Some(block) if block.far.is_empty() => {
+                most.min(usize::from(block.located).saturating_sub(nth))
+            }
+            _ => 0,
+        }
+    }
+
+    /// Settles unsettled messages of consecutive ids, as many as [`Index::runs`] said at most, whose bodies are
+    /// `bytes` together.
+    #[inline]
+    pub fn settle_run(&mut self, first: MessageId, count: usize, bytes: u64) {
+        let Some(block) = self.block_mut(first) else {
+            return;
+        };
+        let nth = (first % BLOCK_IDS as u64) as usize;
+        settle_between(&mut block.settled, nth, nth + count);
+        block.live -= count as u16;
+        let bytes = match block.live {
+            0 => block.bytes,
+            _ => bytes.min(block.bytes),
+        };
+        block.bytes -= bytes;
+        let done = block.live == 0 && block.located as usize == BLOCK_IDS;
+        self.live -= count as u64;
+        self.bytes -= bytes;
+        if done {
+            self.drop_block(first / BLOCK_IDS as u64);
+        }
+    }
+
     /// A new block follows the last one: ids of that which were left out count as settled.
     fn close_last(&mut self) {
         let Some(Some(block)) = self.blocks.back_mut() else {
@@ -381,6 +417,40 @@ impl Index {
         }
     }
 
+    /// Writes the columns anew of blocks whose unsettled messages have all been relocated to places from `from`
+    /// on, which no other place reaches: their old slots are forgotten, not given back. Returns the number and
+    /// the column of those that are full and can be spilled again.
+    pub fn gather(&mut self, from: u64) -> Vec<(u64, Arc<[u32]>)> {
+        let mut gathered = Vec::new();
+        for (at, block) in self.blocks.iter_mut().enumerate() {
+            let Some(block) = block.as_deref_mut() else {
+                continue;
+            };
+            let is_complete = !block.far.is_empty() && block.far.len() == usize::from(block.live);
+            if !is_complete || block.far.values().any(|place| *place < from) {
+                continue;
+            }
+            let before = block.offsets.capacity();
+            block.gather();
+            self.column_bytes = self.column_bytes + block.offsets.capacity() * 4 - before * 4;
+            if usize::from(block.located) == BLOCK_IDS && block.far.is_empty() {
+                let column = Arc::from(block.offsets.as_slice());
+                gathered.push((self.base + at as u64, column));
+            }
+        }
+        gathered
+    }
+
+    /// Every unsettled message lies at `from` or behind.
+    pub fn lies_behind(&self, from: u64) -> bool {
+        let mut blocks = self.blocks.iter().flatten();
+        blocks.all(|block| {
+            let far = block.far.len() == usize::from(block.live);
+            (block.live == 0 || far || block.base >= from)
+                && block.far.values().all(|place| *place >= from)
+        })
+    }
+
     /// Slots that are no longer used since the last call.
     pub fn take_freed_slots(&mut self) -> Vec<Slot> {
         std::mem::take(&mut self.freed_slots)
@@ -450,32 +520,48 @@ impl Index {
     /// Unsettled messages that lie in `from..to`, oldest first. Spilled columns are reported instead of searched.
     pub fn live_between(&self, from: u64, to: u64) -> Result<Vec<(MessageId, u64)>, Slot> {
         let mut found = Vec::new();
-        for (at, block) in self.blocks.iter().enumerate() {
-            let Some(block) = block else { continue };
-            // Places grow with the ids, so that most blocks are passed by one look.
-            if block.far.is_empty() && (block.base >= to || block.base + u64::from(FAR) < from) {
-                continue;
-            }
+        for (first, block) in self.blocks_reaching(from, to) {
             if block.offsets.is_empty() && block.live > 0 {
                 return Err(block.slot.expect("a column is in memory or has a slot"));
             }
-            for nth in 0..block.located as usize {
-                if block.settled[nth / 64] & 1 << (nth % 64) != 0 {
-                    continue;
+            block.find_between(first, &block.offsets, from..to, &mut found);
+        }
+        Ok(found)
+    }
+
+    /// The same, with spilled columns read by `load` and not kept.
+    ///
+    /// # Errors
+    /// Those of `load`.
+    pub fn live_between_with<E>(
+        &self,
+        from: u64,
+        to: u64,
+        mut load: impl FnMut(Slot) -> Result<Vec<u32>, E>,
+    ) -> Result<Vec<(MessageId, u64)>, E> {
+        let mut found = Vec::new();
+        for (first, block) in self.blocks_reaching(from, to) {
+            match block.slot {
+                Some(slot) if block.offsets.is_empty() && block.live > 0 => {
+                    let column = load(slot)?;
+                    block.find_between(first, &column, from..to, &mut found);
                 }
-                let far = block.far.get(&(nth as u16));
-                let place = far
-                    .copied()
-                    .unwrap_or(block.base + u64::from(block.offsets[nth]));
-                if (from..to).contains(&place) {
-                    found.push((
-                        (self.base + at as u64) * BLOCK_IDS as u64 + nth as u64,
-                        place,
-                    ));
-                }
+                _ => block.find_between(first, &block.offsets, from..to, &mut found),
             }
         }
         Ok(found)
+    }
+
+    /// Blocks that may have messages in `from..to`, each with its first id.
+    fn blocks_reaching(&self, from: u64, to: u64) -> impl Iterator<Item = (MessageId, &Block)> {
+        let blocks = self.blocks.iter().enumerate();
+        blocks.filter_map(move |(at, block)| {
+            let block = block.as_deref()?;
+            // Places grow with the ids, so that most blocks are passed by one look.
+            let is_far =
+                block.far.is_empty() && (block.base >= to || block.base + u64::from(FAR) < from);
+            (!is_far).then_some(((self.base + at as u64) * BLOCK_IDS as u64, block))
+        })
     }
 
     /// The blocks, for a checkpoint, in which requests count as settled; `size_of` says how large the
@@ -587,6 +673,42 @@ impl Block {
         settle_between(&mut self.settled, usize::from(self.located), nth);
     }
 
+    /// Adds the unsettled messages that lie in `range`; `offsets` is the block's column, `first` its first id.
+    fn find_between(
+        &self,
+        first: MessageId,
+        offsets: &[u32],
+        range: Range<u64>,
+        found: &mut Vec<(MessageId, u64)>,
+    ) {
+        for nth in 0..self.located as usize {
+            if self.settled[nth / 64] & 1 << (nth % 64) != 0 {
+                continue;
+            }
+            let far = self.far.get(&(nth as u16)).copied();
+            let near = || Some(self.base + u64::from(*offsets.get(nth)?));
+            if let Some(place) = far.or_else(near).filter(|place| range.contains(place)) {
+                found.push((first + nth as u64, place));
+            }
+        }
+    }
+
+    /// Makes the column of the places kept aside.
+    fn gather(&mut self) {
+        self.base = self.far.values().copied().min().unwrap_or_default();
+        self.slot = None;
+        self.offsets.clear();
+        self.offsets.resize(usize::from(self.located), 0);
+        let base = self.base;
+        let offsets = &mut self.offsets;
+        self.far.retain(|nth, place| {
+            let offset = *place - base;
+            let is_near = offset < u64::from(FAR);
+            offsets[usize::from(*nth)] = if is_near { offset as u32 } else { FAR };
+            !is_near
+        });
+    }
+
     /// Notes a place that is too far from the base for the column.
     #[cold]
     fn locate_far(&mut self, nth: usize, place: u64) {
@@ -602,8 +724,11 @@ impl Block {
 
 /// Marks ids `from..to` of a block as settled.
 fn settle_between(settled: &mut [u64; WORDS], from: usize, to: usize) {
-    for nth in from..to {
-        settled[nth / 64] |= 1 << (nth % 64);
+    let mut nth = from;
+    while nth < to {
+        let many = (64 - nth % 64).min(to - nth);
+        settled[nth / 64] |= u64::MAX >> (64 - many) << (nth % 64);
+        nth += many;
     }
 }
 
@@ -759,6 +884,47 @@ mod tests {
             index.settle(id, None);
         }
         assert_eq!(index.take_freed_slots(), [Slot(51)]);
+    }
+
+    #[test]
+    fn blocks_are_gathered_when_all_of_them_was_relocated() {
+        const NEW: u64 = 1 << 63;
+        let mut index = Index::default();
+        for id in 0..2500u64 {
+            index.locate(id, id * 7, 1);
+        }
+        for (number, _) in index.unsaved().collect::<Vec<_>>() {
+            index.saved(number, Slot(number));
+        }
+        for id in 500..600 {
+            index.settle(id, None);
+        }
+        // One was moved before, by a compaction: that does not count.
+        index.relocate(3, NEW - 1);
+        let places = |id: u64| NEW + if id == 9 { 1 << 40 } else { (5000 - id) * 8 };
+        for id in (0..2500).filter(|id| *id != 3 && !(500..600).contains(id)) {
+            index.relocate(id, places(id));
+        }
+        let gathered: Vec<u64> = index.gather(NEW).into_iter().map(|(at, _)| at).collect();
+        assert_eq!(
+            gathered,
+            [1],
+            "the first has an old place, the last is not full"
+        );
+        index.relocate(3, places(3));
+        // Now the first is whole too, but one of its messages is too far away for the column.
+        assert!(index.gather(NEW).is_empty() && index.gather(NEW).is_empty());
+        let mut twin = restarted(&index);
+        for id in 0..2500 {
+            let found = match (500..600).contains(&id) {
+                true => Located::Gone,
+                false => Located::At(places(id)),
+            };
+            assert_eq!((index.find(id), twin.find(id)), (found, found), "{id}");
+        }
+        assert_eq!((twin.live(), twin.bytes()), (index.live(), index.bytes()));
+        twin.locate(2500, 8, 1);
+        assert_eq!(twin.find(2500), Located::At(8));
     }
 
     #[test]

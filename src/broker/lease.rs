@@ -11,6 +11,10 @@ use std::collections::BTreeMap;
 use super::id::MessageId;
 use super::queue::QueueKey;
 
+mod run;
+
+pub use run::LeaseRun;
+
 /// No lease: the end of a list.
 const NIL: u32 = u32::MAX;
 /// Lists of equal duration before others go to the ordered set.
@@ -121,72 +125,6 @@ const FREE: Lease = Lease {
 const SLOTS_MIN: usize = 64;
 /// A table of more places is given back when the last lease ends.
 const SLOTS_KEPT: usize = 1 << 16;
-
-/// Begins leases that differ in their messages only. They count when it is dropped.
-#[derive(Debug)]
-pub struct LeaseRun<'a> {
-    leases: &'a mut Leases,
-    like: Lease,
-    /// The last of the list, and the first of the holder's.
-    before: u32,
-    holder_after: u32,
-    count: u32,
-}
-
-impl LeaseRun<'_> {
-    /// Begins the next one, on a message of that id, place and size; returns its serial. To be called no more
-    /// often than was said.
-    #[inline]
-    pub fn begin(&mut self, id: MessageId, place: u64, size: u32) -> u64 {
-        let leases = &mut *self.leases;
-        let mask = leases.slots.len() as u64 - 1;
-        let mut serial = leases.next_serial;
-        while leases.slots[(serial & mask) as usize].serial != 0 {
-            serial += 1;
-        }
-        leases.next_serial = serial + 1;
-        leases.slots[(serial & mask) as usize] = Lease {
-            serial,
-            id,
-            place,
-            size,
-            before: self.before,
-            holder_after: self.holder_after,
-            ..self.like
-        };
-        let link = serial as u32;
-        if self.before == self.holder_after && self.before != NIL {
-            let last = leases.at_mut(self.before);
-            last.after = link;
-            last.holder_before = link;
-        } else {
-            if self.before == NIL {
-                leases.lists[usize::from(self.like.list)].head = link;
-            } else {
-                leases.at_mut(self.before).after = link;
-            }
-            if self.holder_after != NIL {
-                leases.at_mut(self.holder_after).holder_before = link;
-            }
-        }
-        self.before = link;
-        self.holder_after = link;
-        self.count += 1;
-        serial
-    }
-}
-
-impl Drop for LeaseRun<'_> {
-    fn drop(&mut self) {
-        let list = &mut self.leases.lists[usize::from(self.like.list)];
-        list.tail = self.before;
-        list.count += self.count;
-        let holder = &mut self.leases.holders[self.like.holder.0 as usize];
-        holder.head = self.holder_after;
-        holder.count += self.count;
-        self.leases.count += self.count as usize;
-    }
-}
 
 impl Default for Leases {
     fn default() -> Leases {
@@ -331,40 +269,6 @@ impl Leases {
         serial
     }
 
-    /// Begins leases of one queue's messages, of the same holder, duration and priority, each the first try.
-    #[inline]
-    pub fn begin_run(
-        &mut self,
-        queue: QueueKey,
-        holder: HolderKey,
-        pri: u8,
-        now_us: u64,
-        lease_us: u64,
-        most: usize,
-    ) -> Option<LeaseRun<'_>> {
-        let list = self.list_of(lease_us)?;
-        while (self.count + most) * 2 > self.slots.len() {
-            self.resize(self.slots.len() * 2);
-        }
-        let like = Lease {
-            deadline_us: now_us.saturating_add(lease_us),
-            queue,
-            holder,
-            tries: 1,
-            pri,
-            list: list as u8,
-            ..FREE
-        };
-        let (before, holder_after) = (self.lists[list].tail, self.holders[holder.0 as usize].head);
-        Some(LeaseRun {
-            leases: self,
-            like,
-            before,
-            holder_after,
-            count: 0,
-        })
-    }
-
     /// The list of leases of that duration, empty or not; `None` if there are too many.
     #[inline]
     fn list_of(&mut self, lease_us: u64) -> Option<usize> {
@@ -460,10 +364,15 @@ impl Leases {
         self.unlink_holder(&lease);
         self.at_mut(serial as u32).serial = 0;
         self.count -= 1;
+        self.shrink_when_empty();
+        Some(lease)
+    }
+
+    #[inline]
+    fn shrink_when_empty(&mut self) {
         if self.count == 0 && self.slots.len() > SLOTS_KEPT {
             self.resize(SLOTS_MIN);
         }
-        Some(lease)
     }
 
     /// Serial of the next lease, or a little less.

@@ -15,6 +15,7 @@
 
 mod image;
 mod keyed;
+mod run;
 mod shared;
 
 pub use image::{Image, Runs, leave_out, push_runs};

@@ -1,3 +1,4 @@
 //! Buffers between the sockets and the protocols.
 
+pub mod bodies;
 pub mod send;

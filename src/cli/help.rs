@@ -59,6 +59,7 @@ const PAGES: &[(&str, &str)] = &[
     ("ack", ACK),
     ("stats", STATS),
     ("bench", BENCH),
+    ("reshard", RESHARD),
     ("check", CHECK),
     ("dump", DUMP),
 ];
@@ -74,6 +75,7 @@ RingMQ, a message broker that you can type to
   ringmq ack HANDLE...            settle messages that were pulled
   ringmq stats [QUEUE]            what the broker, or one queue, is doing
   ringmq bench [MODE]             measure a broker: throughput, latency, CPU
+  ringmq reshard --shards N       give a data directory another number of shards
   ringmq check DIR                verify a data directory
   ringmq dump DIR                 print the records of a data directory
 
@@ -117,6 +119,7 @@ Resources
       --checkpoint SIZE           log between two checkpoints [256M]
       --resp-pop safe|classic     what RESP pops: leased until its reply was read, or gone [safe]
       --shards N                  event loops, each with queues of its own; auto = one a core [1]
+      --pin 0,1 | auto            keep each event loop's thread on a core of its own
       --spin                      poll without sleeping: lowest latency, one core always busy
 
       --log-level LEVEL           off error warn info debug trace, or RUST_LOG [info]
@@ -223,16 +226,31 @@ ringmq bench [MODE] [OPTIONS]     measure a broker from outside, with one genera
 
 Every message carries a number; one lost or delivered twice is reported and the exit code is 1.";
 
+const RESHARD: &str = "\
+ringmq reshard --shards N         give a data directory another number of shards
+
+  -d, --data DIR                  the data directory [./ringmq-data]
+      --shards N                  how many it is to have; with 1 the log lies in DIR itself
+      --dry-run                   tell what would be done, and change nothing
+
+The broker must be stopped. Everything that is stored stays as it is: messages with their ids, order
+and times, settings, groups, schedules, what once= remembers. The new shards are written beside the
+old ones, which are removed when the new ones are whole and on stable storage; until then there must
+be space for both. Interrupted, it can be run again, and 'ringmq serve' serves what counts.
+Exit codes: 0 done, or nothing to do; 1 failed; 3 the directory is refused.";
+
 const CHECK: &str = "\
 ringmq check DIR                  verify a data directory and print what it holds
 
-Reads every record and every body and changes nothing. The broker must be stopped.
+Reads every record and every body and changes nothing, of all shards or, where DIR is that of one
+shard, of that. The broker must be stopped.
 Exit codes: 0 sound, 3 damaged or not a data directory.";
 
 const DUMP: &str = "\
 ringmq dump DIR                   print the records of a data directory
 
-Changes nothing. The broker must be stopped. Exit codes: 0 sound, 3 damaged or not one.";
+Of all shards one after another, or of the one whose directory DIR is. Changes nothing. The broker
+must be stopped. Exit codes: 0 sound, 3 damaged or not one.";
 
 #[cfg(test)]
 mod tests {

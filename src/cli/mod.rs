@@ -17,6 +17,7 @@ mod json;
 mod logger;
 mod memory;
 mod publish;
+mod reshard;
 pub mod serve;
 mod serve_args;
 mod stats;
@@ -77,6 +78,7 @@ fn run(mut words: Vec<OsString>) -> Result<ExitCode, CliError> {
         "ack" => consume::ack(parser),
         "stats" => stats::run(parser),
         "bench" => bench::run(parser),
+        "reshard" => reshard::run(parser),
         "check" => data::check(parser),
         "dump" => data::dump(parser),
         _ => Err(CliError::usage(

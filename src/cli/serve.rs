@@ -15,8 +15,8 @@ use std::thread::JoinHandle;
 
 use crate::broker::id::Level;
 use crate::config::Config;
-use crate::log::files::{FileDisk, FileStorage, create_durably};
-use crate::log::{NoStorage, OpenError, layout};
+use crate::log::files::{DirectoryLock, FileDisk, FileStorage, create_durably, lock_directory};
+use crate::log::{NoStorage, OpenError, conversion, layout};
 use crate::net::signal::Signals;
 use crate::net::{Driven, Options, Reactor, os};
 use crate::shard::{Now, Shard, Stop};
@@ -103,7 +103,8 @@ pub fn serve(config: Config) -> ExitCode {
     match config.data.clone() {
         None => serve_with(config, build_in_memory),
         Some(path) => match directories(&config, &path) {
-            Ok(directories) => serve_with(config, move |config, start| {
+            // Held until the end.
+            Ok((directories, _lock)) => serve_with(config, move |config, start| {
                 build_on_disk(config, &directories[config.shard as usize], start)
             }),
             Err(error) => refuse(&error),
@@ -116,19 +117,39 @@ fn refuse(error: &StartError) -> ExitCode {
     ExitCode::from(error.exit_code())
 }
 
-/// Where each shard has its data.
-fn directories(config: &Config, path: &Path) -> Result<Vec<PathBuf>, StartError> {
+/// Where each shard has its data, and the lock of the directory around them if there are several. What a change
+/// of the number of shards has left behind is cleared away first.
+fn directories(
+    config: &Config,
+    path: &Path,
+) -> Result<(Vec<PathBuf>, Option<DirectoryLock>), StartError> {
     let refused = |error: OpenError| refused(path, &error);
-    if config.shards == 1 && !path.join(layout::FILE).exists() {
-        return Ok(vec![path.to_owned()]);
+    let is_there = |file: &str| path.join(file).exists();
+    if config.shards == 1 && !is_there(layout::FILE) && !is_there(conversion::FILE) {
+        return Ok((vec![path.to_owned()], None));
     }
     if config.data_must_exist && !path.is_dir() {
         return Err(refused(OpenError::Missing));
     }
     create_durably(path).map_err(refused)?;
     let disk = FileDisk::unlocked(path);
+    match layout::shards(&disk).map_err(refused)? {
+        // A directory that is refused is left as it is, without even a lock.
+        Some(found) if found != config.shards => {
+            let wanted = config.shards;
+            return Err(refused(OpenError::Shards { found, wanted }));
+        }
+        None if config.data_must_exist => return Err(refused(OpenError::Missing)),
+        _ => {}
+    }
+    let lock = lock_directory(path).map_err(refused)?;
+    if let Some(cleared) = conversion::clear(&disk).map_err(refused)? {
+        eprintln!("ringmq: {}: {cleared}", path.display());
+    }
     let found = layout::prepare(&disk, config.shards, config.data_must_exist).map_err(refused)?;
-    Ok(found.iter().map(|directory| path.join(directory)).collect())
+    let found = found.iter().map(|directory| path.join(directory)).collect();
+    // The only shard locks the directory itself.
+    Ok((found, (config.shards > 1).then_some(lock)))
 }
 
 /// One event loop with its shard, made and run on a thread of its own.
@@ -183,6 +204,7 @@ where
     }
     let mut first = reactors.remove(0);
     let (mut driven, mut found) = build(&config.of_shard(0), start_of(&first)?)?;
+    pin(config)?;
     for other in &loops {
         let ready = other.ready.recv();
         found.add(ready.map_err(|_| StartError::Other("a shard's thread ended".to_owned()))??);
@@ -206,6 +228,17 @@ where
         }
     }
     Ok(stop)
+}
+
+/// Keeps this thread on the core that was named for its event loop, if one was. The threads of its log were
+/// started before and run wherever they can.
+fn pin(config: &Config) -> Result<(), StartError> {
+    match config.cores.get(config.shard as usize) {
+        Some(core) => os::pin_thread(*core).map_err(|error| {
+            StartError::Other(format!("a thread cannot be pinned to core {core}: {error}"))
+        }),
+        None => Ok(()),
+    }
 }
 
 fn ended(stop: io::Result<Stop>) -> Result<Stop, StartError> {
@@ -235,6 +268,7 @@ where
         .spawn(move || {
             let _guard = AbortOnPanic;
             let made = start_of(&reactor).and_then(|start| build(&config, start));
+            let made = made.and_then(|made| pin(&config).map(|()| made));
             let mut driven = match made {
                 Ok((driven, found)) => {
                     let _ = built.send(Ok(found));
@@ -324,6 +358,10 @@ impl fmt::Display for Banner<'_> {
         if self.config.shards > 1 {
             writeln!(f, "shards {}", self.config.shards)?;
         }
+        if !self.config.cores.is_empty() {
+            let cores: Vec<String> = self.config.cores.iter().map(usize::to_string).collect();
+            writeln!(f, "pinned to cores {}", cores.join(","))?;
+        }
         match &self.config.data {
             Some(path) => self.directory(f, path)?,
             None => writeln!(
@@ -398,10 +436,14 @@ fn build_in_memory(config: &Config, start: Start) -> Result<(Shard<NoStorage>, F
 }
 
 fn refused(path: &Path, error: &OpenError) -> StartError {
-    StartError::Directory(format!(
-        "the data directory {} is refused: {error}",
-        path.display()
-    ))
+    let path = path.display();
+    let text = format!("the data directory {path} is refused: {error}");
+    StartError::Directory(match error {
+        OpenError::Shards { wanted, .. } => {
+            format!("{text}, or convert it: ringmq reshard --data {path} --shards {wanted}")
+        }
+        _ => text,
+    })
 }
 
 /// Opens the data directory, recovers it, and builds the shard on it.
@@ -459,6 +501,7 @@ mod tests {
             memory_budget_bytes: 1 << 30,
             shards: 1,
             shard: 0,
+            cores: Vec::new(),
             spin: false,
             limits: crate::config::Limits::default(),
             log: crate::config::LogConfig::default(),

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use crate::broker::id::Level;
 use crate::broker::settings::SettingsPatch;
 use crate::config::{Config, Door, SHARDS_MAX};
+use crate::net::os;
 use crate::protocol::text::settings;
 
 use super::args::{ADDR_DEFAULT, Args, Word};
@@ -14,7 +15,7 @@ use super::error::CliError;
 use super::{logger, memory, serve};
 
 /// The data directory when nothing else is said.
-const DATA_DEFAULT: &str = "ringmq-data";
+pub const DATA_DEFAULT: &str = "ringmq-data";
 
 /// What the arguments said, before it is put together.
 #[derive(Debug, Default)]
@@ -26,6 +27,16 @@ struct Options {
     /// In the order given; later ones win.
     set: Vec<SettingsPatch>,
     log_level: Option<String>,
+    pin: Option<Pin>,
+}
+
+/// Where the event loops' threads run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Pin {
+    /// Each on one of the cores that the process may use.
+    Auto,
+    /// On these.
+    Cores(Vec<usize>),
 }
 
 /// Parses, checks, starts the logger, runs the broker.
@@ -88,6 +99,7 @@ fn option(
         }
         "--insecure" => config.insecure = true,
         "--spin" => config.spin = true,
+        "--pin" => options.pin = Some(pin(args)?),
         "--shards" => {
             let word = args.value()?;
             config.shards = shards(args, &word)?;
@@ -143,6 +155,46 @@ fn shards(args: &Args, word: &str) -> Result<u32, CliError> {
     count.ok_or_else(|| args.bad(word, "a number from 1, or auto for one for each core"))
 }
 
+/// The cores of the event loops: numbers, or one each of those that there are.
+fn pin(args: &mut Args) -> Result<Pin, CliError> {
+    let word = args.value()?;
+    if word == "auto" {
+        return Ok(Pin::Auto);
+    }
+    let cores: Option<Vec<usize>> = word.split(',').map(|core| core.parse().ok()).collect();
+    let cores = cores.ok_or_else(|| args.bad(&word, "numbers of cores like 0,1, or auto"))?;
+    Ok(Pin::Cores(cores))
+}
+
+/// The core of each event loop, all of which the process may use.
+fn pinned(args: &Args, pin: &Pin, shards: u32) -> Result<Vec<usize>, CliError> {
+    let allowed =
+        os::cores().map_err(|error| args.usage(format!("--pin cannot be done: {error}")))?;
+    let cores = match pin {
+        Pin::Auto => allowed.iter().copied().take(shards as usize).collect(),
+        Pin::Cores(cores) => cores.clone(),
+    };
+    if cores.len() < shards as usize && *pin == Pin::Auto {
+        return Err(args.usage(format!(
+            "--pin auto needs a core for each of {shards} shards, and this process may use {}",
+            allowed.len()
+        )));
+    }
+    match cores.iter().find(|core| !allowed.contains(core)) {
+        Some(core) => Err(args.usage(format!(
+            "--pin names core {core}, which this process may not use: it may use {}",
+            listed(&allowed)
+        ))),
+        None => Ok(cores),
+    }
+}
+
+/// Numbers with commas between them.
+fn listed(numbers: &[usize]) -> String {
+    let numbers: Vec<String> = numbers.iter().map(usize::to_string).collect();
+    numbers.join(",")
+}
+
 /// A level that one broker can keep.
 fn durable(args: &Args, word: &str) -> Result<Level, CliError> {
     match Level::parse(word.as_bytes()) {
@@ -195,6 +247,9 @@ fn put_together(args: &Args, options: &Options, config: &mut Config) -> Result<(
             )));
         }
         config.queue_defaults.durable = Level::None;
+    }
+    if let Some(pin) = &options.pin {
+        config.cores = pinned(args, pin, config.shards)?;
     }
     let listen = addresses(args, &options.listen)?;
     (config.listen, config.pinned) = listen.into_iter().unzip();

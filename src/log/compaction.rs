@@ -75,11 +75,22 @@ pub(crate) struct Compacted {
 }
 
 /// Runs a compaction.
-pub(crate) fn perform<D: Disk>(disk: &D, mut job: Compaction) -> Result<Compacted, StoreError> {
+pub(crate) fn perform<D: Disk>(disk: &D, job: Compaction) -> Result<Compacted, StoreError> {
+    let seed = job.seed;
+    perform_between(disk, seed, disk, job)
+}
+
+/// Copies from a segment of another directory on its own disk, whose checksums start from `source_seed`.
+pub(crate) fn perform_between<F: Disk, D: Disk>(
+    source: &F,
+    source_seed: u32,
+    disk: &D,
+    mut job: Compaction,
+) -> Result<Compacted, StoreError> {
     job.live
         .sort_by_key(|(queue, id, position)| (*position, *queue, *id));
     let live = std::mem::take(&mut job.live);
-    let mut source = Source::open(disk, &job)?;
+    let mut source = Source::open(source, source_seed, &job)?;
     let mut writer = Writer::new(disk, &job);
     let result = copy(&live, &job, &mut source, &mut writer);
     if result.is_err() {
@@ -88,10 +99,10 @@ pub(crate) fn perform<D: Disk>(disk: &D, mut job: Compaction) -> Result<Compacte
     result.map(|()| writer.done)
 }
 
-fn copy<D: Disk>(
+fn copy<F: Disk, D: Disk>(
     live: &[(QueueUid, MessageId, Position)],
     job: &Compaction,
-    source: &mut Source<'_, D>,
+    source: &mut Source<'_, F>,
     writer: &mut Writer<'_, D>,
 ) -> Result<(), StoreError> {
     for message in live.chunk_by(|a, b| a.2 == b.2) {
@@ -108,19 +119,22 @@ fn copy<D: Disk>(
 /// Reads messages of one segment in rising order.
 struct Source<'d, D: Disk> {
     disk: &'d D,
+    /// What checksums start from.
+    seed: u32,
     file: D::File,
     window: Vec<u8>,
     window_at: u64,
 }
 
 impl<'d, D: Disk> Source<'d, D> {
-    fn open(disk: &'d D, job: &Compaction) -> Result<Source<'d, D>, StoreError> {
+    fn open(disk: &'d D, seed: u32, job: &Compaction) -> Result<Source<'d, D>, StoreError> {
         let path = job.source.path();
         let file = disk
             .open(&path)
             .map_err(|error| StoreError::write(&path, error))?;
         Ok(Source {
             disk,
+            seed,
             file,
             window: Vec::new(),
             window_at: 0,
@@ -145,7 +159,7 @@ impl<'d, D: Disk> Source<'d, D> {
         };
         let at = (offset - self.window_at) as usize;
         let entry = &self.window[at..at + head.entry_bytes()];
-        (message_crc(seed(job.seed, position.0), entry) == head.crc).then_some((head, entry))
+        (message_crc(seed(self.seed, position.0), entry) == head.crc).then_some((head, entry))
     }
 
     /// Makes the window hold `wanted` bytes from `offset` on, or all that there is.

@@ -35,6 +35,8 @@ pub trait Disk {
     fn rename(&self, from: &str, to: &str) -> io::Result<()>;
     /// Removes a file's entry.
     fn remove(&self, path: &str) -> io::Result<()>;
+    /// Removes an empty directory; `DirectoryNotEmpty` if it is not.
+    fn remove_dir(&self, path: &str) -> io::Result<()>;
 }
 
 /// What a [`super::Log`] is built on: a disk, and somebody who does slow jobs in the background.

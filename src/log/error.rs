@@ -68,6 +68,11 @@ pub enum OpenError {
         /// One of the files found.
         found: String,
     },
+    /// Something is where a tool wants to put something else.
+    Taken {
+        /// What is there, relative to the data directory.
+        found: String,
+    },
     /// The directory is missing or empty and was required to exist.
     Missing,
     /// The directory has another number of shards.
@@ -143,6 +148,36 @@ impl OpenError {
     }
 }
 
+impl OpenError {
+    /// The same error with the directory (relative, empty for none) in front of the file that it names.
+    #[must_use]
+    pub fn below(mut self, directory: &str) -> OpenError {
+        match &mut self {
+            OpenError::Locked { file, .. }
+            | OpenError::Foreign { found: file }
+            | OpenError::Taken { found: file }
+            | OpenError::Corrupt { file, .. }
+            | OpenError::Version { file, .. }
+            | OpenError::Replay { file, .. }
+            | OpenError::Io { file, .. } => {
+                if !directory.is_empty() {
+                    *file = match file.is_empty() {
+                        true => directory.to_owned(),
+                        false => format!("{directory}/{file}"),
+                    };
+                }
+            }
+            OpenError::Mismatch { what } => {
+                if !directory.is_empty() {
+                    *what = format!("of {directory}: {what}");
+                }
+            }
+            OpenError::Missing | OpenError::Shards { .. } => {}
+        }
+        self
+    }
+}
+
 impl fmt::Display for OpenError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -156,6 +191,10 @@ impl fmt::Display for OpenError {
                 f,
                 "the directory holds {found} but no valid MANIFEST, so it is not a data directory; \
                  name an empty or a new one"
+            ),
+            OpenError::Taken { found } => write!(
+                f,
+                "{found} is in the way: nobody made it who left word of it; move it elsewhere"
             ),
             OpenError::Missing => write!(
                 f,

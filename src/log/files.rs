@@ -104,6 +104,10 @@ impl Disk for FileDisk {
     fn remove(&self, path: &str) -> io::Result<()> {
         std::fs::remove_file(self.path(path))
     }
+
+    fn remove_dir(&self, path: &str) -> io::Result<()> {
+        std::fs::remove_dir(self.path(path))
+    }
 }
 
 /// A locked data directory with a thread for each [`Lane`]. Dropping it waits for the jobs handed
@@ -222,6 +226,21 @@ fn create_with_parents(dir: &Path) -> io::Result<()> {
         _ => {}
     }
     File::open(parent)?.sync_all()
+}
+
+/// A directory that no other process has locked, nor will while this lives.
+#[derive(Debug)]
+pub struct DirectoryLock {
+    _file: File,
+}
+
+/// Locks a directory that is there.
+///
+/// # Errors
+/// [`OpenError::Locked`] when another process has it, [`OpenError::Io`].
+pub fn lock_directory(dir: &Path) -> Result<DirectoryLock, OpenError> {
+    let file = lock(&dir.join(manifest::LOCK))?;
+    Ok(DirectoryLock { _file: file })
 }
 
 /// Takes the lock of a directory and says who has it.

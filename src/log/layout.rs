@@ -11,7 +11,7 @@ use super::rw::{read_file, write_new_file};
 
 /// The file that says how many shards a directory has; without it, it is one.
 pub const FILE: &str = "SHARDS";
-const TMP: &str = "SHARDS.tmp";
+pub(crate) const TMP: &str = "SHARDS.tmp";
 const TITLE: &str = "ringmq data directory of several shards";
 const VERSION: u64 = 1;
 const BYTES_MAX: usize = 4096;
@@ -61,6 +61,19 @@ pub fn shards<D: Disk>(disk: &D) -> Result<Option<u32>, OpenError> {
     }
 }
 
+/// Says, durably and in place of what was said before, how many shards there are.
+///
+/// # Errors
+/// The disk fails: then what was said before may stand, or the new.
+pub(crate) fn store<D: Disk>(disk: &D, shards: u32) -> Result<(), OpenError> {
+    let disk = &Patient(disk);
+    write_new_file(disk, TMP, &[encode(shards).as_bytes()])?;
+    disk.rename(TMP, FILE)
+        .map_err(|error| OpenError::io(FILE, "naming", error))?;
+    disk.sync_dir("")
+        .map_err(|error| OpenError::io("", "syncing", error))
+}
+
 /// The directories of so many shards, relative to the data directory; a new one is made one of these. The only
 /// shard of a directory has all of it.
 ///
@@ -79,14 +92,7 @@ pub fn prepare<D: Disk>(disk: &D, count: u32, must_exist: bool) -> Result<Vec<St
         Some(_) => {}
         None if must_exist => return Err(OpenError::Missing),
         None if count == 1 => return Ok(vec![String::new()]),
-        None => {
-            let disk = &Patient(disk);
-            write_new_file(disk, TMP, &[encode(count).as_bytes()])?;
-            disk.rename(TMP, FILE)
-                .map_err(|error| OpenError::io(FILE, "naming", error))?;
-            disk.sync_dir("")
-                .map_err(|error| OpenError::io("", "syncing", error))?;
-        }
+        None => store(disk, count)?,
     }
     let disk = &Patient(disk);
     let root = disk

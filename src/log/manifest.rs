@@ -11,7 +11,7 @@ use super::rw::{StoreError, read_file, write_new_file};
 
 /// Its name.
 pub(crate) const FILE: &str = "MANIFEST";
-const TMP: &str = "MANIFEST.tmp";
+pub(crate) const TMP: &str = "MANIFEST.tmp";
 /// The lock's name.
 pub(crate) const LOCK: &str = "LOCK";
 /// The directory of the only shard.

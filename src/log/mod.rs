@@ -10,16 +10,19 @@
 mod again;
 mod api;
 mod append;
+mod below;
 mod blocks;
 mod check;
 mod checkpoint;
 mod chunks;
 mod compaction;
+pub mod conversion;
 mod crc;
 pub mod disk;
 mod entry;
 mod error;
 pub mod files;
+mod foreground;
 pub mod job;
 pub mod layout;
 mod manifest;
@@ -39,6 +42,7 @@ mod sections;
 mod segment;
 mod segment_reader;
 mod supply;
+mod survey;
 mod syncs;
 mod upkeep;
 mod windows;
@@ -60,6 +64,7 @@ pub use append::{
     DEFINE_HEAD_BYTES_MAX, RELEASE_BYTES_MAX, SCHEDULE_HEAD_BYTES_MAX, SETTLE_BYTES_MAX,
     publish_many_bytes,
 };
+pub use below::Below;
 pub use blocks::BLOCK_OFFSETS_MAX;
 pub use check::{check, dump};
 pub use entry::{
@@ -67,9 +72,11 @@ pub use entry::{
     TransferReason,
 };
 pub use error::{LogError, OpenError};
+pub use foreground::Foreground;
 pub use none::NoStorage;
 pub use place::{BlockSlot, LogIndex, Place, Position, SegmentRange};
 pub use sections::{Section, SectionKind, Sections, SectionsBuilder, SectionsError};
+pub use survey::Survey;
 
 /// Publishes are refused for a moment when more than this waits for a sync.
 const UNSYNCED_BYTES_MAX: u64 = 64 << 20;
@@ -209,6 +216,25 @@ impl<S: Storage> Log<S> {
         log.tail.durable_bytes = log.last.bytes;
         log.next_segment();
         Ok((log, opened.recovered))
+    }
+
+    /// Makes a directory that counts its starts from `incarnation` on, which the next [`Log::open`] makes one
+    /// more. It is on stable storage then.
+    ///
+    /// # Errors
+    /// The disk fails, or there is a directory already.
+    pub fn create<D: Disk>(
+        disk: &D,
+        config: &LogConfig,
+        directory_id: u64,
+        incarnation: u64,
+    ) -> Result<(), OpenError> {
+        recovery::create(
+            &patient::Patient(disk),
+            config.segment_bytes,
+            directory_id,
+            incarnation,
+        )
     }
 
     /// Which start on the directory this is, from 1.

@@ -61,4 +61,7 @@ impl Disk for NoStorage {
     fn remove(&self, _: &str) -> io::Result<()> {
         match *self {}
     }
+    fn remove_dir(&self, _: &str) -> io::Result<()> {
+        match *self {}
+    }
 }

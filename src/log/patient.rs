@@ -69,4 +69,7 @@ impl<D: Disk> Disk for Patient<'_, D> {
     fn remove(&self, path: &str) -> io::Result<()> {
         uninterrupted(|| self.0.remove(path))
     }
+    fn remove_dir(&self, path: &str) -> io::Result<()> {
+        uninterrupted(|| self.0.remove_dir(path))
+    }
 }

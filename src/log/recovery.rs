@@ -51,7 +51,7 @@ impl Listing {
     }
 
     /// The highest number of a segment of that kind.
-    fn last(&self, kept: bool) -> u64 {
+    pub fn last(&self, kept: bool) -> u64 {
         let names = self.segments.keys().filter(|name| name.kept == kept);
         names.map(|name| name.number).max().unwrap_or(0)
     }
@@ -182,6 +182,7 @@ fn open_manifest<D: Disk>(
         .list("")
         .map_err(|error| OpenError::io("", "listing", error))?;
     let found = Manifest::load(disk)?;
+    let was_there = found.is_some();
     let fresh = found.as_ref().is_none_or(|found| found.incarnation == 0);
     let manifest = match found {
         Some(manifest) => manifest,
@@ -208,8 +209,10 @@ fn open_manifest<D: Disk>(
         }
         // The manifest may have been renamed by a start that died before it could sync that. If power
         // failed now the shard's directory could stay without it, which would look like another's.
-        disk.sync_dir("")
-            .map_err(|error| OpenError::io("", "syncing", error))?;
+        if was_there {
+            disk.sync_dir("")
+                .map_err(|error| OpenError::io("", "syncing", error))?;
+        }
         disk.create_dir(SHARD)
             .map_err(|error| OpenError::io(SHARD, "making", error))?;
         disk.sync_dir("")
@@ -218,28 +221,57 @@ fn open_manifest<D: Disk>(
     Ok((manifest, fresh))
 }
 
-/// Opens a directory: finds or makes the manifest, replays, repairs.
-pub(crate) fn open<D: Disk, R: Replay>(
+/// Makes a directory that was opened so many times.
+pub(crate) fn create<D: Disk>(
     disk: &D,
     segment_bytes: u64,
-    options: &OpenOptions,
+    directory_id: u64,
+    incarnation: u64,
+) -> Result<(), OpenError> {
+    disk.create_dir(SHARD)
+        .map_err(|error| OpenError::io(SHARD, "making", error))?;
+    let manifest = Manifest {
+        directory_id,
+        shards: 1,
+        segment_bytes,
+        incarnation,
+        segments: Vec::new(),
+    };
+    // This syncs the entries of both.
+    manifest.store(disk)?;
+    Ok(())
+}
+
+/// What a directory holds: read, verified and replayed.
+pub(crate) struct Seen<'d, D: Disk> {
+    pub listing: Listing,
+    pub scan: Scan,
+    /// Whole checkpoints, newest first.
+    pub whole: Vec<Loaded>,
+    /// Positions of those that are not.
+    pub damaged: Vec<Position>,
+    pub reader: SegmentReader<'d, D>,
+}
+
+/// Reads, verifies and replays the directory of that manifest. Changes nothing.
+pub(crate) fn see<'d, D: Disk, R: Replay>(
+    disk: &'d D,
+    manifest: &Manifest,
     replay: &mut R,
-) -> Result<Opened, OpenError> {
-    let (mut manifest, fresh) = open_manifest(disk, segment_bytes, options)?;
+) -> Result<Seen<'d, D>, OpenError> {
     let listing = Listing::read(disk)?;
-    let headers = read_headers(disk, &listing, &manifest)?;
-    let FoundCheckpoints { mut whole, damaged } = load_checkpoints(disk, &listing, &manifest)?;
+    let headers = read_headers(disk, &listing, manifest)?;
+    let FoundCheckpoints { mut whole, damaged } = load_checkpoints(disk, &listing, manifest)?;
     for (_, what) in &damaged {
         ::log::warn!("{what}; an older checkpoint is used");
     }
-    let mut scan = new_scan(&manifest, &listing, headers, whole.first())?;
-    scan.recovered.fresh = fresh;
+    let mut scan = new_scan(manifest, &listing, headers, whole.first())?;
     scan.recovered.checkpoints_damaged = damaged.len();
     if let Some(newest) = whole.first() {
         expect_blocks(disk, newest)?;
     }
     let from = Position(scan.end).segment(manifest.segment_bytes);
-    expect_listed_segments(&listing, &manifest, from)?;
+    expect_listed_segments(&listing, manifest, from)?;
     if let Some(newest) = whole.first_mut() {
         replay
             .restore(newest.payload())
@@ -253,10 +285,37 @@ pub(crate) fn open<D: Disk, R: Replay>(
     let newest = whole.first();
     let slots = newest.map_or(&[][..], |newest| &newest.meta.slots);
     let mut reader = SegmentReader::new(disk);
-    let mut scanner = Scanner::new(disk, &listing, &manifest, slots, replay, scan);
+    let mut scanner = Scanner::new(disk, &listing, manifest, slots, replay, scan);
     scanner.run(&mut reader)?;
-    let mut scan = scanner.scan;
+    let scan = scanner.scan;
     expect_live_segments(&scan.table)?;
+    Ok(Seen {
+        listing,
+        scan,
+        whole,
+        damaged: damaged.into_iter().map(|(position, _)| position).collect(),
+        reader,
+    })
+}
+
+/// Opens a directory: finds or makes the manifest, replays, repairs.
+pub(crate) fn open<D: Disk, R: Replay>(
+    disk: &D,
+    segment_bytes: u64,
+    options: &OpenOptions,
+    replay: &mut R,
+) -> Result<Opened, OpenError> {
+    let (mut manifest, fresh) = open_manifest(disk, segment_bytes, options)?;
+    let Seen {
+        listing,
+        mut scan,
+        whole,
+        damaged,
+        reader,
+    } = see(disk, &manifest, replay)?;
+    scan.recovered.fresh = fresh;
+    let newest = whole.first();
+    let slots = newest.map_or(&[][..], |newest| &newest.meta.slots);
 
     let kept: Vec<Kept> = (whole.iter().take(2).rev())
         .zip(3 - whole.len().min(2) as u64..)
@@ -266,9 +325,7 @@ pub(crate) fn open<D: Disk, R: Replay>(
         })
         .collect();
     let other = whole.iter().skip(2).map(|loaded| loaded.meta.position);
-    let stale = other
-        .chain(damaged.iter().map(|(position, _)| *position))
-        .collect();
+    let stale = other.chain(damaged).collect();
     let older = whole.get(1).map_or(&[][..], |older| &older.meta.slots);
     let blocks = Blocks::recover(slots, older, 2);
     let listed = manifest.segments.last().map_or(0, |(_, last)| *last);

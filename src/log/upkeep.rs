@@ -3,12 +3,15 @@
 use crate::broker::id::{MessageId, QueueUid};
 
 use super::checkpoint::{self, Meta};
-use super::compaction::{Compacted, Compaction};
-use super::disk::Storage;
+use super::compaction::{self, Compacted, Compaction, Output};
+use super::disk::{Disk, Storage};
+use super::error::OpenError;
 use super::job::{Job, Work};
+use super::patient::Patient;
 use super::place::{LogIndex, Position, SegmentRange};
 use super::rw::JobError;
 use super::segment::{Segment, SegmentName};
+use super::survey::Survey;
 use super::write::Closing;
 use super::{Event, Log};
 
@@ -280,10 +283,7 @@ impl<S: Storage> Log<S> {
                 .expect("the segment was told to be compacted");
             (segment.end, segment.base_ms)
         };
-        let append_to = self.compacting.append_to.and_then(|number| {
-            let kept = self.table.get(SegmentName::kept(number))?;
-            Some((number, kept.epoch, kept.end))
-        });
+        let append_to = self.append_to();
         self.compacting.source = Some((source, live.len()));
         // Each output but the last is at least half full, so that a few epochs do.
         let next_epoch = self.supply.next_epoch(self.manifest.incarnation);
@@ -324,7 +324,24 @@ impl<S: Storage> Log<S> {
                 return;
             }
         };
-        for output in &done.outputs {
+        self.take_outputs(&done.outputs);
+        if let Some(segment) = self.table.get_mut(source) {
+            // Checkpoints begun so far refer to the old places, and so may one that is begun
+            // before the caller has taken the event.
+            segment.moved_at = Some(self.checkpoints.begun + 1);
+            segment.stuck = done.moves.len() < count || count == 0;
+        }
+        self.stats.compactions += 1;
+        self.stats.damaged += done.damaged.len() as u64;
+        self.events.push_back(Event::Compacted {
+            moves: done.moves,
+            damaged: done.damaged,
+        });
+    }
+
+    /// Kept segments were written to.
+    fn take_outputs(&mut self, outputs: &[Output]) {
+        for output in outputs {
             let name = SegmentName::kept(output.number);
             if output.is_new {
                 self.close_kept();
@@ -342,18 +359,67 @@ impl<S: Storage> Log<S> {
             kept.messages += output.messages;
             kept.live += output.messages;
         }
-        if let Some(segment) = self.table.get_mut(source) {
-            // Checkpoints begun so far refer to the old places, and so may one that is begun
-            // before the caller has taken the event.
-            segment.moved_at = Some(self.checkpoints.begun + 1);
-            segment.stuck = done.moves.len() < count || count == 0;
+    }
+
+    /// The kept segment that the next compaction appends to.
+    fn append_to(&self) -> Option<(u64, u64, u64)> {
+        let number = self.compacting.append_to?;
+        let kept = self.table.get(SegmentName::kept(number))?;
+        Some((number, kept.epoch, kept.end))
+    }
+
+    /// New kept segments get numbers from this one on, if they would get lower ones.
+    pub fn number_kept_from(&mut self, number: u64) {
+        let next = &mut self.compacting.next_number;
+        *next = number.max(*next);
+    }
+
+    /// Copies messages of another directory's segment to kept segments of this one, and waits for it: for tools.
+    /// `live` names them as they are called here, once for each queue, with the places where they are there;
+    /// what comes back has the places where they are here, on stable storage. What fills a segment to its last
+    /// bytes may be missing there: there is no place for it.
+    ///
+    /// # Errors
+    /// A message is damaged, or a disk fails; the log may have some of the messages then, which is of no harm.
+    ///
+    /// # Panics
+    /// If a compaction is under way, or the segments of the two directories are of different size.
+    pub fn copy_in<D: Disk>(
+        &mut self,
+        survey: &Survey<D>,
+        segment: SegmentRange,
+        live: Vec<(QueueUid, MessageId, Position)>,
+    ) -> Result<Vec<(QueueUid, MessageId, Position)>, OpenError> {
+        assert!(self.compacting.source.is_none(), "one compaction at a time");
+        assert_eq!(survey.segment_bytes(), self.config.segment_bytes);
+        let from = survey.from(segment);
+        let next_epoch = self.supply.next_epoch(self.manifest.incarnation);
+        let job = Compaction {
+            source: from.name,
+            source_end: from.end,
+            base_ms: from.base_ms,
+            live,
+            append_to: self.append_to(),
+            next_number: self.compacting.next_number,
+            next_epoch,
+            directory_id: self.manifest.directory_id,
+            seed: self.seed,
+            segment_bytes: self.config.segment_bytes,
+            wall_ms: self.last.wall_ms,
+        };
+        let disks = (Patient(survey.disk()), Patient(self.storage.disk()));
+        let done = compaction::perform_between(&disks.0, from.seed, &disks.1, job)?;
+        for _ in done.outputs.iter().filter(|output| output.is_new).skip(1) {
+            self.supply.next_epoch(self.manifest.incarnation);
         }
-        self.stats.compactions += 1;
-        self.stats.damaged += done.damaged.len() as u64;
-        self.events.push_back(Event::Compacted {
-            moves: done.moves,
-            damaged: done.damaged,
-        });
+        if let Some((_, id, position)) = done.damaged.first() {
+            let offset = position.offset(self.config.segment_bytes);
+            let what = format!("message {id} is not what was written");
+            return Err(OpenError::corrupt(&from.name.path(), offset, what));
+        }
+        self.take_outputs(&done.outputs);
+        let moves = done.moves.into_iter();
+        Ok(moves.map(|(queue, id, _, new)| (queue, id, new)).collect())
     }
 
     /// The kept segment that was appended to is complete.

@@ -1,4 +1,5 @@
-//! The clock that every turn is stamped with. Never read more than once a turn.
+//! The clock that every turn is stamped with: read once for all that happens in the turn, and once more behind it to
+//! tell how long it took.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -24,9 +25,14 @@ impl Clock {
     /// What the clocks say. `us` never goes back; `wall_us` follows the system, jumps included.
     pub fn now(&self) -> Now {
         Now {
-            us: self.start_us + micros(self.start.elapsed()),
+            us: self.us(),
             wall_us: wall_us(),
         }
+    }
+
+    /// [`Now::us`] alone, microseconds: one system clock instead of two.
+    pub fn us(&self) -> u64 {
+        self.start_us + micros(self.start.elapsed())
     }
 }
 

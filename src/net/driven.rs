@@ -42,6 +42,8 @@ pub trait Driven {
     fn handle_shutdown(&mut self, now: Now);
     /// See [`Shard::poll_stopped`].
     fn poll_stopped(&mut self) -> Option<Stop>;
+    /// See [`Shard::handle_turn_measured`].
+    fn handle_turn_measured(&mut self, _took_us: u64) {}
     /// See [`Shard::handle_post`]; one that is alone gets none.
     fn handle_post(&mut self, _from: u32, _bag: Bag, _now: Now) {}
     /// See [`Shard::poll_post`]; one that is alone has none.
@@ -98,6 +100,9 @@ impl<S: Storage> Driven for Shard<S> {
     }
     fn poll_stopped(&mut self) -> Option<Stop> {
         Shard::poll_stopped(self)
+    }
+    fn handle_turn_measured(&mut self, took_us: u64) {
+        Shard::handle_turn_measured(self, took_us);
     }
     fn handle_post(&mut self, from: u32, bag: Bag, now: Now) {
         Shard::handle_post(self, from, bag, now);

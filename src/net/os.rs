@@ -4,6 +4,7 @@
 
 use std::io::{self, Read};
 use std::os::fd::AsRawFd;
+use std::path::Path;
 
 /// Raises the number of files this process may open to the most it is allowed, and returns it.
 ///
@@ -103,6 +104,65 @@ pub fn random_seed() -> io::Result<u64> {
     let mut seed = [0; 8];
     std::fs::File::open("/dev/urandom")?.read_exact(&mut seed)?;
     Ok(u64::from_ne_bytes(seed))
+}
+
+/// Bytes that may still be written to the filesystem that a path is on.
+///
+/// # Errors
+/// If the system does not say.
+pub fn free_bytes(path: &Path) -> io::Result<u64> {
+    let stat = rustix::fs::statvfs(path)?;
+    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
+/// The cores that this thread may run on, by the system's numbers.
+///
+/// # Errors
+/// If the system does not say, or is not Linux.
+#[cfg(target_os = "linux")]
+pub fn cores() -> io::Result<Vec<usize>> {
+    let allowed = rustix::thread::sched_getaffinity(None)?;
+    Ok((0..rustix::thread::CpuSet::MAX_CPU)
+        .filter(|core| allowed.is_set(*core))
+        .collect())
+}
+
+/// From now on this thread, and those that it starts, run on that core only.
+///
+/// # Errors
+/// If the process may not use the core, or the system is not Linux.
+#[cfg(target_os = "linux")]
+pub fn pin_thread(core: usize) -> io::Result<()> {
+    if core >= rustix::thread::CpuSet::MAX_CPU {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let mut only = rustix::thread::CpuSet::new();
+    only.set(core);
+    Ok(rustix::thread::sched_setaffinity(None, &only)?)
+}
+
+/// The cores that this thread may run on: only Linux says.
+///
+/// # Errors
+/// Always.
+#[cfg(not(target_os = "linux"))]
+pub fn cores() -> io::Result<Vec<usize>> {
+    Err(io::Error::new(
+        io::ErrorKind::Unsupported,
+        "only Linux pins threads to cores",
+    ))
+}
+
+/// Only Linux pins threads to cores.
+///
+/// # Errors
+/// Always.
+#[cfg(not(target_os = "linux"))]
+pub fn pin_thread(_: usize) -> io::Result<()> {
+    Err(io::Error::new(
+        io::ErrorKind::Unsupported,
+        "only Linux pins threads to cores",
+    ))
 }
 
 #[cfg(test)]

@@ -197,6 +197,7 @@ impl Reactor {
             self.write(driven, now);
             self.send(driven);
             self.close(driven, now);
+            driven.handle_turn_measured(self.clock.us() - now.us);
             if let Some(stop) = driven.poll_stopped() {
                 self.finish(driven)?;
                 return Ok(stop);

@@ -16,56 +16,102 @@ use crate::protocol::text::handles::{Acks, Typed};
 /// look at are.
 const RUN_MAX: usize = 512;
 
+/// One command of a run.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Command {
+    /// Where its handles end among those of the run.
+    handles: u32,
+    quiet: bool,
+}
+
 impl<S: Storage> Shard<S> {
     /// Runs the plain acks at the front of `input`; returns how many bytes they are. The connection's commands
     /// may be run.
     #[inline]
     pub(super) fn run_acks(&mut self, slot: usize, input: &[u8]) -> usize {
-        if self.conns[slot].transaction.is_some() {
+        let conn = &self.conns[slot];
+        if conn.transaction.is_some() || conn.out.len() >= self.limits.send_bytes_max {
             return 0;
         }
-        let mut acks = Acks::new();
         let mut handles = std::mem::take(&mut self.handles);
-        let (mut used, mut commands, mut total) = (0, 0, 0);
+        let mut commands = std::mem::take(&mut self.ack_commands);
+        let used = self.read_acks(input, &mut handles, &mut commands);
+        self.totals.commands += commands.len() as u64;
+        // Those before it are settled: a run of deliveries may go on over several commands.
+        let mut settled = 0;
+        let mut from = 0;
         let mut holder = None;
-        while total < RUN_MAX && self.conns[slot].out.len() < self.limits.send_bytes_max {
-            let line = &input[used..];
-            let Some((quiet, consumed)) = acks.read(line, &self.limits, &mut handles) else {
-                break;
-            };
-            let here = |typed: &Typed| typed.handle.incarnation == self.engine.incarnation;
-            if self.peers.is_some() && !handles.iter().all(here) {
-                break;
-            }
-            let (mut count, mut level) = (0, Level::None);
+        for Command { handles: to, quiet } in commands.drain(..) {
+            let to = to as usize;
+            let (mut count, mut level) = ((settled.clamp(from, to) - from) as u64, Level::None);
+            let mut at = settled.max(from);
             self.text.clear();
-            for typed in &handles {
-                let Some((lease, safe_at)) = self.engine.ack(typed.handle) else {
-                    let (from, to) = typed.span;
-                    push_stale(&mut self.text, &line[from as usize..to as usize]);
-                    continue;
+            while at < to {
+                let rest = handles[at..].iter().map(|typed| typed.handle);
+                let (many, had, safe_at) = match self.engine.ack_run(rest) {
+                    Some((many, had)) => (many, Some(had), Level::None),
+                    None => match self.engine.ack(handles[at].handle) {
+                        Some((lease, safe_at)) => (1, Some(lease.holder), safe_at),
+                        None => (1, None, Level::None),
+                    },
                 };
-                count += 1;
-                level = level.max(safe_at);
-                if holder != Some(lease.holder) {
-                    // Once is enough: nothing is handed out within the run.
-                    holder = Some(lease.holder);
-                    self.credit_returned(lease.holder);
+                match had {
+                    Some(had) => {
+                        count += many.min(to - at) as u64;
+                        level = level.max(safe_at);
+                        if holder != Some(had) {
+                            // Once is enough: nothing is handed out within the run.
+                            holder = Some(had);
+                            self.credit_returned(had);
+                        }
+                    }
+                    None => {
+                        let (from, to) = handles[at].span;
+                        push_stale(&mut self.text, &input[from as usize..to as usize]);
+                    }
                 }
+                at += many;
             }
-            if count == 1 && handles.len() == 1 && !quiet && level == Level::None {
+            settled = at;
+            if count == 1 && to - from == 1 && !quiet && level == Level::None {
                 let out = self.conns[slot].out.writer(&mut self.pool);
                 out.extend_from_slice(encode::ACKED);
             } else {
                 let tag = None;
                 self.settled(Asker { slot, tag, quiet }, count, level);
             }
-            used += consumed;
-            commands += 1;
-            total += handles.len();
+            from = to;
         }
+        handles.clear();
         self.handles = handles;
-        self.totals.commands += commands;
+        self.ack_commands = commands;
+        used
+    }
+
+    /// Reads the plain acks at the front of `input`; returns how many bytes they are.
+    #[inline]
+    fn read_acks(
+        &self,
+        input: &[u8],
+        handles: &mut Vec<Typed>,
+        commands: &mut Vec<Command>,
+    ) -> usize {
+        let mut acks = Acks::new();
+        let (mut used, mut read) = (0, 0);
+        while read < RUN_MAX
+            && let Some((quiet, end)) = acks.read(input, used, &self.limits, handles)
+        {
+            let here = |typed: &Typed| typed.handle.incarnation == self.engine.incarnation;
+            if self.peers.is_some() && !handles[read..].iter().all(here) {
+                handles.truncate(read);
+                break;
+            }
+            (used, read) = (end, handles.len());
+            commands.push(Command {
+                handles: read as u32,
+                quiet,
+            });
+        }
         used
     }
 }

@@ -62,6 +62,12 @@ impl Unseen {
         }
     }
 
+    /// All of another's publishes.
+    pub fn merge(&mut self, other: Unseen) {
+        self.os = self.os.max(other.os);
+        self.disk = self.disk.max(other.disk);
+    }
+
     /// What must be reached before a command of the connection that reads is run.
     #[inline]
     pub fn needs(self) -> [Need; 2] {

@@ -2,7 +2,7 @@
 //!
 //! A queue keeps its waiting consumers in the order they came. A waiting pull leaves with its first
 //! messages; a subscription goes to the back after each turn of its own and leaves only while it has no credit or its
-//! connection's output is full.
+//! connection's output is full. Those with a higher priority stand before all others.
 
 use std::cmp::Reverse;
 
@@ -82,7 +82,7 @@ impl<S: Storage> Shard<S> {
         for source in sources {
             let queue = self.engine.queue_mut(*source);
             if !queue.waiters.contains(&key) {
-                queue.waiters.push_back(key);
+                self.waiters.join(&mut queue.waiters, key);
             }
         }
         let conn = &mut self.conns[slot];
@@ -378,7 +378,8 @@ impl<S: Storage> Shard<S> {
         }
         let waiters = &mut self.engine.queue_mut(queue).waiters;
         if waiters.len() > 1 && waiters.front() == Some(&key) {
-            waiters.rotate_left(1);
+            waiters.pop_front();
+            self.waiters.join(waiters, key);
         }
         given.stopped
     }
@@ -400,7 +401,8 @@ impl<S: Storage> Shard<S> {
             self.line_up(key);
             return;
         }
-        self.begin_subscription(at, tag, queue, credit.unwrap_or(CREDIT_DEFAULT), terms);
+        let credit = credit.unwrap_or(CREDIT_DEFAULT);
+        self.begin_subscription(at, tag, queue, credit, 0, terms);
     }
 
     /// Begins one more subscription of a connection.
@@ -410,9 +412,11 @@ impl<S: Storage> Shard<S> {
         tag: &[u8],
         queue: QueueKey,
         credit: u32,
+        priority: i32,
         mut terms: Terms,
     ) -> WaiterKey {
         terms.holder = self.engine.leases.add_holder();
+        self.waiters.ranked += usize::from(priority != 0);
         let subscription = Subscription {
             conn: at,
             tag: tag.into(),
@@ -420,6 +424,7 @@ impl<S: Storage> Shard<S> {
             credit,
             terms,
             queued: false,
+            priority,
         };
         let key = WaiterKey(self.waiters.slab.insert(Waiter::Subscription(subscription)) as u32);
         let by_holder = &mut self.waiters.by_holder;
@@ -461,7 +466,8 @@ impl<S: Storage> Shard<S> {
         if !subscription.queued {
             subscription.queued = true;
             let queue = subscription.queue;
-            self.engine.queue_mut(queue).waiters.push_back(key);
+            let line = &mut self.engine.queue_mut(queue).waiters;
+            self.waiters.join(line, key);
             self.engine.schedule(queue);
         }
     }
@@ -482,6 +488,7 @@ impl<S: Storage> Shard<S> {
         };
         let queue = subscription.queue;
         let holder = subscription.terms.holder;
+        self.waiters.ranked -= usize::from(subscription.priority != 0);
         let read = self.engine.queue_mut(queue);
         read.consumers -= 1;
         let is_last = !read.has_consumers();

@@ -88,7 +88,8 @@ pub(super) fn hand_out<S: Storage>(
                 given.bytes += body.len() as u64;
                 given.bytes < bytes_max && before + (out.len() - start) < send_bytes_max
             };
-            let count = engine.hand_out_run(key, terms.holder, lease_us, wanted, now, write);
+            let (holder, is_first) = (terms.holder, given.count == 0);
+            let count = engine.hand_out_run(key, holder, lease_us, wanted, is_first, now, write);
             if count > 0 {
                 given.count += count;
                 continue;
@@ -109,8 +110,9 @@ pub(super) fn hand_out<S: Storage>(
                 break;
             }
         };
+        let is_first = given.count == 0;
         given.count += 1;
-        given.bytes += send(engine, conn, pool, key, terms, tag, taken, now);
+        given.bytes += send(engine, conn, pool, key, terms, tag, taken, is_first, now);
     }
     given
 }
@@ -126,6 +128,7 @@ fn send<S: Storage>(
     terms: &Terms,
     tag: &[u8],
     taken: Taken,
+    is_first: bool,
     now: Now,
 ) -> u64 {
     let incarnation = engine.incarnation;
@@ -163,6 +166,7 @@ fn send<S: Storage>(
         .expect("a taken message is in memory")
         .expect("a taken message was checked");
     let size = message.body.as_slice().len() as u32;
+    let time_ms = message.time_ms;
     let shown = Shown {
         source: printed,
         handle,
@@ -178,6 +182,9 @@ fn send<S: Storage>(
         Sections(message.sections),
         message.body,
     );
+    if is_first {
+        engine.measure(time_ms, taken.tries, serial, now);
+    }
     if serial == 0 {
         engine.queue_mut(key).counters.acked += 1;
         engine.settle_taken(key, taken.id, taken.place, Some(size), SettleReason::Acked);

@@ -7,6 +7,7 @@ use super::peers::{CLOSED, CLOSING};
 use super::{ConnKey, Ending, Now, Shard, Stop};
 use crate::broker::index::Slot;
 use crate::broker::reply::ErrorCode;
+use crate::buffer::bodies;
 use crate::fault::{Fault, planted};
 use crate::log::disk::Storage;
 use crate::log::{BlockSlot, Event, Position};
@@ -73,6 +74,7 @@ impl<S: Storage> Shard<S> {
     /// apply, expire, deliver.
     pub fn handle_turn_end(&mut self, now: Now) {
         self.housekeeping.again = false;
+        self.engine.times.now_us = now.us;
         self.resume_conns(now);
         if self.peers.is_some() {
             self.decide_pulls(now);
@@ -99,6 +101,12 @@ impl<S: Storage> Shard<S> {
         if self.peers.is_some() {
             self.exchange(now);
         }
+    }
+
+    /// The loop's last turn took so long, microseconds, from the end of its sleep.
+    #[inline]
+    pub fn handle_turn_measured(&mut self, took_us: u64) {
+        self.engine.times.turn_us.add(took_us);
     }
 
     fn dispatch_all(&mut self, now: Now) {
@@ -188,6 +196,8 @@ impl<S: Storage> Shard<S> {
             let Some(slot) = self.slot(key) else { continue };
             self.conns[slot].resuming = false;
             if self.conns[slot].blocked == Blocked::No {
+                // While it was held up it may not have been read: its time to go on counts from here.
+                self.conns[slot].heard_us = now.us;
                 self.run_input(slot, now);
             }
             self.after_run(slot, now);
@@ -440,6 +450,7 @@ impl<S: Storage> Shard<S> {
     fn count_memory(&mut self, now: Now) {
         self.housekeeping.memory_due_us = now.us + MEMORY_INTERVAL_US;
         self.housekeeping.busy = false;
+        bodies::trim_if_idle();
         let budget = self.memory_budget_bytes;
         let conns: usize = self.conns.iter().map(|(_, conn)| conn.memory()).sum();
         let mut buffers = conns + self.pool.bytes() + self.requests.memory() + self.live.memory();
@@ -549,7 +560,9 @@ impl<S: Storage> Shard<S> {
         let mut watched = false;
         let mut stalled = Vec::new();
         for (slot, conn) in &self.conns {
-            if conn.life != Life::Open || conn.blocked != Blocked::No || !conn.in_frame() {
+            // Who was held up, and is run next, may be in the middle of nothing.
+            let is_held_up = conn.blocked != Blocked::No || conn.resuming;
+            if conn.life != Life::Open || is_held_up || !conn.in_frame() {
                 continue;
             }
             watched = true;

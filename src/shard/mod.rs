@@ -25,12 +25,14 @@ mod placement;
 mod publish_run;
 mod recovery;
 mod request;
+pub mod reshard;
 mod schedule;
 mod session;
 mod settling;
 mod single;
 mod snapshot;
 mod stats;
+mod times;
 mod trace;
 mod transaction;
 mod waiters;
@@ -174,6 +176,8 @@ pub struct Shard<S: Storage> {
     cast_run: cast_run::CastRun,
     /// Scratch for the handles of an ack.
     handles: Vec<Typed>,
+    /// Scratch for the commands of a run of acks.
+    ack_commands: Vec<ack_run::Command>,
 }
 
 impl<S: Storage> Shard<S> {
@@ -260,6 +264,7 @@ impl<S: Storage> Shard<S> {
             text: Vec::new(),
             cast_run: cast_run::CastRun::default(),
             handles: Vec::new(),
+            ack_commands: Vec::new(),
         };
         shard.watch_expiring(now);
         Ok((shard, recovered))
@@ -363,6 +368,7 @@ impl<S: Storage> Shard<S> {
     /// `count` bytes were read into the space.
     pub fn handle_received(&mut self, conn: ConnKey, count: usize, now: Now) {
         let Some(slot) = self.slot(conn) else { return };
+        self.engine.times.now_us = now.us;
         let conn = &mut self.conns[slot];
         conn.heard_us = now.us;
         conn.turn_bytes += count;

@@ -100,6 +100,9 @@ impl<S: Storage> Shard<S> {
             self.credit_returned(lease.holder);
             self.give_back_nacked(&lease, delay_us, dead, why, now);
         }
+        // What its next command finds is what it has done: dead letters are where they belong by then.
+        let moved = self.engine.moved;
+        self.conns[asker.slot].published.merge(moved);
         self.settled(asker, count, level);
     }
 

@@ -57,6 +57,11 @@ impl Writer {
         writer
     }
 
+    /// Queues that another writer has written, without a head.
+    pub(super) fn append(&mut self, queues: Writer) {
+        self.out.extend_from_slice(&queues.out);
+    }
+
     /// Every schedule, behind the queues.
     pub(super) fn schedules(&mut self, schedules: &Schedules) {
         self.number(schedules.next_number);

@@ -2,7 +2,7 @@
 //! terms; never a message.
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BinaryHeap, VecDeque};
 
 use slab::Slab;
 
@@ -147,6 +147,8 @@ pub struct Subscription {
     pub terms: Terms,
     /// Stands in the queue's line of waiters.
     pub queued: bool,
+    /// Who has a higher one is served first, as long as it may have more.
+    pub priority: i32,
 }
 
 impl Waiter {
@@ -168,6 +170,8 @@ pub struct Waiters {
     pub(super) deadlines: BinaryHeap<Reverse<(u64, WaiterKey, u64)>>,
     /// Pulls that wait.
     pulls: usize,
+    /// Subscriptions with a priority other than 0.
+    pub(super) ranked: usize,
     next_serial: u64,
     /// Subscriptions by their holder.
     pub(super) by_holder: Vec<Option<WaiterKey>>,
@@ -256,6 +260,25 @@ impl Waiters {
     pub fn is_pull(&self, key: WaiterKey) -> bool {
         let waiter = self.slab.get(key.0 as usize);
         matches!(waiter, Some(Waiter::Pull(_) | Waiter::Watch(_)))
+    }
+
+    /// Who has a higher one is served first.
+    fn priority(&self, key: WaiterKey) -> i32 {
+        match self.slab.get(key.0 as usize) {
+            Some(Waiter::Subscription(subscription)) => subscription.priority,
+            _ => 0,
+        }
+    }
+
+    /// Puts one who waits into a queue's line: behind those of its priority and of higher ones.
+    #[inline]
+    pub(super) fn join(&self, line: &mut VecDeque<WaiterKey>, key: WaiterKey) {
+        if self.ranked == 0 {
+            return line.push_back(key);
+        }
+        let own = self.priority(key);
+        let last = line.iter().rposition(|other| self.priority(*other) >= own);
+        line.insert(last.map_or(0, |last| last + 1), key);
     }
 
     /// The holder of a subscription's leases.

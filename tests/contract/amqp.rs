@@ -603,7 +603,7 @@ fn errors_have_the_codes_of_the_specification() {
         it.send_declare("s", DURABLE, &texts(&[("x-queue-type", "stream")]))
     });
     check(540, &|it| {
-        it.send_consume("q", "", 0, &numbers(&[("x-priority", 1)]))
+        it.send_consume("q", "", 0, &numbers(&[("x-stream-offset", 1)]))
     });
     check(540, &|it| {
         it.send_exchange("later", "x-delayed-message", 0, b"")
@@ -871,6 +871,26 @@ fn one_consumer_is_active_at_a_time_where_that_was_declared() {
         .map(|_| second.delivered().body().to_owned())
         .collect();
     assert_eq!(rest, ["2", "3"]);
+}
+
+#[test]
+fn who_stands_by_gets_nothing_either() {
+    let broker = memory();
+    let mut first = Client::open(broker.address);
+    let mut second = Client::open(broker.address);
+    let mut single = Vec::new();
+    table::put_bool(&mut single, b"x-single-active-consumer", true);
+    first.declare("q", 0, &single);
+    first.prefetch(1, 0);
+    first.consume("q", "one", 0);
+    second.publish("", "q", "0");
+    second.publish("", "q", "1");
+    assert_eq!(first.delivered().body(), "0");
+    assert_eq!(second.get("q", 0), None);
+    assert_eq!(second.ready("q"), 1);
+    drop(first);
+    second.consume("q", "two", 0);
+    assert_eq!(second.delivered().body(), "0");
 }
 
 #[test]

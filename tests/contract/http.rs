@@ -482,3 +482,62 @@ fn readiness_tells_what_is_wrong() {
     assert_eq!(full.text(), "not ready: the memory budget is used up\n");
     assert_eq!(http.ask("GET", "/healthz", b"").status, 200);
 }
+
+/// The buckets of a histogram with their upper ends, its sum and its count.
+fn histogram(http: &mut Http, name: &str) -> (Vec<(f64, f64)>, f64, f64) {
+    let samples = parse_metrics(&http.ask("GET", "/metrics", b"").text());
+    let value = |series: String| {
+        let found = samples.iter().find(|(name, _)| *name == series);
+        found.unwrap_or_else(|| panic!("no {series}")).1
+    };
+    let start = format!("{name}_bucket{{le=\"");
+    let buckets = samples.iter().filter_map(|(series, count)| {
+        let end = series.strip_prefix(&start)?.strip_suffix("\"}")?;
+        Some((end.parse().expect("a number"), *count))
+    });
+    let (sum, count) = (value(format!("{name}_sum")), value(format!("{name}_count")));
+    (buckets.collect(), sum, count)
+}
+
+#[test]
+fn histograms_tell_how_long_messages_wait_and_are_worked_on() {
+    let dir = TempDir::new("histograms");
+    for broker in [Launch::memory().start(), Launch::data(&dir.data()).start()] {
+        let mut http = Http::connect(broker.address);
+        let (dwell, service) = ("ringmq_dwell_seconds", "ringmq_service_seconds");
+        assert_eq!(histogram(&mut http, dwell).2, 0.0);
+        http.ask("POST", "/queue/jobs", b"one");
+        thread::sleep(Duration::from_millis(70));
+        let got = http.ask("GET", "/queue/jobs", b"");
+        thread::sleep(Duration::from_millis(50));
+        let handle = got.field("x-ringmq-handle").to_owned();
+        assert_eq!(histogram(&mut http, service).2, 0.0);
+        // What is given back was not worked on to the end, and what comes again did not wait since its publish.
+        http.ask("POST", "/nack?delay=0", handle.as_bytes());
+        let again = http.ask("GET", "/queue/jobs", b"");
+        thread::sleep(Duration::from_millis(40));
+        http.ask("POST", "/ack", again.field("x-ringmq-handle").as_bytes());
+        for (name, least) in [(dwell, 0.069), (service, 0.04)] {
+            let (buckets, sum, count) = histogram(&mut http, name);
+            assert_eq!(count, 1.0, "{name}");
+            assert!((least..10.0).contains(&sum), "{name}: {sum}");
+            assert_eq!(buckets.last(), Some(&(f64::INFINITY, 1.0)));
+            assert!(buckets.is_sorted_by(|a, b| a.0 < b.0 && a.1 <= b.1));
+            for (end, count) in buckets {
+                assert_eq!(count, f64::from(u8::from(end >= sum)), "{name} to {end}");
+            }
+        }
+        // Of many that are handed out at once one is measured.
+        let mut line = crate::support::client::Client::connect(broker.address);
+        line.send(b"MPUB runs *100\n").expect("it listens");
+        line.send(&b"x\n".repeat(100)).expect("it listens");
+        line.send(b"PULL runs 100 wait=10s\nQUIT\n")
+            .expect("it listens");
+        let said = String::from_utf8(line.rest()).expect("it is text");
+        assert!(said.contains("END 100"), "{said}");
+        let measured = histogram(&mut http, dwell).2;
+        assert!((2.0..100.0).contains(&measured), "{measured}");
+        let (_, sum, turns) = histogram(&mut http, "ringmq_loop_turn_seconds");
+        assert!(turns >= 10.0 && sum > 0.0, "{turns} turns in {sum} s");
+    }
+}

@@ -6,6 +6,7 @@
 )]
 
 mod amqp;
+mod amqp_clients;
 mod drain;
 mod framing;
 mod groups;

@@ -631,3 +631,21 @@ fn touch_without_lease_takes_the_queues_or_what_it_had() {
         ",
     );
 }
+
+#[test]
+fn a_command_behind_a_nack_finds_the_dead_letter() {
+    disk(
+        r"
+        C: PUB q :x
+        S: OK 1 disk
+        C: PULL q
+        S: MSG q <a> $1
+        S: x
+        S: END 1
+        C: NACK <a> dead=1
+        C: MOVE q.dead q
+        S: OK 1
+        S: OK 1
+        ",
+    );
+}

@@ -340,6 +340,16 @@ impl Disk for MemDisk {
             .collect();
         state.names_synced.retain(|name, _| !inside(name));
         state.names_synced.extend(shown);
+        // What was in a directory is gone with it.
+        let names = std::mem::take(&mut state.names_synced);
+        let is_there = |name: &str| {
+            let parents = name.trim_end_matches('/').match_indices('/');
+            parents
+                .into_iter()
+                .all(|(at, _)| names.contains_key(&name[..=at]))
+        };
+        let kept = names.iter().filter(|(name, _)| is_there(name));
+        state.names_synced = kept.map(|(name, id)| (name.clone(), *id)).collect();
         Ok(())
     }
 
@@ -353,6 +363,17 @@ impl Disk for MemDisk {
     fn remove(&self, path: &str) -> io::Result<()> {
         let mut state = self.enter(|| format!("remove {path}"))?;
         state.names.remove(path).ok_or_else(not_found)?;
+        Ok(())
+    }
+
+    fn remove_dir(&self, path: &str) -> io::Result<()> {
+        let mut state = self.enter(|| format!("remove_dir {path}"))?;
+        let name = format!("{path}/");
+        let mut inside = state.names.keys().filter(|other| other.starts_with(&name));
+        if inside.any(|other| *other != name) {
+            return Err(io::ErrorKind::DirectoryNotEmpty.into());
+        }
+        state.names.remove(&name).ok_or_else(not_found)?;
         Ok(())
     }
 }

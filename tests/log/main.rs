@@ -2,9 +2,11 @@
 
 mod basic;
 mod bench;
+mod brokers;
 mod cold;
 mod damage;
 mod faults;
 mod files;
+mod reshard;
 mod scrub;
 mod upkeep;

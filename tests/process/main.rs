@@ -18,7 +18,10 @@ mod exactly_once;
 #[cfg(target_os = "linux")]
 mod flood;
 mod kill;
+#[cfg(target_os = "linux")]
+mod pin;
 mod python_client;
+mod reshard;
 mod shards;
 mod shutdown;
 #[path = "../support/mod.rs"]

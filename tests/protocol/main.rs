@@ -6,6 +6,7 @@
 )]
 
 mod decode;
+mod doors;
 mod encode;
 mod invariants;
 #[path = "../support/mod.rs"]

@@ -189,6 +189,16 @@ impl Broker {
         self.poll_conn(Shard::poll_close)
     }
 
+    /// See [`Shard::poll_unacknowledged`].
+    pub fn poll_unacknowledged(&mut self) -> Option<Key> {
+        self.poll_conn(Shard::poll_unacknowledged)
+    }
+
+    /// See [`Shard::handle_unacknowledged`].
+    pub fn handle_unacknowledged(&mut self, key: Key, bytes: usize, now: Now) {
+        self.shards[key.shard].handle_unacknowledged(key.conn, bytes, now);
+    }
+
     fn poll_conn(
         &mut self,
         poll: impl Fn(&mut Shard<SimStorage>) -> Option<ConnKey>,

@@ -1,10 +1,12 @@
 //! Clients that do what chance and their theme say: they know what they were sent, and nothing
 //! of the broker.
 
+mod doors;
 mod topics;
 mod transactions;
 
 use crate::command::{Command, Form, Kind, Level, Publish, Pull, Setting, State};
+use crate::dialect::Dialect;
 use crate::oracle::Oracle;
 use crate::rng::Rng;
 use crate::wire::Line;
@@ -100,6 +102,8 @@ struct Held {
 /// One client, over all its connections.
 #[derive(Debug)]
 pub struct Client {
+    /// What it speaks.
+    pub dialect: Dialect,
     rng: Rng,
     held: Vec<Held>,
     /// Commands without an answer.
@@ -117,6 +121,12 @@ pub struct Client {
     live: Vec<String>,
     /// Tokens of requests that it was given.
     asked: Vec<String>,
+    /// Consumers of AMQP: what they read, and their names.
+    consumers: Vec<(String, String)>,
+    /// It has said what every client of its protocol says first.
+    has_greeted: bool,
+    /// The broker has closed its channel.
+    is_refused: bool,
     /// Shares of the kinds of work: publish, consume, administer.
     shares: [u64; 3],
 }
@@ -126,7 +136,7 @@ const OPEN_MAX: usize = 40;
 
 impl Client {
     /// A client with habits of its own.
-    pub fn new(mut rng: Rng) -> Client {
+    pub fn new(mut rng: Rng, dialect: Dialect) -> Client {
         let shares = *rng.pick(&[
             [6, 2, 1],
             [2, 6, 1],
@@ -136,6 +146,7 @@ impl Client {
             [2, 2, 3],
         ]);
         Client {
+            dialect,
             rng,
             held: Vec::new(),
             open: 0,
@@ -147,6 +158,9 @@ impl Client {
             waiting_tags: Vec::new(),
             live: Vec::new(),
             asked: Vec::new(),
+            consumers: Vec::new(),
+            has_greeted: false,
+            is_refused: false,
             shares,
         }
     }
@@ -159,10 +173,20 @@ impl Client {
         self.subs.clear();
         self.waiting_tags.clear();
         self.live.clear();
+        self.consumers.clear();
+        self.has_greeted = false;
+        self.is_refused = false;
+        if self.dialect != Dialect::Text {
+            // Their deliveries have no names that outlive the connection.
+            self.held.clear();
+        }
     }
 
     /// A line that this client was sent, and what it belongs to.
     pub fn line(&mut self, command: Option<&Command>, line: &Line) {
+        if self.dialect != Dialect::Text {
+            return self.line_of_door(command, line);
+        }
         if line.kind == "MSG" {
             self.asked.extend(line.option("reply").map(str::to_string));
             if let Some(handle) = line.words.get(1).filter(|handle| handle.contains('.')) {
@@ -182,14 +206,21 @@ impl Client {
 
     /// What to do now.
     pub fn act(&mut self, theme: &Theme, oracle: &mut Oracle, wall_us: u64) -> Vec<Act> {
+        if self.is_refused {
+            return vec![Act::Reset];
+        }
         if self.finished || self.open > OPEN_MAX {
             return match theme.rough && self.rng.chance(100) {
                 true => vec![Act::Reset],
                 false => Vec::new(),
             };
         }
-        if theme.rough && self.rng.chance(25) {
+        let says_hello = self.dialect.is_amqp() && !self.has_greeted;
+        if theme.rough && !says_hello && self.rng.chance(25) {
             return self.leave();
+        }
+        if self.dialect != Dialect::Text {
+            return self.act_at_door(theme, oracle);
         }
         let mut acts = Vec::new();
         for _ in 0..self.rng.spread(1, 8) {
@@ -390,6 +421,7 @@ impl Client {
             hold: !auto && self.rng.chance(60),
             bytes: self.rng.chance(60).then(|| self.rng.spread(1, 1000)),
             timestamps: self.rng.chance(50),
+            tail: false,
         };
         let tag = self.tag(if self.untagged_sub { 1000 } else { 300 });
         self.waiting_tags.extend(tag.clone());

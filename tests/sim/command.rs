@@ -180,6 +180,8 @@ pub struct Pull {
     pub hold: bool,
     pub bytes: Option<u64>,
     pub timestamps: bool,
+    /// The last message is wanted, not the first: no command of the line protocol says so.
+    pub tail: bool,
 }
 
 /// What is asked.
@@ -215,6 +217,13 @@ pub enum Kind {
         credit: u64,
     },
     Unsub(String),
+    /// The same, of a consumer that has a name of its own: AMQP.
+    UnsubTag {
+        source: String,
+        tag: String,
+    },
+    /// A method that is answered when what the connection has published is safe: AMQP.
+    Barrier,
     QSet {
         queue: String,
         settings: Vec<Setting>,
@@ -449,6 +458,7 @@ impl Command {
             Kind::Drain(us) => ("DRAIN", vec![duration(*us, rng)]),
             Kind::Empty => ("", Vec::new()),
             Kind::Bad { .. } => unreachable!("typed as it is"),
+            Kind::Barrier | Kind::UnsubTag { .. } => unreachable!("no line says so"),
         }
     }
 }

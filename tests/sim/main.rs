@@ -4,6 +4,7 @@
 mod broker;
 mod client;
 mod command;
+mod dialect;
 mod disk;
 mod groups;
 mod oracle;

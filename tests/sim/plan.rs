@@ -3,6 +3,7 @@
 
 use crate::client::Theme;
 use crate::command::Level;
+use crate::dialect::Dialect;
 use crate::disk::{Crash, Space};
 use crate::rng::Rng;
 use crate::storage::Delays;
@@ -40,6 +41,8 @@ pub struct Plan {
     pub theme: Theme,
     /// How many there are.
     pub clients: u64,
+    /// What those speak that come beside them and don't speak the line protocol.
+    pub doors: Vec<Dialect>,
     /// After about so many commands it ends.
     pub commands_max: usize,
     /// How long they do it at most, microseconds.
@@ -91,6 +94,8 @@ impl Plan {
     pub fn with_shards(mut self, shards: u32) -> Plan {
         let rng = &mut Rng::new(self.seed ^ 0x7368_6172);
         self.shards = shards;
+        // The other protocols' doors are closed with several shards.
+        self.doors.clear();
         self.mail_us = *rng.pick(&[1, 50, 1_000, 10_000]);
         self.theme.shards = shards;
         for name in ["a", "b", "jobs.x", "odd%20name", "c"] {
@@ -112,6 +117,7 @@ impl Plan {
             seed,
             theme: theme(rng),
             clients: rng.range(1, 6),
+            doors: Vec::new(),
             commands_max: rng.spread(60, 1200) as usize,
             length_us,
             think_us: *rng.pick(&[2_000, 20_000, 200_000]),
@@ -151,6 +157,7 @@ impl Plan {
         plan.theme.topics = rng.chance(250);
         plan.theme.requests = rng.chance(150);
         transactions_and_drains(&mut Rng::new(seed ^ 0x7472_616e), &mut plan);
+        doors(&mut Rng::new(seed ^ 0x646f_6f72), &mut plan);
         if plan.theme.topics && rng.chance(400) {
             // Readers that are too slow for what is cast.
             plan.theme.rough = true;
@@ -158,6 +165,19 @@ impl Plan {
         }
         plan
     }
+}
+
+/// Clients of other protocols, on the same queues.
+fn doors(rng: &mut Rng, plan: &mut Plan) {
+    if !rng.chance(400) {
+        return;
+    }
+    for _ in 0..rng.range(1, 3) {
+        let kinds = [Dialect::Resp, Dialect::Amqp, Dialect::AmqpConfirmed];
+        plan.doors.push(*rng.pick(&kinds));
+    }
+    // As many clients as before, or nearly.
+    plan.clients = plan.clients.saturating_sub(plan.doors.len() as u64).max(1);
 }
 
 /// Transactions, with crashes that meet them, and graceful ends with time to settle.

@@ -13,6 +13,7 @@ use ringmq::shard::{Now, Stop};
 use crate::broker::{Broker, Key, Start};
 use crate::client::{BODY_BYTES_MAX, Client};
 use crate::command::{Command, Kind, Level};
+use crate::dialect::Dialect;
 use crate::disk::{Crash, Faults, Op, SimDisk, Space};
 use crate::oracle::{Oracle, Terms};
 use crate::plan::{Harm, Plan};
@@ -49,6 +50,7 @@ enum Event {
 struct Socket {
     key: Key,
     client: usize,
+    dialect: Dialect,
     open: bool,
     /// Typed and on its way.
     flying: VecDeque<u8>,
@@ -135,9 +137,13 @@ impl World {
             shards: plan.shards,
             way_us: plan.mail_us + plan.timer_late_us,
         };
-        let clients: Vec<Client> = (0..plan.clients)
-            .map(|n| Client::new(rng.fork(n)))
+        let mut clients: Vec<Client> = (0..plan.clients)
+            .map(|n| Client::new(rng.fork(n), Dialect::Text))
             .collect();
+        let mut others = Rng::new(plan.seed ^ 0x646f_6f72);
+        for (n, dialect) in (0..).zip(&plan.doors) {
+            clients.push(Client::new(others.fork(n), *dialect));
+        }
         World {
             disk: SimDisk::new(rng.next()),
             jobs: Vec::new(),
@@ -538,6 +544,10 @@ impl World {
             } else if let Some(key) = shard.poll_close() {
                 if let Some(socket) = self.find(key) {
                     self.close(socket);
+                }
+            } else if let Some(key) = shard.poll_unacknowledged() {
+                if let Some(socket) = self.find(key) {
+                    self.acknowledge(socket);
                 }
             } else {
                 break;

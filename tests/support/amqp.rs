@@ -147,6 +147,12 @@ impl Client {
         self.stream.write_all(bytes).expect("the broker reads");
     }
 
+    /// Nothing more will be sent.
+    pub fn half_close(&self) {
+        let how = std::net::Shutdown::Write;
+        self.stream.shutdown(how).expect("it is open");
+    }
+
     /// Sends a method.
     pub fn send(&mut self, channel: u16, id: Id, fill: impl FnOnce(Frame<'_>) -> Frame<'_>) {
         let mut out = Vec::new();

@@ -23,6 +23,7 @@ use bytes::Bytes;
 
 use crate::broker::command::{Body, Command, Request};
 use crate::broker::reply::{Error, ErrorCode};
+use crate::buffer::bodies;
 use crate::config::Limits;
 
 use super::batch::{self, Extent, LineScan};
@@ -478,7 +479,7 @@ impl Decoder {
                         None
                     }
                 };
-                (taken, self.whole(line, Bytes::from(buffer), scan, limits))
+                (taken, self.whole(line, bodies::share(buffer), scan, limits))
             }
             Progress::Over(error) => {
                 let Rest::Lines(scan) = collect.rest else {

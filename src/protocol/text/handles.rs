@@ -103,21 +103,40 @@ impl Acks {
         }
     }
 
-    /// Puts the handles of a whole `ACK` or `ACK!` at the front of `input` into `handles`, if it has no tag and
-    /// nothing but handles; says whether it is quiet, and its length. `None`: the general path knows.
+    /// Adds the handles of a whole `ACK` or `ACK!` at `from` in `input` to `handles`, if it has no tag and
+    /// nothing but handles; says whether it is quiet, and where it ends. `None`, and nothing added: the general path
+    /// knows.
     #[inline]
     pub fn read(
         &mut self,
         input: &[u8],
+        from: usize,
         limits: &Limits,
         handles: &mut Vec<Typed>,
     ) -> Option<(bool, usize)> {
-        handles.clear();
-        let (quiet, mut at) = match input.first_chunk::<4>()? {
-            b"ACK " => (false, 4),
-            b"ACK!" if input.get(4) == Some(&b' ') => (true, 5),
+        let before = handles.len();
+        let read = self.read_line(input, from, limits, handles);
+        if read.is_none() {
+            handles.truncate(before);
+        }
+        read
+    }
+
+    #[inline(always)]
+    fn read_line(
+        &mut self,
+        input: &[u8],
+        from: usize,
+        limits: &Limits,
+        handles: &mut Vec<Typed>,
+    ) -> Option<(bool, usize)> {
+        let line = input.get(from..)?;
+        let (quiet, mut at) = match line.first_chunk::<4>()? {
+            b"ACK " => (false, from + 4),
+            b"ACK!" if line.get(4) == Some(&b' ') => (true, from + 5),
             _ => return None,
         };
+        let most = handles.len() + limits.handles_max;
         loop {
             let (handle, length) = self.handle(&input[at..])?;
             handles.push(Typed {
@@ -129,12 +148,12 @@ impl Acks {
                 break;
             }
             at += 1;
-            if handles.len() == limits.handles_max {
+            if handles.len() == most {
                 return None;
             }
         }
-        let consumed = behind_end(input, at)?;
-        (at + TOKENS_RESERVE_BYTES <= limits.line_bytes_max).then_some((quiet, consumed))
+        let end = behind_end(input, at)?;
+        (at - from + TOKENS_RESERVE_BYTES <= limits.line_bytes_max).then_some((quiet, end))
     }
 
     /// The handle at the front of `input`, and its length.
@@ -214,7 +233,10 @@ mod tests {
         let mut acks = Acks::new();
         let mut handles = Vec::new();
         for line in lines {
-            let (quiet, consumed) = acks.read(line, &limits, &mut handles).expect("plain");
+            let (quiet, consumed) = {
+                handles.clear();
+                acks.read(line, 0, &limits, &mut handles).expect("plain")
+            };
             assert_eq!(consumed, line.len());
             assert_eq!(quiet, line[3] == b'!');
             let tokens = line.split(|octet| octet.is_ascii_whitespace());
@@ -257,10 +279,10 @@ mod tests {
             for first in [false, true] {
                 let mut acks = Acks::new();
                 if first {
-                    let read = acks.read(b"ACK 1.1.2\n", &limits, &mut handles);
+                    let read = acks.read(b"ACK 1.1.2\n", 0, &limits, &mut handles);
                     assert_eq!(read, Some((false, 10)));
                 }
-                let read = acks.read(line.as_bytes(), &limits, &mut handles);
+                let read = acks.read(line.as_bytes(), 0, &limits, &mut handles);
                 assert_eq!(read, None, "{line}");
             }
         }

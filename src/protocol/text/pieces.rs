@@ -1,6 +1,7 @@
 //! Bodies that come in pieces: collected for a command that is valid, passed by for one that is refused.
 
 use crate::broker::reply::{Error, ErrorCode};
+use crate::buffer::bodies;
 use crate::config::Limits;
 
 use super::OVERSIZE_FACTOR;
@@ -106,7 +107,13 @@ impl Collect {
             return;
         }
         let wanted = bytes.max(FIRST_BYTES).max(long * 2).min(size + 1);
-        if wanted > long {
+        if wanted > long
+            && let Some(mut kept) = bodies::take(size + 1)
+        {
+            // Memory that is held already: all of the body may use it at once.
+            kept[..long].copy_from_slice(&self.buffer);
+            self.buffer = kept;
+        } else if wanted > long {
             self.buffer.reserve_exact(wanted - long);
             self.buffer.resize(wanted, 0);
         }

@@ -94,8 +94,8 @@ impl Text {
         self.sample(name, &[], value);
     }
 
-    /// Times of which entry n of `below` counts those below 2^n microseconds.
-    fn histogram(&mut self, name: &str, help: &str, below: &[u64], sum_us: u64) {
+    /// Times of which entry n of `below` counts those below 2^n, in units of which `per_second` are a second.
+    fn histogram(&mut self, name: &str, help: &str, below: &[u64], sum: u64, per_second: f64) {
         self.metric(name, "histogram", help);
         let bucket = format!("{name}_bucket");
         let mut count = 0;
@@ -103,12 +103,12 @@ impl Text {
             count += more;
             // The last one has no upper end.
             if power + 1 < below.len() {
-                let end = (1u64 << power) as f64 / 1e6;
+                let end = (1u64 << power) as f64 / per_second;
                 self.sample(&bucket, &[("le", &end.to_string())], count);
             }
         }
         self.sample(&bucket, &[("le", "+Inf")], count);
-        self.sample(&format!("{name}_sum"), &[], seconds(sum_us));
+        self.sample(&format!("{name}_sum"), &[], sum as f64 / per_second);
         self.sample(&format!("{name}_count"), &[], count);
     }
 }
@@ -132,6 +132,7 @@ impl<S: Storage> Shard<S> {
         let memory = self.engine.count_memory(usize::MAX);
         self.broker_metrics(&mut text, memory, now);
         self.log_metrics(&mut text);
+        self.time_metrics(&mut text);
         self.queue_metrics(&mut text, now);
         text.0.into_bytes()
     }
@@ -238,7 +239,22 @@ impl<S: Storage> Shard<S> {
             help,
             &stats.sync_us,
             stats.sync_us_sum,
+            1e6,
         );
+    }
+
+    fn time_metrics(&self, text: &mut Text) {
+        let times = &self.engine.times;
+        let (dwell, service, turn) = (&times.dwell_ms, &times.service_us, &times.turn_us);
+        let name = "ringmq_dwell_seconds";
+        let help = "Time from publish to the first delivery, of one message of each hand-out.";
+        text.histogram(name, help, &dwell.below, dwell.sum, 1e3);
+        let name = "ringmq_service_seconds";
+        let help = "Time from delivery to ack, of one message of each hand-out.";
+        text.histogram(name, help, &service.below, service.sum, 1e6);
+        let name = "ringmq_loop_turn_seconds";
+        let help = "Time that turns of the event loop take, without their sleep.";
+        text.histogram(name, help, &turn.below, turn.sum, 1e6);
     }
 
     fn queue_metrics(&mut self, text: &mut Text, now: Now) {

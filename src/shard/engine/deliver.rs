@@ -179,6 +179,21 @@ impl<S: Storage> Engine<S> {
         }
     }
 
+    /// The first message of a hand-out: notes how long it waited, and when its consumer got it. `serial` is its
+    /// lease's, 0 if there is none.
+    #[inline]
+    pub fn measure(&mut self, time_ms: u64, tries: u16, serial: u64, now: Now) {
+        if tries == 1 {
+            let waited_ms = (now.us / 1000).saturating_sub(time_ms);
+            self.times.dwell_ms.add(waited_ms);
+        }
+        if serial != 0 {
+            let leases = &self.leases;
+            let is_on = |serial| leases.get(serial).is_some();
+            self.times.watch(serial, now.us, is_on);
+        }
+    }
+
     /// A message that was just taken has used a turn of its key.
     #[cold]
     fn charge(&mut self, key: QueueKey, id: MessageId, place: u64) {

@@ -2,16 +2,17 @@
 
 use bytes::Bytes;
 
-use super::super::Now;
-use super::super::deaths;
+use super::super::conn::Need;
+use super::super::{Now, deaths};
+use super::publish::begin_many;
 use super::settle::Death;
-use super::{Engine, Receiver};
+use super::{Engine, Receiver, Refused};
 use crate::broker::command::Body;
 use crate::broker::exchanges::{Change, DeadRoute, Declared, ExchangeKey, Found, Target};
 use crate::broker::id::Level;
 use crate::broker::queue::{Published, QueueKey};
 use crate::log::disk::Storage;
-use crate::log::{Entry, Message, Sections, SettleReason, TransferReason};
+use crate::log::{Entry, Message, Sections, SettleReason, TransferReason, publish_many_bytes};
 
 /// What a publish to an exchange reaches.
 #[derive(Debug, Default)]
@@ -21,6 +22,14 @@ pub struct Reached {
     /// Live subscriptions to topics and the queues among them, where the exchange of topics was reached.
     pub receivers: Vec<Receiver>,
     found: Found,
+}
+
+/// A message that a full queue refuses, on its way to where its dead letters go.
+#[derive(Debug)]
+pub struct Burial {
+    queue: QueueKey,
+    sections: Vec<u8>,
+    targets: Vec<QueueKey>,
 }
 
 impl<S: Storage> Engine<S> {
@@ -244,6 +253,72 @@ impl<S: Storage> Engine<S> {
         );
     }
 
+    /// Has the queue no room for one more body of so many bytes? Changes nothing.
+    pub fn is_full_for(&mut self, key: QueueKey, body_bytes: u64) -> bool {
+        !self.over_budget && matches!(self.plan_room(key, 1, body_bytes), Err(Refused::Error(_)))
+    }
+
+    /// What becomes of a message that a full queue refuses and that goes where its dead letters go. Changes
+    /// nothing.
+    pub fn plan_burial(&mut self, key: QueueKey, sections: &[u8], now: Now) -> Burial {
+        let queue = self.queue(key);
+        let route = queue.dead_route().cloned();
+        let route = route.expect("its dead letters go somewhere");
+        let name = queue.name.clone();
+        let reason = TransferReason::DroppedOld;
+        let note = deaths::Note {
+            queue: &name,
+            reason,
+            time_s: now.us / 1_000_000,
+        };
+        let (sections, routing_key) = deaths::add(Sections(sections), &note, &route);
+        let targets = self.dead_targets(&route, &sections, routing_key, reason);
+        Burial {
+            queue: key,
+            sections,
+            targets,
+        }
+    }
+
+    /// Room in the log for these burials and a publish of the same body to so many queues besides.
+    ///
+    /// # Errors
+    /// If there is none, or none yet.
+    pub fn begin_burials(
+        &mut self,
+        burials: &[Burial],
+        others: usize,
+        sections: &[u8],
+        body: &Body<'_>,
+    ) -> Result<(), Refused> {
+        let Some(log) = &mut self.log else {
+            return Ok(());
+        };
+        let body = body.as_slice();
+        let (mut bytes, mut rows) = (publish_many_bytes(others, sections, body), others);
+        for burial in burials {
+            let copies = burial.targets.len();
+            bytes += copies * publish_many_bytes(1, &burial.sections, body);
+            rows += copies;
+        }
+        begin_many(log, bytes, rows)
+    }
+
+    /// Buries a message. Returns what must be reached until it is safe.
+    pub fn bury_refused(&mut self, burial: &Burial, body: &Body<'_>, now: Now) -> Need {
+        let body = Bytes::copy_from_slice(body.as_slice());
+        let mut need = Need::NOW;
+        for target in &burial.targets {
+            self.copy_to(*target, &burial.sections, &body, now);
+            let other = self.visible_need(*target);
+            if other.level > need.level {
+                need = other;
+            }
+        }
+        self.queue_mut(burial.queue).counters.dead += 1;
+        need
+    }
+
     /// Publishes a message anew that is moved to several queues; no limit refuses it.
     fn copy_to(&mut self, target: QueueKey, sections: &[u8], body: &Bytes, now: Now) {
         let queue = &mut self.queues[target.0 as usize];
@@ -274,6 +349,8 @@ impl<S: Storage> Engine<S> {
         };
         self.enter(target, &published, None);
         self.published(target, level, level);
+        let need = self.visible_need(target);
+        self.moved.add(need);
         self.arm(target);
     }
 }

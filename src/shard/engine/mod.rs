@@ -19,13 +19,14 @@ mod publish_run;
 mod request;
 mod schedules;
 mod settle;
+mod settle_run;
 mod timers;
 mod transaction;
 
 pub use bindings::Receiver;
 pub use definitions::DEFINE_BEGUN;
 pub use deliver::{Damaged, Next, Taken};
-pub use exchanges::Reached;
+pub use exchanges::{Burial, Reached};
 pub use outbox::{Carried, Out, Outbox};
 pub use publish::{Receipt, Refused, key_hash, once_hash};
 pub use settle::{Death, Return};
@@ -38,7 +39,8 @@ use foldhash::SharedSeed;
 use foldhash::fast::SeedableRandomState;
 use slab::Slab;
 
-use super::conn::Need;
+use super::conn::{Need, Unseen};
+use super::times::Times;
 use crate::broker::arena::ChunkPool;
 use crate::broker::exchanges::Exchanges;
 use crate::broker::id::{Level, MessageId, QueueUid};
@@ -101,6 +103,10 @@ pub struct Engine<S: Storage> {
     pub over_budget: bool,
     /// Something of this turn needs a sync.
     pub sync_wanted: bool,
+    /// How long messages wait and are worked on.
+    pub times: Times,
+    /// When what was moved to other queues last can be seen there.
+    pub moved: Unseen,
     /// Queues with ready messages and waiting consumers.
     pub runnable: VecDeque<QueueKey>,
     /// Queues that published in this turn and are not visible at once.
@@ -155,6 +161,8 @@ impl<S: Storage> Engine<S> {
             once_key: 0,
             over_budget: false,
             sync_wanted: false,
+            times: Times::default(),
+            moved: Unseen::default(),
             runnable: VecDeque::new(),
             touched: Vec::new(),
             reveals_os: VecDeque::new(),

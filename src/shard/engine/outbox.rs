@@ -263,6 +263,19 @@ impl<S: Storage> Engine<S> {
         }
     }
 
+    /// How many messages a replayed log has on their way to other shards.
+    pub fn leaving(&self) -> usize {
+        let is_there = |out: &Out| {
+            let key = self.find_uid(out.uid);
+            key.is_some_and(|key| self.queue(key).is_unsettled(out.id))
+        };
+        self.outbox
+            .outs
+            .values()
+            .filter(|out| is_there(out))
+            .count()
+    }
+
     /// After a replay: what was on its way still is, and nobody is handed it here.
     pub fn take_outs_back(&mut self) {
         let mut outs = std::mem::take(&mut self.outbox.outs);

@@ -105,6 +105,7 @@ impl<S: Storage> Engine<S> {
             self.lease(handle)?;
         }
         let lease = self.leases.end(serial)?;
+        self.times.acked(serial);
         let queue = &mut self.queues[lease.queue.0 as usize];
         queue.counters.acked += 1;
         let level = match is_request(lease.place) {
@@ -514,6 +515,8 @@ impl<S: Storage> Engine<S> {
         } else {
             self.sync_wanted |= source_level.max(level) >= Level::Disk;
             self.published(target, level, level);
+            let need = self.visible_need(target);
+            self.moved.add(need);
         }
         self.arm(target);
         target_id

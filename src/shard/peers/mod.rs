@@ -229,6 +229,7 @@ impl<S: Storage> Shard<S> {
 
     /// Mail of another shard has come.
     pub fn handle_post(&mut self, from: u32, bag: Bag, now: Now) {
+        self.engine.times.now_us = now.us;
         for letter in bag.0 {
             self.handle_letter(from, letter, now);
         }

@@ -139,7 +139,7 @@ impl<S: Storage> Shard<S> {
                 let mut to = None;
                 let (mut acks, mut read) = (Acks::new(), Vec::new());
                 while used < PLAIN_BYTES_MAX
-                    && let Some((_, length)) = acks.read(&input[used..], &self.limits, &mut read)
+                    && let Some((_, end)) = acks.read(input, used, &self.limits, &mut read)
                 {
                     let owner = |typed: &handles::Typed| {
                         (typed.handle.incarnation % u64::from(shards)) as u32
@@ -149,7 +149,8 @@ impl<S: Storage> Shard<S> {
                         break;
                     }
                     to = Some(first);
-                    used += length;
+                    used = end;
+                    read.clear();
                 }
                 to.unwrap_or(me)
             }

@@ -1,4 +1,5 @@
-"""Drives a Celery worker: results, remote control, events, ETA, retries, a worker that is killed, a restart."""
+"""Drives a Celery worker: results, remote control, events, ETA, retries, a worker that is killed, a restart; and the
+delays that Celery has where queues are quorum queues."""
 
 import os
 import signal
@@ -6,6 +7,8 @@ import subprocess
 import sys
 import time
 
+from kombu import Exchange, Producer, Queue
+from kombu.transport import native_delayed_delivery
 from tasks import add, app, flaky, slow
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -26,7 +29,32 @@ def begun(path):
         time.sleep(0.05)
 
 
+def delayed_natively():
+    """What Celery does about ETAs where queues are quorum queues: 28 queues, each with a time to live, which dead
+    letters go down."""
+    with app.connection_for_write() as connection:
+        native_delayed_delivery.declare_native_delayed_delivery_exchanges_and_queues(connection, "quorum")
+        exchange = Exchange("later", type="topic")
+        queue = Queue("later", exchange, routing_key="later", queue_arguments={"x-queue-type": "quorum"})
+        bound = queue(connection.channel())
+        bound.declare()
+        native_delayed_delivery.bind_queue_to_native_delayed_delivery_exchange(connection, queue)
+        producer = Producer(connection.channel())
+        began, level = time.monotonic(), native_delayed_delivery.level_name(27)
+        for seconds in (3, 1, 2):
+            key = native_delayed_delivery.calculate_routing_key(seconds, "later")
+            producer.publish({"seconds": seconds}, exchange=level, routing_key=key, delivery_mode=2)
+        for seconds in (1, 2, 3):
+            while (message := bound.get()) is None:
+                assert time.monotonic() - began < 30
+                time.sleep(0.02)
+            assert message.payload == {"seconds": seconds}, message.payload
+            assert time.monotonic() - began >= seconds - 0.05
+            message.ack()
+
+
 def main():
+    delayed_natively()
     process = worker("first")
     try:
         assert add.delay(2, 3).get(timeout=60) == 5

@@ -612,4 +612,21 @@ impl Disk for SimDisk {
         directory.change(Change::Remove(name.to_string(), entry));
         Ok(())
     }
+
+    fn remove_dir(&self, path: &str) -> io::Result<()> {
+        let path = &self.at(path);
+        let state = &mut *self.state_mut();
+        state.begin(Op::Remove)?;
+        let (parent, name) = state.parent(path)?;
+        let entry = state.directories[&parent].cache.get(name).copied();
+        let Some(entry @ Entry::Directory(inode)) = entry else {
+            return Err(io::ErrorKind::NotFound.into());
+        };
+        if !state.directories[&inode].cache.is_empty() {
+            return Err(io::ErrorKind::DirectoryNotEmpty.into());
+        }
+        let directory = state.directories.get_mut(&parent).expect("parents exist");
+        directory.change(Change::Remove(name.to_string(), entry));
+        Ok(())
+    }
 }

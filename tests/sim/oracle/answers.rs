@@ -7,12 +7,17 @@ use std::collections::VecDeque;
 
 use super::{Deferred, Oracle};
 use crate::command::Kind;
+use crate::dialect::Dialect;
 use crate::wire::Line;
 
 impl Oracle {
     /// One line of the server. Gives the command it belongs to.
     pub(super) fn line(&mut self, link: usize, line: &Line) -> Option<usize> {
         match line.kind.as_str() {
+            "RETURN" | "BLOCKED" | "UNBLOCKED" | "CLOSED" => {
+                self.door_line(link, line);
+                return None;
+            }
             "EXPIRED" => {
                 self.expired_line(link, line);
                 return None;
@@ -153,6 +158,7 @@ impl Oracle {
                         leases: vec![pull.lease_us],
                         hold: pull.hold,
                         sources: pull.sources,
+                        tail: pull.tail,
                         since,
                     };
                     self.delivered(&consumer, line);
@@ -181,6 +187,7 @@ impl Oracle {
             leases: sub.leases.clone(),
             hold: false,
             sources: vec![source],
+            tail: false,
             // Behind answers of other shards it may have waited for as long as any of them did.
             since: match sub.auto || self.terms.shards > 1 {
                 true => sub.begun,
@@ -198,7 +205,7 @@ impl Oracle {
         let open = record.waiting.iter().chain(record.tagged.values());
         let open = open.map(|command| &self.commands[*command]);
         let open = open
-            .filter(|sent| self.terms.shards > 1 || waits_for_log(&sent.command.kind))
+            .filter(|sent| self.terms.shards > 1 || self.waits_for_log(sent))
             .filter_map(|sent| sent.arrived);
         let just = record
             .burst
@@ -223,7 +230,7 @@ impl Oracle {
     pub(super) fn is_held_back(&self, link: usize) -> bool {
         let record = &self.links[link];
         let mut open = record.waiting.iter().chain(record.tagged.values());
-        open.any(|command| waits_for_log(&self.commands[*command].command.kind))
+        open.any(|command| self.waits_for_log(&self.commands[*command]))
             || self.held_back_since(link) < self.now
     }
 
@@ -233,6 +240,7 @@ impl Oracle {
         match &line.tag {
             Some(tag) => {
                 self.links[link].tagged.remove(tag);
+                self.run_before(link, command);
             }
             None => {
                 self.links[link].waiting.pop_front();
@@ -265,6 +273,7 @@ impl Oracle {
             self.links[link].idle_since = now;
         }
         self.finish_claims(command);
+        self.answered_at_door(link, command, line);
     }
 
     /// Nothing rots while the broker is up, so its scrub has nothing to tell.
@@ -316,6 +325,9 @@ impl Oracle {
                 self.fail("F", format!("{line:?} answers {kind:?}"));
             }
             Kind::Hello { expired } => self.links[link].expired |= *expired,
+            Kind::Publish(publish) if self.links[link].dialect != Dialect::Text => {
+                self.published_by_door(link, command, publish, line);
+            }
             Kind::Publish(publish) => self.published(link, command, publish, line),
             Kind::Cast { body, .. } => self.cast_done(command, body, line),
             Kind::Bind { .. } => self.bind_done(command, true),
@@ -371,7 +383,9 @@ impl Oracle {
                     sub.since = self.now;
                 }
             }
-            Kind::Unsub(source) => self.links[link].subs.retain(|sub| sub.source != *source),
+            Kind::Unsub(source) | Kind::UnsubTag { source, .. } => {
+                self.links[link].subs.retain(|sub| sub.source != *source)
+            }
             Kind::QSet { queue, .. } => {
                 if !matches!(line.words[..], [ref word] if word == "created" || word == "updated") {
                     self.fail("F", format!("{line:?} answers QSET"));
@@ -509,7 +523,7 @@ impl Oracle {
     }
 
     /// Quiet commands that were run before the answer that was just read.
-    fn quiet_done(&mut self, link: usize, quiets: &[usize], errors: &[Line]) {
+    pub(super) fn quiet_done(&mut self, link: usize, quiets: &[usize], errors: &[Line]) {
         let now = self.now;
         let is_publish = |oracle: &Oracle, command: &usize| {
             matches!(oracle.commands[*command].command.kind, Kind::Publish(_))
@@ -545,6 +559,9 @@ impl Oracle {
                             message.fate = Fate::Unknown;
                         }
                     }
+                }
+                Kind::Ack(_) | Kind::Nack { .. } if self.links[link].dialect.is_amqp() => {
+                    self.settled_unsaid(link, *command);
                 }
                 Kind::Ack(handles) | Kind::Nack { handles, .. } | Kind::Touch { handles, .. } => {
                     // Errors come in the order of their commands: the first that fits is its own.
@@ -666,6 +683,7 @@ impl Oracle {
                     .sync
                     .is_some_and(|sync| sync > least || self.terms.memory)
             }
+            (Kind::Publish(publish), "NACKED") => self.may_be_nacked(command, publish),
             (Kind::Publish(_) | Kind::Move { .. }, "MEM") => self.terms.scarce,
             (Kind::Cast { .. } | Kind::Bind { .. } | Kind::SubLive(_), "MEM") => self.terms.scarce,
             (Kind::Request { .. }, "MEM") => self.terms.scarce,
@@ -727,7 +745,16 @@ impl Oracle {
     }
 }
 
-/// Whether the answer may wait for the log, and with it all behind it on the connection.
+impl Oracle {
+    /// Whether the answer may wait for the log, and with it all behind it on the connection. AMQP has confirms
+    /// that nothing waits behind, and what a publish holds up there are answers, not messages.
+    fn waits_for_log(&self, sent: &Sent) -> bool {
+        let is_amqp = self.links[sent.link].dialect.is_amqp();
+        !is_amqp && waits_for_log(&sent.command.kind)
+    }
+}
+
+/// The same, of the line protocol and RESP.
 fn waits_for_log(kind: &Kind) -> bool {
     match kind {
         Kind::Pull(pull) => pull.auto,

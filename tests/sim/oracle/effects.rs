@@ -31,6 +31,9 @@ impl Oracle {
         if self.arrived_inside(command) {
             return;
         }
+        if self.arrived_at_door(command) {
+            return;
+        }
         match kind {
             Kind::Publish(publish) => self.publish_arrived(command, &publish),
             Kind::Cast { body, .. } => self.cast_arrived(command, &body),
@@ -53,7 +56,9 @@ impl Oracle {
                 self.widen_credit(link, &source, credit, Some(lease_us));
             }
             Kind::Credit { source, credit } => self.widen_credit(link, &source, Some(credit), None),
-            Kind::Unsub(source) => self.widen_credit(link, &source, None, None),
+            Kind::Unsub(source) | Kind::UnsubTag { source, .. } => {
+                self.widen_credit(link, &source, None, None);
+            }
             Kind::Ack(_) | Kind::Nack { .. } | Kind::Touch { .. } => {
                 self.settle_arrived(command, &kind);
             }
@@ -93,6 +98,7 @@ impl Oracle {
             | Kind::Commit
             | Kind::Abort
             | Kind::Bad { .. }
+            | Kind::Barrier
             | Kind::Empty => {}
         }
     }
@@ -439,6 +445,7 @@ impl Oracle {
         }
         self.claim_what_it_meets(command);
         self.finish_claims(command);
+        self.list_was_made(command);
     }
 
     /// What an `ack=auto` consumer took and never got is gone for good: at most once.
@@ -466,6 +473,7 @@ impl Oracle {
     pub(super) fn end_of_link(&mut self, link: usize, by_server: bool) {
         let now = self.now;
         self.links[link].ended = Some(now);
+        self.pops_end(link);
         let waiting: Vec<usize> = self.links[link].waiting.drain(..).collect();
         let tagged = std::mem::take(&mut self.links[link].tagged);
         let subs = std::mem::take(&mut self.links[link].subs);

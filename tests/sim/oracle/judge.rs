@@ -240,7 +240,8 @@ impl Oracle {
         }
         self.drain_goes_on();
         for link in 0..self.links.len() {
-            if !self.links[link].open || self.links[link].blocked.is_some() {
+            let record = &self.links[link];
+            if !record.open || record.blocked.is_some() || record.is_over {
                 continue;
             }
             self.late_answers(link);
@@ -523,7 +524,8 @@ impl Oracle {
         self.now = now;
         for link in 0..self.links.len() {
             let record = &self.links[link];
-            if !record.open || record.blocked.is_some() {
+            // Who asks for no confirms waits until his queue has room.
+            if !record.open || record.blocked.is_some() || record.waits_for_room || record.is_over {
                 continue;
             }
             if record.may_close.is_none() {

@@ -1,4 +1,4 @@
-//! Who may be given a message beside its place in the order: keys that are taken, and queues with one
+//! Who may be given a message: its place in the order, keys that are taken, and queues with one
 //! consumer at a time.
 
 use super::Oracle;
@@ -27,6 +27,41 @@ impl Oracle {
             since = since.max(left?);
         }
         Some(since)
+    }
+
+    /// O: nothing that was surely ready before may stand before it in the order.
+    pub(super) fn check_order(&mut self, index: usize, source: &str, low: u64) {
+        if self.messages[index].moved {
+            return;
+        }
+        let pri = self.messages[index].pri;
+        let now = self.now;
+        let turns = self.queue(source).track.may_be_fair(low, now);
+        self.checked("O");
+        for other in self.queue(source).messages.clone() {
+            let standing = &self.messages[other];
+            if other == index || standing.place != source || standing.moved {
+                continue;
+            }
+            let by_id = !turns && standing.pri.0 >= pri.1 && self.entered_before(other, index);
+            let before = standing.pri.0 > pri.1 || by_id;
+            if !before {
+                continue;
+            }
+            if self
+                .ready_since(other, source)
+                .is_some_and(|since| since < low)
+                && !self.may_be_kept(None, source, low)
+            {
+                let text = format!(
+                    "{} left {source} before {}, which was ready and stands before it",
+                    self.name_of(index),
+                    self.name_of(other)
+                );
+                self.fail("O", text);
+                return;
+            }
+        }
     }
 
     /// O, keys: while a message of a key is leased or to be retried, later ones wait.

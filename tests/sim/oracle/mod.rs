@@ -8,6 +8,7 @@
 //! Q requests, C transactions.
 
 mod answers;
+mod doors;
 mod drain;
 mod effects;
 mod judge;
@@ -24,6 +25,7 @@ mod transactions;
 use std::collections::BTreeMap;
 
 use crate::command::{Command, Kind, Level, Publish};
+use crate::dialect::{Dialect, Reader, UNTOLD};
 use crate::disk::Crash;
 use crate::wire::Line;
 use record::{Certainty, Delivery, Fate, Link, Loss, Message, Sent};
@@ -77,6 +79,8 @@ struct Queue {
     once: BTreeMap<String, Vec<usize>>,
     /// Arrival of the last `QDEL`, and its certain end.
     deleted: Option<(u64, u64)>,
+    /// It was surely there in this run of the broker, at this time.
+    there: Option<(u64, u64)>,
 }
 
 /// A check that waits until all that the broker sent in the same turn is known: another consumer
@@ -243,9 +247,11 @@ impl Oracle {
         index
     }
 
-    /// A new connection; gives its number.
-    pub fn connected(&mut self) -> usize {
+    /// A new connection that speaks so; gives its number.
+    pub fn connected(&mut self, dialect: Dialect) -> usize {
         self.links.push(Link {
+            dialect,
+            reader: Reader::new(dialect, self.links.len()),
             open: true,
             idle_since: self.now,
             // A broker that drains takes connections, and may go at any time.
@@ -286,8 +292,10 @@ impl Oracle {
             claimed: Vec::new(),
             tally: 0,
             transaction: None,
+            settles: Vec::new(),
         });
         self.typed_inside(index);
+        self.typed_at_door(index);
         index
     }
 
@@ -304,6 +312,7 @@ impl Oracle {
                 fog: None,
                 once: BTreeMap::new(),
                 deleted: None,
+                there: None,
             })
     }
 
@@ -412,6 +421,7 @@ impl Oracle {
         self.now = now;
         self.links[link].half_closed = true;
         self.leaves(link);
+        self.pops_await_peer(link);
     }
 
     /// The server may close the connection from now on; then its leases return.
@@ -506,7 +516,8 @@ impl Oracle {
 
     /// Known handles and ids, for clients that want to name somebody else's.
     pub fn handles(&self) -> impl Iterator<Item = &String> {
-        self.by_handle.keys()
+        let told = |handle: &&String| !handle.starts_with(UNTOLD);
+        self.by_handle.keys().filter(told)
     }
 
     /// An id that a queue has given, for `DEL`.

@@ -108,6 +108,9 @@ impl Oracle {
             message.visible.get_or_insert(now);
         }
         message.first_id = Some(id);
+        let boot = self.boot;
+        self.queue(queue).there.get_or_insert((boot, now)).0 = boot;
+        let message = &mut self.messages[index];
         let (sent, seen) = (message.sent, message.id);
         // It was moved away and back, or its queue made anew, before its receipt was read.
         let home = self.queue(queue);
@@ -149,7 +152,7 @@ impl Oracle {
     }
 
     /// A queue that has a limit takes nothing beyond it.
-    fn check_length(&mut self, command: usize, publish: &Publish) {
+    pub(super) fn check_length(&mut self, command: usize, publish: &Publish) {
         let now = self.now;
         let arrived = self.commands[command].arrived.unwrap_or(now);
         let (_, maxlen) = self.queue(&publish.queue).track.maxlen(arrived, now);

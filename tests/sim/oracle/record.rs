@@ -6,7 +6,8 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use crate::command::{Command, Level};
-use crate::wire::{Line, LineReader};
+use crate::dialect::{Dialect, Reader};
+use crate::wire::Line;
 
 /// What became of one send of one body.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -275,6 +276,8 @@ pub struct Sent {
     pub tally: u64,
     /// The transaction that it begins, is in, or ends.
     pub transaction: Option<usize>,
+    /// What was popped and read before it was typed: it is settled before the command is run.
+    pub settles: Vec<usize>,
 }
 
 impl Sent {
@@ -334,8 +337,18 @@ impl LiveSub {
 /// One connection as its client sees it.
 #[derive(Debug, Default)]
 pub struct Link {
+    /// What it speaks.
+    pub dialect: Dialect,
     /// Cuts what is received.
-    pub reader: LineReader,
+    pub reader: Reader,
+    /// What was popped and is not known to be settled: deliveries.
+    pub pops: Vec<usize>,
+    /// What was settled in this run of the broker, and may be undone by a crash: message and command.
+    pub unproved: Vec<(usize, usize)>,
+    /// Its publishes wait for room.
+    pub waits_for_room: bool,
+    /// The server has closed its channel: nothing that is typed is run.
+    pub is_over: bool,
     /// The transaction that the client has begun and not ended.
     pub typing: Option<usize>,
     /// Untagged commands without an answer, in order. Quiet ones too.

@@ -160,7 +160,7 @@ impl Oracle {
     }
 
     /// A handle was settled: then its lease may not have ended before.
-    fn was_live(&mut self, command: usize, delivery: usize, handle: &str) {
+    pub(super) fn was_live(&mut self, command: usize, delivery: usize, handle: &str) {
         let now = self.now;
         let index = self.deliveries[delivery].message;
         if self.messages[index].murky {

@@ -1,8 +1,10 @@
 //! A message was seen, by a delivery or a peek: could it be there, then, as it was?
 
+use super::doors::told;
 use super::record::{Certainty, Claim, Delivery, Fate, Reason, Stay};
 use super::{Deferred, Oracle, TIMER_SLACK_US, undecided};
 use crate::command::{Kind, Level};
+use crate::dialect::Dialect;
 use crate::wire::Line;
 
 /// Who a delivery was for.
@@ -18,6 +20,8 @@ pub(super) struct Consumer {
     pub leases: Vec<Option<u64>>,
     pub hold: bool,
     pub sources: Vec<String>,
+    /// It is given the last, not the first.
+    pub tail: bool,
     /// It can't have taken a message before this.
     pub since: u64,
 }
@@ -45,13 +49,13 @@ impl Oracle {
         }
     }
 
-    /// A message was at `place` with `id` at some moment between `low` and now. False when that
+    /// A message was at `place`, with `id` if that was told, at some moment between `low` and now. False when that
     /// breaks a promise.
     fn sighted(
         &mut self,
         index: usize,
         place: &str,
-        id: u64,
+        id: Option<u64>,
         tries: Option<u64>,
         low: u64,
     ) -> bool {
@@ -70,8 +74,8 @@ impl Oracle {
         } else if !self.still_there(index, low) {
             return false;
         }
-        match self.messages[index].id {
-            Some(known) if known != id => {
+        match (self.messages[index].id, id) {
+            (Some(known), Some(id)) if known != id => {
                 let text = format!(
                     "{} was seen with id {id}: it is there twice",
                     self.name_of(index)
@@ -79,14 +83,15 @@ impl Oracle {
                 self.fail("P", text);
                 return false;
             }
-            Some(_) => {}
-            None => {
+            (None, Some(id)) => {
                 self.messages[index].id = Some(id);
                 if !self.messages[index].moved {
                     self.messages[index].first_id.get_or_insert(id);
+                    self.check_entered_in_order(index, place, id);
                 }
                 self.id_is_unique(index, place, id);
             }
+            _ => {}
         }
         self.confirmed_by_sight(index);
         let command = self.messages[index].command;
@@ -106,7 +111,7 @@ impl Oracle {
 
     /// It is not where it was seen last: in another queue, or in the same again after moves.
     /// `tries` as a delivery tells it.
-    fn is_elsewhere(&self, index: usize, place: &str, id: u64, tries: Option<u64>) -> bool {
+    fn is_elsewhere(&self, index: usize, place: &str, id: Option<u64>, tries: Option<u64>) -> bool {
         let message = &self.messages[index];
         // In a queue that was deleted and made anew it may even get its old id again; then its
         // tries count from 1.
@@ -114,7 +119,9 @@ impl Oracle {
             let queue = self.queues.get(place).and_then(|queue| queue.deleted);
             queue.is_some_and(|(_, end)| end >= message.sent)
         };
-        let renumbered = message.id.is_some_and(|known| known != id || anew);
+        let renumbered = message
+            .id
+            .is_some_and(|known| id.is_some_and(|id| known != id) || anew);
         let mut claims = message.claims.iter();
         let back = claims.any(|claim| claim.to.iter().any(|to| to == place));
         message.place != place || (renumbered && back)
@@ -247,7 +254,7 @@ impl Oracle {
 
     /// It is seen in another queue than before: something must have moved it there, and from now
     /// on it may not be seen where it was.
-    fn relocated(&mut self, index: usize, place: &str, id: u64) -> bool {
+    fn relocated(&mut self, index: usize, place: &str, id: Option<u64>) -> bool {
         let now = self.now;
         let claims = &self.messages[index].claims;
         let mut named = claims.iter().filter(|claim| self.leads_to(claim, place));
@@ -313,7 +320,7 @@ impl Oracle {
             level: stored.0,
         });
         message.moved = true;
-        message.id = Some(id);
+        message.id = id;
         message.deliveries.clear();
         message.tries = (1, None);
         message.failed.clear();
@@ -344,7 +351,7 @@ impl Oracle {
 
     /// If nothing but a power loss can have brought it back, that loss took the move away, with all
     /// that came after it. Not to be asked when it may have been dead-lettered from where it was.
-    fn check_undone(&mut self, index: usize, place: &str, id: u64) {
+    fn check_undone(&mut self, index: usize, place: &str, id: Option<u64>) {
         let claims = self.messages[index].claims.iter();
         let mut undone = None;
         for claim in claims.filter(|claim| self.leads_to(claim, place)) {
@@ -362,12 +369,12 @@ impl Oracle {
         };
         let trail = &self.messages[index].trail;
         let was = |stay: &Stay| {
-            let same = stay.place == place && stay.id.is_none_or(|known| known == id);
+            let same = stay.place == place && (stay.id.is_none() || id.is_none() || stay.id == id);
             same || stay.through.iter().any(|name| name == place)
         };
         if !trail.iter().any(was) {
             let text = format!(
-                "{} came back to {place} with id {id}, which it never had there",
+                "{} came back to {place} with id {id:?}, which it never had there",
                 self.name_of(index)
             );
             self.fail("P", text);
@@ -432,7 +439,7 @@ impl Oracle {
             return;
         }
         let known = message.visible;
-        self.sighted(index, &place, id, None, low);
+        self.sighted(index, &place, Some(id), None, low);
         if state != crate::command::State::Ready && known.is_none() {
             // It is there, but nobody knows for how long it is leased or delayed.
             self.messages[index].visible = None;
@@ -469,19 +476,13 @@ impl Oracle {
             );
             return;
         }
-        let middle = match auto {
-            true => line.option("id").map(str::to_string),
-            false => handle.split('.').nth(1).map(str::to_string),
-        };
-        let Some(id) = middle.and_then(|id| id.parse::<u64>().ok()) else {
+        let Ok((id, told)) = told(line, &handle) else {
             self.fail("F", format!("a message that doesn't tell its id: {line:?}"));
             return;
         };
         let low = consumer.since;
-        let tries: u64 = line
-            .option("try")
-            .and_then(|tries| tries.parse().ok())
-            .unwrap_or(1);
+        // RESP doesn't tell: it is not less than what is known.
+        let tries = told.unwrap_or(self.messages[index].tries.0);
         if low < now
             && self.messages[index].place != source
             && !self.messages[index].place.is_empty()
@@ -498,21 +499,25 @@ impl Oracle {
         if !auto && self.overtaken(index, &source, tries, low) {
             return self.seen_late(consumer, index, &handle, tries, low);
         }
-        let elsewhere = self.is_elsewhere(index, &source, id, Some(tries));
+        let elsewhere = self.is_elsewhere(index, &source, id, told);
         self.may_leave(index, &source, low, auto, elsewhere);
-        if self.violation.is_some() || !self.sighted(index, &source, id, Some(tries), low) {
+        if self.violation.is_some() || !self.sighted(index, &source, id, told, low) {
             return;
         }
         if !auto {
-            self.deferred.push(Deferred::Order {
-                index,
-                source: source.clone(),
-                low,
-            });
+            if !consumer.tail {
+                self.deferred.push(Deferred::Order {
+                    index,
+                    source: source.clone(),
+                    low,
+                });
+            }
             self.check_key(index, &source);
             self.check_single(consumer, &source);
         }
-        self.check_tries(index, &source, tries, low);
+        if told.is_some() {
+            self.check_tries(index, &source, tries, low);
+        }
         self.queue(&source).established = true;
         if auto {
             self.settled_by_delivery(index, &source, consumer.command, now);
@@ -625,41 +630,6 @@ impl Oracle {
         }
     }
 
-    /// O: nothing that was surely ready before may stand before it in the order.
-    pub(super) fn check_order(&mut self, index: usize, source: &str, low: u64) {
-        if self.messages[index].moved {
-            return;
-        }
-        let (pri, id) = (self.messages[index].pri, self.messages[index].id);
-        let now = self.now;
-        let turns = self.queue(source).track.may_be_fair(low, now);
-        self.checked("O");
-        for other in self.queue(source).messages.clone() {
-            let standing = &self.messages[other];
-            if other == index || standing.place != source || standing.moved {
-                continue;
-            }
-            let by_id = !turns && standing.pri.0 >= pri.1 && standing.id < id;
-            let before = standing.pri.0 > pri.1 || by_id;
-            if !before || standing.id.is_none() {
-                continue;
-            }
-            if self
-                .ready_since(other, source)
-                .is_some_and(|since| since < low)
-                && !self.may_be_kept(None, source, low)
-            {
-                let text = format!(
-                    "{} left {source} before {}, which was ready and stands before it",
-                    self.name_of(index),
-                    self.name_of(other)
-                );
-                self.fail("O", text);
-                return;
-            }
-        }
-    }
-
     /// R: tries count from 1 and `maxdeliver` ends them.
     fn check_tries(&mut self, index: usize, source: &str, tries: u64, low: u64) {
         let now = self.now;
@@ -726,11 +696,12 @@ impl Oracle {
             record.ended = Some((first, now));
         }
         let delivery = self.deliveries.len();
+        let highest = self.most_tries(consumer, index, tries);
         self.deliveries.push(Delivery {
             message: index,
             link: consumer.link,
             boot: self.boot,
-            tries,
+            tries: highest,
             granted: (low, now),
             deadline: (low + least, now + most),
             lease: (least, most),
@@ -748,9 +719,17 @@ impl Oracle {
         self.by_handle.insert(handle.to_string(), delivery);
         // Later tries may have gone unseen between its being written and being read.
         let unseen = self.queue(source).fog.is_some_and(|fog| fog >= low);
+        let told = self.links[consumer.link].dialect != Dialect::Resp;
+        self.popped(consumer.link, delivery);
         let message = &mut self.messages[index];
         message.deliveries.push(delivery);
-        message.tries = (tries + 1, (!unseen).then_some(tries + 1));
+        message.tries = match told {
+            true => (tries + 1, (!unseen).then_some(tries + 1)),
+            false => (
+                tries + 1,
+                message.tries.1.filter(|_| !unseen).map(|it| it + 1),
+            ),
+        };
         match consumer.sub {
             Some(sub) => {
                 self.links[consumer.link].subs[sub]

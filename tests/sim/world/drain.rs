@@ -152,6 +152,7 @@ impl World {
             hold: false,
             bytes: None,
             timestamps: false,
+            tail: false,
         };
         let pulled = self.say(socket, Kind::Pull(pull));
         let handles = self.oracle.handles_from(pulled);

@@ -7,6 +7,7 @@ use super::{Event, Socket, World};
 use crate::broker::Key;
 use crate::client::Act;
 use crate::command::{Command, Kind};
+use crate::dialect::Dialect;
 
 impl World {
     pub(super) fn act(&mut self, client: usize) {
@@ -38,7 +39,9 @@ impl World {
         let now = self.clock();
         let shard = self.broker.as_mut()?;
         let key = shard.handle_accept("127.0.0.1:1", now)?;
-        let socket = self.oracle.connected();
+        let client_of = self.clients.get(client);
+        let dialect = client_of.map_or(Dialect::Text, |client| client.dialect);
+        let socket = self.oracle.connected(dialect);
         assert_eq!(
             socket,
             self.sockets.len(),
@@ -47,6 +50,7 @@ impl World {
         self.sockets.push(Socket {
             key,
             client,
+            dialect,
             open: true,
             flying: VecDeque::new(),
             inbound: VecDeque::new(),
@@ -112,7 +116,7 @@ impl World {
 
     /// Sends a command on its way, in pieces. Gives its number.
     pub(super) fn type_command(&mut self, socket: usize, command: Command) -> usize {
-        let octets = command.typed(&mut self.rng);
+        let octets = self.sockets[socket].dialect.typed(&command, &mut self.rng);
         // What closes the connection may do so as soon as enough of it is there.
         let early = matches!(command.kind, Kind::Bad { closes: true, .. });
         let number = self.oracle.typed(socket, command);
@@ -254,6 +258,23 @@ impl World {
         }
         self.sockets[socket].blocked = false;
         self.oracle.unblocked(socket, self.now);
+    }
+
+    /// Tells the broker how much of its output the client's TCP has not acknowledged: all that the client
+    /// was sent it has read, but an acknowledgement may be late.
+    pub(super) fn acknowledge(&mut self, socket: usize) {
+        let now = self.clock();
+        let bytes = usize::from(self.rng.chance(300));
+        let key = self.sockets[socket].key;
+        self.trace.note(self.now, || {
+            format!("{socket} has not acknowledged {bytes} octets")
+        });
+        if let Some(shard) = &mut self.broker {
+            shard.handle_unacknowledged(key, bytes, now);
+        }
+        if bytes == 0 {
+            self.oracle.acknowledged(socket, self.now);
+        }
     }
 
     fn received(&mut self, socket: usize, octets: &[u8]) {

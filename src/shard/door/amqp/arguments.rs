@@ -26,6 +26,8 @@ const TEXTS: [&str; 6] = [
     "x-queue-type",
     "x-queue-mode",
 ];
+/// What does not fit goes to the dead-letter exchange.
+const REJECT_TO_DEAD: &[u8] = b"reject-publish-dlx";
 const SINGLE: &str = "x-single-active-consumer";
 /// Those that would change what a queue does and are not offered.
 const REFUSED: [&str; 4] = [
@@ -80,9 +82,11 @@ pub(super) fn check_queue(flags: u8, arguments: &[u8]) -> Result<(), Fault> {
         ));
     }
     match text(arguments, "x-overflow") {
-        None | Some(b"drop-head" | b"reject-publish") => {}
-        Some(b"reject-publish-dlx") => return Err(not_offered("x-overflow=reject-publish-dlx")),
-        Some(_) => return Err(invalid("x-overflow", "it is drop-head or reject-publish")),
+        None | Some(b"drop-head" | b"reject-publish" | REJECT_TO_DEAD) => {}
+        Some(_) => {
+            let what = "it is drop-head, reject-publish or reject-publish-dlx";
+            return Err(invalid("x-overflow", what));
+        }
     }
     match text(arguments, "x-queue-type") {
         None | Some(b"classic") => Ok(()),
@@ -106,6 +110,11 @@ fn text<'a>(arguments: &'a [u8], name: &str) -> Option<&'a [u8]> {
         Some(Value::Text(text)) => Some(text),
         _ => None,
     }
+}
+
+/// Does what a full queue refuses go to its dead-letter exchange?
+pub(super) fn buries_refused(declared: &Declared) -> bool {
+    declared.dead.is_some() && text(&declared.arguments, "x-overflow") == Some(REJECT_TO_DEAD)
 }
 
 /// The settings of a queue that is declared so. `has_log`: the broker stores at all.
@@ -139,7 +148,7 @@ pub(super) fn settings(defaults: &Settings, declared: &Declared, has_log: bool) 
     settings.maxbytes = bytes.or(settings.maxbytes);
     if length.is_some() || bytes.is_some() || overflow.is_some() {
         settings.full = match overflow {
-            Some(b"reject-publish") => WhenFull::Reject,
+            Some(b"reject-publish" | REJECT_TO_DEAD) => WhenFull::Reject,
             _ => WhenFull::DropOld,
         };
     }
@@ -252,10 +261,7 @@ mod tests {
         assert_eq!(code_of(&texts(&[("x-max-length", "5")])), 406);
         assert_eq!(code_of(&texts(&[("x-dead-letter-routing-key", "k")])), 406);
         assert_eq!(code_of(&texts(&[("x-overflow", "burn")])), 406);
-        assert_eq!(
-            code_of(&texts(&[("x-overflow", "reject-publish-dlx")])),
-            540
-        );
+        assert_eq!(code_of(&texts(&[("x-overflow", "reject-publish-dlx")])), 0);
         assert_eq!(code_of(&texts(&[("x-queue-type", "stream")])), 540);
         assert_eq!(code_of(&texts(&[("x-queue-type", "quorum")])), 0);
         assert_eq!(code_of(&texts(&[("x-max-age", "1D")])), 540);
@@ -290,6 +296,14 @@ mod tests {
         assert_eq!(full.full, WhenFull::DropOld);
         let reject = texts(&[("x-overflow", "reject-publish")]);
         assert_eq!(make(0, &reject).full, WhenFull::Reject);
+        let bury = texts(&[("x-overflow", "reject-publish-dlx")]);
+        assert_eq!(make(0, &bury).full, WhenFull::Reject);
+        assert!(!buries_refused(&Declared::new(0, &bury)));
+        let bury = texts(&[
+            ("x-overflow", "reject-publish-dlx"),
+            ("x-dead-letter-exchange", ""),
+        ]);
+        assert!(buries_refused(&Declared::new(0, &bury)));
     }
 
     #[test]

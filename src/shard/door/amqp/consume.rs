@@ -6,7 +6,7 @@ use super::{
 };
 use crate::broker::command::Typed;
 use crate::broker::exchanges::FLAG_EXCLUSIVE;
-use crate::broker::headers;
+use crate::broker::headers::{self, Value};
 use crate::broker::queue::{QueueKey, WaiterKey};
 use crate::broker::reply::Payload;
 use crate::buffer::send::Pool;
@@ -148,12 +148,11 @@ impl<S: Storage> Shard<S> {
         else {
             unreachable!("it is a basic.consume");
         };
-        for name in [&b"x-priority"[..], b"x-stream-offset"] {
-            if headers::find(arguments, name).is_some() {
-                let text = format!("{} of a consumer is not offered", shown(name));
-                return Err(connection_fault(code::NOT_IMPLEMENTED, text));
-            }
+        if headers::find(arguments, b"x-stream-offset").is_some() {
+            let text = "x-stream-offset of a consumer is not offered";
+            return Err(connection_fault(code::NOT_IMPLEMENTED, text));
         }
+        let priority = consumer_priority(arguments)?;
         let name = self.queue_name(slot, number, queue)?;
         let tag: Box<[u8]> = match tag {
             b"" => self.amqp.next_name("amq.ctag-").into(),
@@ -182,7 +181,8 @@ impl<S: Storage> Shard<S> {
                 .end();
         }
         let at = self.key(slot);
-        let waiter = self.begin_subscription(at, &consumer_tag(number, &tag), key, credit, terms);
+        let name = consumer_tag(number, &tag);
+        let waiter = self.begin_subscription(at, &name, key, credit, priority, terms);
         let uid = self.engine.queue(key).uid;
         self.amqp.used(uid, now);
         let channel = self.amqp(slot).channel(number).expect("it is open");
@@ -316,6 +316,10 @@ impl<S: Storage> Shard<S> {
         if !self.engine.queue(key).waiters.is_empty() {
             self.dispatch(key, now);
         }
+        if self.engine.queue(key).settings.single && !self.may_consume(key, self.key(slot)) {
+            // Another connection is the one that consumes.
+            return self.say_empty(slot, number);
+        }
         let terms = self.amqp_terms(slot, no_ack);
         self.amqp(slot).is_getting = true;
         let given = hand_out(
@@ -342,13 +346,32 @@ impl<S: Storage> Shard<S> {
                 self.block_cold(slot);
                 Err(Fault::Again)
             }
-            _ => {
-                self.say_on(slot, number, id::BASIC_GET_EMPTY)
-                    .shortstr(b"")
-                    .end();
-                Ok(())
-            }
+            _ => self.say_empty(slot, number),
         }
+    }
+
+    /// There is nothing to get.
+    fn say_empty(&mut self, slot: usize, number: u16) -> Outcome {
+        self.say_on(slot, number, id::BASIC_GET_EMPTY)
+            .shortstr(b"")
+            .end();
+        Ok(())
+    }
+}
+
+/// What a consumer's arguments say of its priority; 0 if they say nothing.
+fn consumer_priority(arguments: &[u8]) -> Result<i32, Fault> {
+    const NAME: &[u8] = b"x-priority";
+    // A time is a number too, and none that means a priority.
+    let is_time = table::find(arguments, NAME).is_some_and(|value| value.first() == Some(&b'T'));
+    match headers::find(arguments, NAME) {
+        None => Ok(0),
+        Some(Value::Signed(number)) => Ok(number.clamp(i32::MIN.into(), i32::MAX.into()) as i32),
+        Some(Value::Unsigned(number)) if !is_time => Ok(number.min(i32::MAX as u64) as i32),
+        Some(_) => Err(channel_fault(
+            code::PRECONDITION_FAILED,
+            "x-priority of a consumer is no number",
+        )),
     }
 }
 

@@ -101,6 +101,8 @@ pub struct Amqp {
     exclusive: BTreeSet<QueueUid>,
     /// It was told that its publishes wait.
     is_blocked: bool,
+    /// When what waits is given up since the client has ended its side, microseconds.
+    gives_up_us: Option<u64>,
     /// A message that came whole on this channel and could not be stored yet.
     stuck: Option<u16>,
     /// Which answer the next reply of the shard is.
@@ -318,6 +320,7 @@ impl Amqp {
             confirms: VecDeque::new(),
             exclusive: BTreeSet::new(),
             is_blocked: false,
+            gives_up_us: None,
             stuck: None,
             awaited: None,
             is_getting: false,

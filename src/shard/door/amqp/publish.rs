@@ -3,13 +3,15 @@
 use bytes::Bytes;
 
 use super::{Confirm, Content, Fault, Mode, Outcome, channel_fault, connection_fault, shown};
-use super::{reply_to, run::not_immediate};
+use super::{arguments, reply_to, run::not_immediate};
 use crate::broker::command::{Body, PublishOptions};
 use crate::broker::exchanges::{ExchangeKey, FLAG_INTERNAL};
 use crate::broker::id::Level;
 use crate::broker::queue::QueueKey;
 use crate::broker::reply::{ErrorCode, Payload};
 use crate::broker::settings::WhenFull;
+use crate::buffer::bodies;
+use crate::fault::{Fault as Planted, planted};
 use crate::log::disk::Storage;
 use crate::log::{SectionKind, SectionsBuilder};
 use crate::protocol::amqp::content::{Kept, Properties};
@@ -17,7 +19,7 @@ use crate::protocol::amqp::method::{Publish, id};
 use crate::protocol::amqp::{code, encode, table};
 use crate::shard::conn::Need;
 use crate::shard::deaths;
-use crate::shard::engine::{Reached, Refused};
+use crate::shard::engine::{Burial, Reached, Refused};
 use crate::shard::{Now, Shard};
 
 /// Bodies from this size have memory of their own, bytes.
@@ -73,7 +75,7 @@ impl<S: Storage> Shard<S> {
             let body = Body::Borrowed(&content.body);
             return self.publish_any(slot, number, &publish, &content.properties, &body, now);
         }
-        let bytes = Bytes::from(std::mem::take(&mut content.body));
+        let bytes = bodies::share(std::mem::take(&mut content.body));
         let body = Body::Owned(bytes.clone());
         let outcome = self.publish_any(slot, number, &publish, &content.properties, &body, now);
         drop(body);
@@ -267,12 +269,67 @@ impl<S: Storage> Shard<S> {
             is_plain: sections.is_empty() && found.priority.is_none() && ttl_ms.is_none(),
             ..PublishOptions::default()
         };
+        let burying = match reached.queues.len() {
+            0 | 1 => Vec::new(),
+            _ => self.full_that_bury(&reached.queues, body.as_slice().len() as u64),
+        };
+        if burying.is_empty() {
+            return self.store_reached(slot, number, key, &options, body, reached, now);
+        }
+        let others = reached.queues.iter().copied();
+        let others: Vec<_> = others.filter(|queue| !burying.contains(queue)).collect();
+        let burials =
+            match self.plan_burials(slot, number, &burying, others.len(), &options, body, now)? {
+                Ok(burials) => burials,
+                Err(fate) => return Ok(fate),
+            };
+        let all = std::mem::replace(&mut reached.queues, others);
+        let fate = self.store_reached(slot, number, key, &options, body, reached, now);
+        reached.queues = all;
+        let fate = fate?;
+        let buried = self.bury_refused(slot, number, &burials, body, now);
+        Ok(match (fate, buried) {
+            (Fate::Taken(one), Fate::Taken(other)) => {
+                Fate::Taken(if one.level > other.level { one } else { other })
+            }
+            _ => Fate::Refused,
+        })
+    }
+
+    /// Those of several queues that are full and whose dead letters take what they refuse.
+    fn full_that_bury(&mut self, queues: &[QueueKey], body_bytes: u64) -> Vec<QueueKey> {
+        let mut found = Vec::new();
+        for queue in queues {
+            let settings = &self.engine.queue(*queue).settings;
+            let is_bounded = settings.maxlen.is_some() || settings.maxbytes.is_some();
+            if is_bounded
+                && self.buries_refused(*queue)
+                && self.engine.is_full_for(*queue, body_bytes)
+            {
+                found.push(*queue);
+            }
+        }
+        found
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    #[inline]
+    fn store_reached(
+        &mut self,
+        slot: usize,
+        number: u16,
+        key: &[u8],
+        options: &PublishOptions<'_>,
+        body: &Body<'_>,
+        reached: &mut Reached,
+        now: Now,
+    ) -> Result<Fate, Fault> {
         let fate = match reached.queues[..] {
             [] => Fate::Taken(Need::NOW),
             [queue] => {
                 let size = body.as_slice().len() as u64;
                 let one = std::iter::once(same_body(body));
-                match self.engine.publish(queue, &options, one, 1, size, now) {
+                match self.engine.publish(queue, options, one, 1, size, now) {
                     Ok(receipt) => {
                         if receipt.hidden {
                             let need = self.engine.visible_need(queue);
@@ -285,11 +342,21 @@ impl<S: Storage> Shard<S> {
                         return Err(Fault::Again);
                     }
                     Err(Refused::Error(error)) => {
+                        if error.code == ErrorCode::Full && self.buries_refused(queue) {
+                            let burying = [queue];
+                            let planned =
+                                self.plan_burials(slot, number, &burying, 0, options, body, now)?;
+                            let fate = match planned {
+                                Ok(burials) => self.bury_refused(slot, number, &burials, body, now),
+                                Err(fate) => fate,
+                            };
+                            return Ok(fate);
+                        }
                         return self.refused(slot, number, &reached.queues, error.code, now);
                     }
                 }
             }
-            _ => match self.engine.cast(&reached.queues, &options, body, now) {
+            _ => match self.engine.cast(&reached.queues, options, body, now) {
                 Ok(receipt) => {
                     if receipt.visible.level != Level::None {
                         self.conns[slot].published.add(receipt.visible);
@@ -309,7 +376,7 @@ impl<S: Storage> Shard<S> {
             },
         };
         if !reached.receivers.is_empty() {
-            self.give_live(&reached.receivers, key, &options, body, now);
+            self.give_live(&reached.receivers, key, options, body, now);
         }
         if self.amqp(slot).is_blocked {
             self.unblock_publisher(slot);
@@ -339,6 +406,71 @@ impl<S: Storage> Shard<S> {
         }
     }
 
+    fn buries_refused(&self, queue: QueueKey) -> bool {
+        let declared = self.engine.queue(queue).declared.as_ref();
+        declared.is_some_and(|declared| arguments::buries_refused(declared))
+    }
+
+    /// Makes ready what full queues refuse to go to their dead-letter exchanges, beside a publish to `others` more
+    /// queues. Without room for that its fate is told.
+    #[allow(clippy::too_many_arguments)]
+    fn plan_burials(
+        &mut self,
+        slot: usize,
+        number: u16,
+        queues: &[QueueKey],
+        others: usize,
+        options: &PublishOptions<'_>,
+        body: &Body<'_>,
+        now: Now,
+    ) -> Result<Result<Vec<Burial>, Fate>, Fault> {
+        // What is not visible yet cannot make room; then it can.
+        if self.wait_for_publishes(slot) {
+            return Err(Fault::Again);
+        }
+        let sections = options.sections;
+        let burials: Vec<_> = queues
+            .iter()
+            .map(|queue| self.engine.plan_burial(*queue, sections, now))
+            .collect();
+        match self.engine.begin_burials(&burials, others, sections, body) {
+            Ok(()) => Ok(Ok(burials)),
+            Err(Refused::Cold) => {
+                self.block_cold(slot);
+                Err(Fault::Again)
+            }
+            Err(Refused::Error(error)) => {
+                let fate = self.refused(slot, number, queues, error.code, now)?;
+                Ok(Err(fate))
+            }
+        }
+    }
+
+    /// Full queues refuse a message, which goes to their dead-letter exchanges. A publisher that awaits confirms
+    /// is told; for another it is taken.
+    fn bury_refused(
+        &mut self,
+        slot: usize,
+        number: u16,
+        burials: &[Burial],
+        body: &Body<'_>,
+        now: Now,
+    ) -> Fate {
+        let mut need = Need::NOW;
+        for burial in burials {
+            let other = self.engine.bury_refused(burial, body, now);
+            if other.level > need.level {
+                need = other;
+            }
+        }
+        let moved = self.engine.moved;
+        self.conns[slot].published.merge(moved);
+        match self.amqp(slot).confirms_on(number) {
+            true => Fate::Refused,
+            false => Fate::Taken(need),
+        }
+    }
+
     /// A queue takes no more. A publisher that awaits confirms is told; another waits.
     fn refused(
         &mut self,
@@ -359,6 +491,10 @@ impl<S: Storage> Shard<S> {
         }
         if self.amqp(slot).confirms_on(number) {
             return Ok(Fate::Refused);
+        }
+        if self.gives_up(slot, now) {
+            let text = "there was no room for a message until long after the client's end";
+            return Err(connection_fault(code::RESOURCE_ERROR, text));
         }
         self.block_publisher(slot, code, now);
         Err(Fault::Again)
@@ -431,6 +567,7 @@ impl<S: Storage> Shard<S> {
         while let Some(next) = self.amqp(slot).confirms.front().copied() {
             if let Confirm::Taken { need, .. } = next
                 && !self.engine.reached(need)
+                && !planted(Planted::ConfirmSentEarly)
             {
                 break;
             }

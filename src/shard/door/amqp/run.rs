@@ -1,6 +1,8 @@
 //! Frames and methods, one after another.
 
 use super::{Amqp, Channel, Content, Fault, Mode, Outcome, Phase, channel_fault, connection_fault};
+use crate::buffer::bodies;
+use crate::fault::{Fault as Planted, planted};
 use crate::log::disk::Storage;
 use crate::protocol::amqp::code;
 use crate::protocol::amqp::content::{BASIC, Header};
@@ -241,7 +243,10 @@ impl<S: Storage> Shard<S> {
             Method::RecoverAsync { requeue } => return self.recover(slot, number, *requeue, now),
             _ => {}
         }
-        if method.is_synchronous() && self.wait_for_publishes(slot) {
+        if method.is_synchronous()
+            && !planted(Planted::AnswerBeforePublishes)
+            && self.wait_for_publishes(slot)
+        {
             return Err(Fault::Again);
         }
         // Confirms stand before the answer to what came behind the messages.
@@ -434,7 +439,13 @@ impl<S: Storage> Shard<S> {
             content.properties = header.properties.to_vec();
             content.body_bytes = Some(header.body_bytes);
             let reserved = (header.body_bytes as usize).min(super::BODY_BYTES_RESERVED);
-            content.body.reserve(reserved);
+            match bodies::take(header.body_bytes as usize) {
+                Some(mut kept) => {
+                    kept.clear();
+                    content.body = kept;
+                }
+                None => content.body.reserve(reserved),
+            }
         }
         Ok(())
     }

@@ -94,6 +94,11 @@ impl<S: Storage> Shard<S> {
                 }
             }
         }
+        if !requeue {
+            // An answer to what comes next tells that the dead letters are where they belong.
+            let moved = self.engine.moved;
+            self.conns[slot].published.merge(moved);
+        }
         self.settled_on(slot, number);
         Ok(())
     }

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use super::{Content, Fault, Mode, Outcome, channel_fault, connection_fault};
 use crate::broker::command::Body;
 use crate::broker::id::Level;
+use crate::buffer::bodies;
 use crate::log::disk::Storage;
 use crate::log::{Room, publish_many_bytes};
 use crate::protocol::amqp::code;
@@ -102,7 +103,7 @@ impl<S: Storage> Shard<S> {
         };
         self.check_properties(slot, &publish, &content.properties)?;
         let most = self.limits.batch_bytes_max;
-        let body = Bytes::from(std::mem::take(&mut content.body));
+        let body = bodies::share(std::mem::take(&mut content.body));
         let bytes = body.len()
             + content.properties.len()
             + content.exchange.len()

@@ -11,7 +11,7 @@ use crate::broker::reply::ErrorCode;
 use crate::log::disk::Storage;
 use crate::protocol::amqp::encode;
 use crate::protocol::amqp::method::id;
-use crate::shard::conn::Blocked;
+use crate::shard::conn::{Blocked, Life};
 use crate::shard::door::Session;
 use crate::shard::engine::once_hash;
 use crate::shard::{ConnKey, Now, Shard};
@@ -247,10 +247,27 @@ impl<S: Storage> Shard<S> {
         }
     }
 
+    /// A client that has ended its side has waited long enough: nobody may be there any more, and the queue may
+    /// stay full for ever.
+    pub(super) fn gives_up(&mut self, slot: usize, now: Now) -> bool {
+        if self.conns[slot].life != Life::HalfClosed {
+            return false;
+        }
+        let until_us = now.us.saturating_add(self.limits.stall_us);
+        let amqp = self.amqp(slot);
+        if now.us < *amqp.gives_up_us.get_or_insert(until_us) {
+            return false;
+        }
+        let peer = &self.conns[slot].peer;
+        ::log::warn!("{peer} has gone, and what it published last found no room and is dropped");
+        true
+    }
+
     /// A publisher that has waited goes on.
     pub(super) fn unblock_publisher(&mut self, slot: usize) {
         let amqp = self.amqp(slot);
         amqp.is_blocked = false;
+        amqp.gives_up_us = None;
         if amqp.understands.blocked {
             self.say_on(slot, 0, id::CONNECTION_UNBLOCKED).end();
             self.mark_dirty(slot);

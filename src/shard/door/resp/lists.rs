@@ -220,6 +220,17 @@ impl<S: Storage> Shard<S> {
         self.pull_lists(slot, names, what, (end, 1, wait_us), now)
     }
 
+    /// A pop by this connection would be given something of the queue.
+    fn gives_any(&mut self, slot: usize, key: QueueKey, now: Now) -> bool {
+        // Those who wait came before.
+        if !self.engine.queue(key).waiters.is_empty() {
+            self.dispatch(key, now);
+        }
+        let queue = self.engine.queue(key);
+        let is_ready = queue.ready() > 0 && !queue.settings.pause.output;
+        is_ready && (!queue.settings.single || self.may_consume(key, self.key(slot)))
+    }
+
     /// `LMPOP`, `BLMPOP`: of the first list that has any.
     pub(super) fn pop_many(&mut self, slot: usize, words: &[&[u8]], waits: bool, now: Now) -> Flow {
         let mut words = &words[1..];
@@ -256,12 +267,13 @@ impl<S: Storage> Shard<S> {
         let what = What::KeyAndMany {
             key: Box::default(),
         };
-        let has_any = |shard: &Shard<S>, name: &&&[u8]| {
-            let key = shard.list(name);
-            key.is_some_and(|key| shard.engine.queue(key).ready() > 0)
-        };
-        if let Some(name) = names.iter().find(|name| has_any(self, name)) {
-            let key = self.list(name).expect("it was just found");
+        for name in names {
+            let Some(key) = self.list(name) else {
+                continue;
+            };
+            if !self.gives_any(slot, key, now) {
+                continue;
+            }
             if self.is_stream(key) {
                 return self.say_wrong_type(slot);
             }

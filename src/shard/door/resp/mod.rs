@@ -27,6 +27,7 @@ use crate::broker::id::{Handle, Level};
 use crate::broker::queue::QueueKey;
 use crate::broker::reply::{Delivery, Error, ErrorCode, Payload, Reply};
 use crate::buffer::send::{Pool, SendRing};
+use crate::fault::{Fault, planted};
 use crate::log::disk::Storage;
 use crate::protocol::resp::decode::{Broken, Decoder, Step};
 use crate::protocol::resp::encode::{self, Version};
@@ -59,9 +60,7 @@ pub struct Session {
     popping: Vec<u64>,
     /// Popped and not settled: where the reply ends in the output, and the lease's serial.
     pops: VecDeque<(u64, u64)>,
-    /// Bytes at the front of the input that were there before, and what had been written out when they came.
-    seen: usize,
-    seen_at: u64,
+    arrivals: Arrivals,
     range: Option<Box<Range>>,
     multi: Option<Box<Multi>>,
     exec: Option<Box<Exec>>,
@@ -75,6 +74,57 @@ pub struct Session {
     /// Until when the peer, which has ended its side, can show that it took everything; 0 = not asked.
     asked_until_us: u64,
     lib: Box<[u8]>,
+}
+
+/// Most pieces of kept input of which it is known when each came.
+const ARRIVALS_MAX: usize = 32;
+
+/// What had been written out when the input came that is kept, piece by piece. Where there are too many
+/// pieces the latest count as older than they are, so that nothing is settled too early.
+#[derive(Debug, Default)]
+struct Arrivals {
+    /// Bytes of input, and how much had been written out before they came.
+    parts: VecDeque<(usize, u64)>,
+    /// All of these bytes.
+    bytes: usize,
+}
+
+impl Arrivals {
+    /// There are so many bytes of input now; what is new has come after `sent` bytes had been written out.
+    fn note(&mut self, input_bytes: usize, sent: u64) {
+        if input_bytes < self.bytes {
+            // The connection ends, and what was not run is gone.
+            *self = Arrivals::default();
+        }
+        let new = input_bytes - self.bytes;
+        if new == 0 {
+            return;
+        }
+        self.bytes = input_bytes;
+        let is_full = self.parts.len() >= ARRIVALS_MAX;
+        match self.parts.back_mut() {
+            Some((bytes, at)) if *at == sent || is_full => *bytes += new,
+            _ => self.parts.push_back((new, sent)),
+        }
+    }
+
+    /// What had been written out when the first byte came; `None` if there is none.
+    fn first(&self) -> Option<u64> {
+        self.parts.front().map(|part| part.1)
+    }
+
+    /// So many bytes at the front were used up.
+    fn consume(&mut self, mut count: usize) {
+        self.bytes -= count;
+        while let Some((bytes, _)) = self.parts.front_mut() {
+            if *bytes > count {
+                *bytes -= count;
+                return;
+            }
+            count -= *bytes;
+            self.parts.pop_front();
+        }
+    }
 }
 
 /// What the answer of a command is made of.
@@ -141,6 +191,7 @@ impl Session {
             + self.multi.as_ref().map_or(0, |multi| multi.memory())
             + self.exec.as_ref().map_or(0, |exec| exec.memory())
             + self.pops.capacity() * 16
+            + self.arrivals.parts.capacity() * 16
             + names.map(|name| 2 * name.len() + 64).sum::<usize>()
     }
 
@@ -292,7 +343,7 @@ impl<S: Storage> Shard<S> {
         let conn = &mut self.conns[slot];
         let sent = conn.out.sent();
         let session = conn.resp();
-        let (seen, seen_at) = (session.seen, session.seen_at);
+        session.arrivals.note(input.len(), sent);
         let mut decoder = std::mem::take(&mut session.decoder);
         let mut used = 0;
         while self.may_run(slot, &input[used..]) {
@@ -302,7 +353,10 @@ impl<S: Storage> Shard<S> {
                 Step::Command => {
                     self.totals.commands += 1;
                     // What was written out before the command came was there to be read by its sender.
-                    let known = if used >= seen { sent } else { seen_at };
+                    let known = match planted(Fault::PopSettledEarly) {
+                        true => u64::MAX,
+                        false => self.conns[slot].resp().arrivals.first().unwrap_or(sent),
+                    };
                     self.settle_pops(slot, known);
                     let words = decoder.words(&input[used..]);
                     let frame = &input[used..used + consumed];
@@ -317,18 +371,15 @@ impl<S: Storage> Shard<S> {
                     let text = format!("Protocol error: {why}");
                     self.say(slot, |out| encode::error(out, "ERR", &text));
                     self.conns[slot].life = Life::Closing;
+                    self.conns[slot].resp().arrivals = Arrivals::default();
                     used = input.len();
                     break;
                 }
             }
+            self.conns[slot].resp().arrivals.consume(consumed);
             used += consumed;
         }
-        let session = self.conns[slot].resp();
-        session.decoder = decoder;
-        if used >= seen {
-            session.seen_at = sent;
-        }
-        session.seen = input.len() - used;
+        self.conns[slot].resp().decoder = decoder;
         used
     }
 
@@ -519,5 +570,47 @@ impl<S: Storage> Shard<S> {
                 Flow::Again
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_command_is_as_old_as_its_first_byte() {
+        let mut arrivals = Arrivals::default();
+        arrivals.note(30, 0);
+        arrivals.consume(20);
+        // 10 bytes stay; 5 come while they wait, behind a reply of 100 bytes, and 7 more behind that.
+        arrivals.note(15, 100);
+        arrivals.note(15, 150);
+        arrivals.note(22, 100);
+        assert_eq!(arrivals.first(), Some(0));
+        arrivals.consume(9);
+        assert_eq!(arrivals.first(), Some(0));
+        arrivals.consume(1);
+        assert_eq!(arrivals.first(), Some(100));
+        arrivals.note(20, 200);
+        arrivals.consume(12);
+        assert_eq!(arrivals.first(), Some(200));
+        arrivals.consume(8);
+        assert_eq!(arrivals.first(), None);
+        assert_eq!(arrivals.bytes, 0);
+    }
+
+    #[test]
+    fn of_too_many_pieces_the_latest_count_as_older() {
+        let mut arrivals = Arrivals::default();
+        for piece in 1..=100 {
+            arrivals.note(piece, piece as u64);
+        }
+        assert_eq!(arrivals.parts.len(), ARRIVALS_MAX);
+        arrivals.consume(99);
+        assert_eq!(arrivals.first(), Some(ARRIVALS_MAX as u64));
+        // What was not run is gone.
+        arrivals.note(0, 500);
+        arrivals.note(3, 500);
+        assert_eq!(arrivals.first(), Some(500));
     }
 }
