@@ -219,14 +219,6 @@ impl Config {
                 self.shards
             ));
         }
-        let dead = self.queue_defaults.dead.as_deref();
-        if self.shards > 1 && dead.is_some_and(|dead| !dead.is_empty()) {
-            return Err(
-                "--set dead= names one queue for all, which several shards cannot do yet: leave it \
-                 out, so that each queue has its own"
-                    .to_owned(),
-            );
-        }
         in_range("--max-connections", limits.connections_max, 1, 1 << 24)?;
         in_range("--max-line", limits.line_bytes_max, 1 << 10, 16 << 20)?;
         in_range("--max-body", limits.body_bytes_max, 1, 1 << 30)?;

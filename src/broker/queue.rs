@@ -221,6 +221,8 @@ pub struct Queue {
     /// Leased messages whose time to live has ended.
     overdue: BTreeSet<MessageId>,
     leased: u64,
+    /// Taken messages that have left for another shard and are still stored, and bytes of their bodies.
+    leaving: (u64, u64),
 }
 
 impl Queue {
@@ -264,6 +266,7 @@ impl Queue {
             tries: IdMap::default(),
             overdue: BTreeSet::new(),
             leased: 0,
+            leaving: (0, 0),
         }
     }
 

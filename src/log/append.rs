@@ -15,10 +15,11 @@ use super::crc;
 use super::disk::Storage;
 use super::entry::{
     Entry, FLAG_MANY, FLAG_SECTIONS, HeadBuilder, Message, PUBLISH, PUBLISH_HEAD_BYTES_MAX, Run,
-    SettleReason, TRANSFER, TRANSFER_HEAD_BYTES_MAX, message_crc, message_crc_more, put_plain,
-    seed, small_head,
+    SettleReason, TRANSFER, TRANSFER_HEAD_BYTES_MAX, message_crc, message_crc_more, seed,
+    small_head,
 };
 use super::place::{LogIndex, Position};
+use super::plain;
 use super::record::{ALIGN, HEADER_BYTES, Header, Kind, ROW_BYTES};
 use super::segment::SEGMENT_HEADER_BYTES;
 use super::{Log, Room};
@@ -460,7 +461,7 @@ impl<S: Storage> Log<S> {
     fn put_plain(&mut self, entry: &Entry<'_>) -> u64 {
         let mut bytes = std::mem::take(&mut self.batch.entry);
         bytes.clear();
-        put_plain(&mut bytes, &mut self.batch.scratch, entry);
+        plain::put_plain(&mut bytes, &mut self.batch.scratch, entry);
         self.chunk_for(bytes.len());
         let position = self.chunks.end();
         self.chunks.open().extend_from_slice(&bytes);
@@ -542,7 +543,14 @@ impl<S: Storage> Log<S> {
                 self.make_room_for_record(SETTLE_BYTES + runs.len() * RUN_BYTES, 0);
                 self.put_plain(entry)
             }
-            Entry::Release { .. } | Entry::DeleteQueue { .. } | Entry::Open { .. } => {
+            Entry::Out { target, why, .. } => {
+                self.make_room_for_record(80 + target.len() + why.len(), 0);
+                self.put_plain(entry)
+            }
+            Entry::Release { .. }
+            | Entry::DeleteQueue { .. }
+            | Entry::Open { .. }
+            | Entry::In { .. } => {
                 self.make_room_for_record(RELEASE_BYTES_MAX, 0);
                 self.put_plain(entry)
             }

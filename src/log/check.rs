@@ -625,6 +625,25 @@ fn dump_entry(offset: usize, entry: &Entry<'_>, out: &mut dyn io::Write) -> io::
                 queue.0
             )
         }
+        Entry::Out {
+            seq,
+            shard,
+            queue,
+            id,
+            reason,
+            tries,
+            target,
+            why,
+        } => writeln!(
+            out,
+            "out {seq} to shard {shard} queue \"{}\": message {id} of queue {} {reason:?} tries {tries} why \"{}\"",
+            target.escape_ascii(),
+            queue.0,
+            why.escape_ascii()
+        ),
+        Entry::In { shard, seq, below } => {
+            writeln!(out, "in {seq} from shard {shard}, done below {below}")
+        }
         Entry::Route { change } => writeln!(out, "route {}", change.escape_ascii()),
         Entry::Group {
             uid,

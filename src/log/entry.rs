@@ -72,7 +72,8 @@ pub enum TransferReason {
 }
 
 impl TransferReason {
-    fn from_byte(byte: u8) -> Option<TransferReason> {
+    /// The reason that this byte of the log means, if it means one.
+    pub fn from_byte(byte: u8) -> Option<TransferReason> {
         use TransferReason::*;
         [Tries, Expired, DroppedOld, Rejected, Moved]
             .get(byte.wrapping_sub(1) as usize)
@@ -194,6 +195,34 @@ pub enum Entry<'a> {
         /// The broker's encoding of it; empty if it stays as it is.
         definition: &'a [u8],
     },
+    /// A message has left for a queue of another shard: it stays where it is, taken, until it is settled.
+    Out {
+        /// Its number among those of this shard, from 1.
+        seq: u64,
+        /// Where it goes.
+        shard: u32,
+        /// Which reader it leaves.
+        queue: QueueUid,
+        /// Its id there.
+        id: MessageId,
+        /// Why.
+        reason: TransferReason,
+        /// How often it was tried.
+        tries: u32,
+        /// Name of the queue it goes to, 1 to 255 octets.
+        target: &'a [u8],
+        /// What the consumer said.
+        why: &'a [u8],
+    },
+    /// The next message of this record came from another shard.
+    In {
+        /// Where it comes from.
+        shard: u32,
+        /// Its number there.
+        seq: u64,
+        /// What has lower numbers there is never sent again.
+        below: u64,
+    },
     /// An exchange or a binding was made or ended, or a queue was declared.
     Route {
         /// The broker's encoding of it.
@@ -208,16 +237,18 @@ pub enum Entry<'a> {
 
 pub(crate) const PUBLISH: u8 = 1;
 pub(crate) const TRANSFER: u8 = 2;
-const SETTLE: u8 = 3;
-const RELEASE: u8 = 4;
-const DEFINE: u8 = 5;
-const DELETE_QUEUE: u8 = 6;
-const OPEN: u8 = 7;
-const GROUP: u8 = 8;
-const SCHEDULE: u8 = 12;
-const BIND: u8 = 16;
-const UNBIND: u8 = 17;
-const ROUTE: u8 = 18;
+pub(super) const SETTLE: u8 = 3;
+pub(super) const RELEASE: u8 = 4;
+pub(super) const DEFINE: u8 = 5;
+pub(super) const DELETE_QUEUE: u8 = 6;
+pub(super) const OPEN: u8 = 7;
+pub(super) const GROUP: u8 = 8;
+pub(super) const SCHEDULE: u8 = 12;
+pub(super) const OUT: u8 = 13;
+pub(super) const IN: u8 = 14;
+pub(super) const BIND: u8 = 16;
+pub(super) const UNBIND: u8 = 17;
+pub(super) const ROUTE: u8 = 18;
 
 /// The bits of the first byte that hold the kind; the others are flags.
 const KIND_BITS: u8 = 0x1f;
@@ -430,110 +461,6 @@ impl<const BYTES: usize> HeadBuilder<BYTES> {
     pub fn as_slice(&self) -> &[u8] {
         &self.bytes[..self.at]
     }
-}
-
-/// Appends an entry that holds no message.
-///
-/// # Panics
-/// If it holds one: those need a place in a table and a checksum.
-pub(crate) fn put_plain(out: &mut Vec<u8>, scratch: &mut Vec<u8>, entry: &Entry<'_>) {
-    scratch.clear();
-    let kind = match entry {
-        Entry::Settle {
-            queue,
-            group,
-            reason,
-            runs,
-        } => {
-            varint::put(scratch, queue.0);
-            varint::put(scratch, u64::from(*group));
-            scratch.push(*reason as u8);
-            varint::put(scratch, runs.len() as u64);
-            for run in *runs {
-                varint::put(scratch, run.first);
-                varint::put(scratch, run.count);
-            }
-            SETTLE
-        }
-        Entry::Release {
-            queue,
-            group,
-            run,
-            tries,
-            not_before_us,
-        } => {
-            varint::put(scratch, queue.0);
-            varint::put(scratch, u64::from(*group));
-            varint::put(scratch, run.first);
-            varint::put(scratch, run.count);
-            varint::put(scratch, u64::from(*tries));
-            varint::put(scratch, *not_before_us);
-            RELEASE
-        }
-        Entry::Define {
-            uid,
-            name,
-            settings,
-            flags,
-        } => {
-            varint::put(scratch, uid.0);
-            varint::put(scratch, u64::from(*flags));
-            varint::put(scratch, name.len() as u64);
-            scratch.extend_from_slice(name);
-            scratch.extend_from_slice(settings);
-            DEFINE
-        }
-        Entry::DeleteQueue { uid } => {
-            varint::put(scratch, uid.0);
-            DELETE_QUEUE
-        }
-        Entry::Bind { queue, pattern } | Entry::Unbind { queue, pattern } => {
-            varint::put(scratch, queue.0);
-            scratch.extend_from_slice(pattern);
-            match entry {
-                Entry::Bind { .. } => BIND,
-                _ => UNBIND,
-            }
-        }
-        Entry::Group {
-            uid,
-            queue,
-            first,
-            name,
-        } => {
-            varint::put(scratch, uid.0);
-            varint::put(scratch, queue.0);
-            varint::put(scratch, *first);
-            scratch.extend_from_slice(name);
-            GROUP
-        }
-        Entry::Schedule {
-            queue,
-            number,
-            next_us,
-            definition,
-        } => {
-            varint::put(scratch, queue.0);
-            varint::put(scratch, *number);
-            varint::put(scratch, *next_us);
-            scratch.extend_from_slice(definition);
-            SCHEDULE
-        }
-        Entry::Route { change } => {
-            scratch.extend_from_slice(change);
-            ROUTE
-        }
-        Entry::Open { incarnation } => {
-            varint::put(scratch, *incarnation);
-            OPEN
-        }
-        Entry::Publish { .. } | Entry::Transfer { .. } => {
-            panic!("a message is not a plain entry")
-        }
-    };
-    out.push(kind);
-    varint::put(out, scratch.len() as u64);
-    out.extend_from_slice(scratch);
 }
 
 /// Why an entry cannot be read although its record's checksum is right.
@@ -749,6 +676,30 @@ impl<'r, 's> Entries<'r, 's> {
                     definition: &octets[at..],
                 }
             }
+            OUT => {
+                let (seq, shard) = (number()?, small(number()?)?);
+                let (queue, id) = (QueueUid(number()?), number()?);
+                let (reason, tries) = (number()?, small(number()?)?);
+                let reason = u8::try_from(reason).ok();
+                let reason = reason.and_then(TransferReason::from_byte);
+                let name = usize::try_from(number()?).map_err(|_| BAD)?;
+                let (target, why) = octets[at..].split_at_checked(name).ok_or(BAD)?;
+                Entry::Out {
+                    seq,
+                    shard,
+                    queue,
+                    id,
+                    reason: reason.ok_or(EntryError::UnknownKind(kind))?,
+                    tries,
+                    target,
+                    why,
+                }
+            }
+            IN => Entry::In {
+                shard: small(number()?)?,
+                seq: number()?,
+                below: number()?,
+            },
             ROUTE => Entry::Route { change: octets },
             OPEN => Entry::Open {
                 incarnation: number()?,

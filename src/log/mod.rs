@@ -29,6 +29,7 @@ mod manifest;
 mod none;
 mod patient;
 mod place;
+mod plain;
 mod prepare;
 mod read;
 mod record;

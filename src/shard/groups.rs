@@ -122,6 +122,27 @@ impl<S: Storage> Shard<S> {
         })
     }
 
+    /// Are messages of this reader, or of any of its queue if it is the bare name, on their way to another shard?
+    /// Then the connection waits until they are there.
+    pub(super) fn is_leaving(&mut self, slot: usize, source: Source<'_>) -> bool {
+        if self.engine.outbox.is_idle() {
+            return false;
+        }
+        let Some(key) = self.known_reader(source) else {
+            return false;
+        };
+        let readers = self.engine.readers(self.engine.store_of(key));
+        let uids: Vec<_> = readers
+            .iter()
+            .map(|key| self.engine.queue(*key).uid)
+            .collect();
+        let is_leaving = self.engine.outbox.holds(&uids);
+        if is_leaving {
+            self.block_cold(slot);
+        }
+        is_leaving
+    }
+
     /// The reader that a source names, or the place where consumers wait for one.
     pub(super) fn known_reader(&self, source: Source<'_>) -> Option<QueueKey> {
         let mut scratch = Vec::new();

@@ -602,7 +602,8 @@ impl<S: Storage> Shard<S> {
             || !self.readable.is_empty()
             || !self.asking.is_empty()
             || self.has_unwritten()
-            || self.peers.as_ref().is_some_and(|peers| peers.is_busy());
+            || self.peers.as_ref().is_some_and(|peers| peers.is_busy())
+            || (self.ending == Ending::No && self.engine.outbox.is_due());
         if busy {
             return Some(0);
         }

@@ -197,6 +197,7 @@ impl<S: Storage> Shard<S> {
             defaults.durable = Level::None;
         }
         let mut engine = Engine::new(defaults, random);
+        engine.shards = (config.shards, config.shard);
         let mut recovered = Recovered::default();
         match storage {
             Some(storage) => {

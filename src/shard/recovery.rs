@@ -5,7 +5,7 @@
 
 use super::Now;
 use super::Shard;
-use super::engine::{DEFINE_BEGUN, Engine, key_hash, once_hash};
+use super::engine::{DEFINE_BEGUN, Engine, Out, key_hash, once_hash};
 use super::snapshot::{GroupImage, QueueImage, QueueState, Reader, Writer};
 use crate::broker::dedup::Original;
 use crate::broker::id::{Level, MessageId, QueueUid};
@@ -82,6 +82,7 @@ impl<'a, S: Storage> Recovery<'a, S> {
             .iter()
             .map(|(key, _)| QueueKey(key as u32))
             .collect();
+        self.engine.take_outs_back();
         for key in keys {
             let queue = self.engine.queue_mut(key);
             queue.counters = Default::default();
@@ -372,7 +373,7 @@ impl<S: Storage> Replay for Recovery<'_, S> {
         }
         self.engine.next_uid = next_uid;
         reader.schedules(&mut self.engine.schedules)?;
-        for change in reader.routes()? {
+        for change in reader.behind(&mut self.engine.outbox)? {
             self.engine.replay_change(change)?;
         }
         Ok(())
@@ -519,6 +520,24 @@ impl<S: Storage> Replay for Recovery<'_, S> {
                     }
                 }
             }
+            Entry::Out {
+                seq,
+                shard,
+                queue,
+                id,
+                reason,
+                tries,
+                target,
+                why,
+            } => {
+                self.find(*queue)?;
+                let tries = u16::try_from(*tries).unwrap_or(u16::MAX);
+                let out = Out::replayed(*shard, *queue, *id, *reason, tries, target, why);
+                self.engine.outbox.replay_out(*seq, out);
+            }
+            Entry::In { shard, seq, below } => {
+                self.engine.outbox.replay_in(*shard, *seq, *below);
+            }
             Entry::Route { change } => self.engine.replay_change(change)?,
             Entry::Open { .. } => {}
         }
@@ -555,6 +574,11 @@ impl<S: Storage> Shard<S> {
         for (key, death) in engine.moving() {
             leased[key.0 as usize].push((death.id, death.pri));
         }
+        for (_, out) in engine.outbox.outs() {
+            if let Some(key) = engine.find_uid(out.uid) {
+                leased[key.0 as usize].push((out.id, out.pri));
+            }
+        }
         leased.iter_mut().for_each(|ids| ids.sort_unstable());
         let is_kept = |queue: &Queue| queue.exists && queue.group.is_none();
         let count = engine
@@ -574,7 +598,7 @@ impl<S: Storage> Shard<S> {
             writer.queue(queue, &leased[key], &groups);
         }
         writer.schedules(&engine.schedules);
-        writer.routes(&engine.changes());
+        writer.behind(&engine.changes(), &engine.outbox);
         writer.finish()
     }
 

@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::rc::Rc;
 
-use super::engine::Engine;
+use super::engine::{Engine, Outbox};
 use super::placement::shard_of;
 use super::recovery::Recovery;
 use super::snapshot::Writer;
@@ -263,6 +263,14 @@ fn plan_for<D: Disk>(
     for (old, source) in plan.old.iter_mut().zip(&*sources) {
         let Some(source) = source else { continue };
         segment_bytes = source.survey.segment_bytes();
+        let leaving = source.engine.leaving();
+        if leaving > 0 {
+            return Err(ReshardError::Refused(format!(
+                "{}: {leaving} dead letters are on their way to another shard, which each may have reached: start the \
+                 broker as it is, which finishes that at once, stop it, and try again",
+                source.directory
+            )));
+        }
         for (_, queue) in queues(&source.engine) {
             let home = shard_of(&queue.name, conversion.to);
             expect_together(queue, home, conversion.to)?;
@@ -286,14 +294,6 @@ fn plan_for<D: Disk>(
 /// What a queue needs beside itself must be on its shard.
 fn expect_together(queue: &Queue, home: u32, shards: u32) -> Result<(), ReshardError> {
     let name = queue.printed.escape_ascii();
-    let dead = queue.settings.dead.as_deref().unwrap_or_default();
-    if !dead.is_empty() && shard_of(dead, shards) != home {
-        let dead = dead.escape_ascii();
-        return Err(ReshardError::Refused(format!(
-            "queue {name} has dead={dead}, which would be on another of {shards} shards, and that cannot be \
-             done yet: start the broker as it is, say QSET {name} dead={name}.dead, and try again"
-        )));
-    }
     let route = queue
         .declared
         .as_ref()
@@ -726,7 +726,7 @@ impl<'d, D: Disk> Target<'d, D> {
         payload.append(std::mem::take(&mut self.queues));
         payload.schedules(&self.schedules);
         self.routes.append(&mut self.bindings);
-        payload.routes(&self.routes);
+        payload.behind(&self.routes, &Outbox::default());
         self.log.checkpoint(payload.finish());
         self.work_until(|log| log.stats().checkpoints == 1)?;
         self.log.close(self.now_us);

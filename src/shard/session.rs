@@ -359,9 +359,17 @@ impl<S: Storage> Shard<S> {
             Command::Unsubscribe { source } => self.run_unsubscribe(asker, source),
             Command::QueueSet { queue, settings } => self.queue_set(asker, queue, &settings, now),
             Command::QueueGet { source } => self.queue_get(asker, source, now),
+            Command::Seek { source, .. } if self.is_leaving(asker.slot, source) => {
+                return Flow::Again;
+            }
             Command::Seek { source, to } => return self.seek(asker, source, to, now),
             Command::QueueList { pattern } => self.queue_list(asker, pattern),
-            Command::QueueDelete { source } => self.queue_delete(asker, source),
+            Command::QueueDelete { source } => {
+                if self.is_leaving(asker.slot, source) {
+                    return Flow::Again;
+                }
+                self.queue_delete(asker, source)
+            }
             Command::Delete { queue, ids } => return self.delete_ids(asker, queue, ids, now),
             Command::Purge { source, state } => return self.purge(asker, source, state),
             Command::Peek {

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 
+use super::engine::{Out, Outbox};
 use crate::broker::dedup::Original;
 use crate::broker::id::{Level, MessageId, QueueUid};
 use crate::broker::index::{BlockImage, Index, Slot};
@@ -15,6 +16,7 @@ use crate::broker::schedule::{Schedule, Schedules};
 use crate::broker::settings::Settings;
 use crate::broker::varint;
 use crate::fault::{Fault, planted};
+use crate::log::TransferReason;
 
 /// Version of this encoding.
 pub(super) const VERSION: u64 = 5;
@@ -36,6 +38,8 @@ const PART_SHARING: u64 = 3;
 const PART_GROUP: u64 = 4;
 /// Behind the schedules: exchanges, bindings and how queues were declared.
 const PART_ROUTES: u64 = 1;
+/// Behind the schedules: what goes to other shards, and has come from them.
+const PART_OUTBOX: u64 = 2;
 
 /// Writes a checkpoint's payload.
 #[derive(Debug, Default)]
@@ -72,16 +76,48 @@ impl Writer {
         }
     }
 
-    /// Exchanges, bindings and declarations as changes, behind the schedules.
-    pub(super) fn routes(&mut self, changes: &[Vec<u8>]) {
+    /// What stands behind the schedules: exchanges, bindings and declarations as changes; and what goes to other
+    /// shards and has come from them, if there was any.
+    pub(super) fn behind(&mut self, changes: &[Vec<u8>], outbox: &Outbox) {
         let mut part = Writer::default();
         part.number(changes.len() as u64);
         for change in changes {
             part.octets(change);
         }
-        self.number(1);
+        let mut crossing = Writer::default();
+        crossing.outbox(outbox);
+        let has_crossed = outbox.next_seq() > 0 || outbox.seen().next().is_some();
+        self.number(1 + u64::from(has_crossed));
         self.number(PART_ROUTES);
         self.octets(&part.out);
+        if has_crossed {
+            self.number(PART_OUTBOX);
+            self.octets(&crossing.out);
+        }
+    }
+
+    fn outbox(&mut self, outbox: &Outbox) {
+        self.number(outbox.next_seq());
+        self.number(outbox.outs().count() as u64);
+        for (seq, out) in outbox.outs() {
+            self.number(seq);
+            self.number(u64::from(out.to));
+            self.number(out.uid.0);
+            self.number(out.id);
+            self.number(out.reason as u64);
+            self.number(u64::from(out.tries));
+            self.octets(&out.target);
+            self.octets(&out.why);
+        }
+        self.number(outbox.seen().count() as u64);
+        for (from, below, numbers) in outbox.seen() {
+            self.number(u64::from(from));
+            self.number(below);
+            self.number(numbers.len() as u64);
+            for number in numbers {
+                self.number(number);
+            }
+        }
     }
 
     /// The finished payload.
@@ -428,27 +464,53 @@ impl<'a> Reader<'a> {
     }
 
     /// What stands behind the schedules: encoded changes of exchanges, bindings and declarations.
-    pub(super) fn routes(&mut self) -> Outcome<Vec<&'a [u8]>> {
+    pub(super) fn behind(&mut self, outbox: &mut Outbox) -> Outcome<Vec<&'a [u8]>> {
         if self.version <= VERSION_WITHOUT_ROUTES {
             return Ok(Vec::new());
         }
         let mut changes = Vec::new();
         for _ in 0..self.number()? {
             let (kind, octets) = (self.number()?, self.octets()?);
+            let mut part = Reader {
+                rest: octets,
+                version: self.version,
+            };
+            if kind == PART_OUTBOX {
+                part.outbox(outbox)?;
+                continue;
+            }
             if kind != PART_ROUTES {
                 return Err(format!(
                     "the checkpoint holds a part of kind {kind} behind its queues, which this program does not know"
                 ));
             }
-            let mut part = Reader {
-                rest: octets,
-                version: self.version,
-            };
             for _ in 0..part.number()? {
                 changes.push(part.octets()?);
             }
         }
         Ok(changes)
+    }
+
+    fn outbox(&mut self, outbox: &mut Outbox) -> Outcome<()> {
+        let next_seq = self.number()?;
+        for _ in 0..self.number()? {
+            let (seq, to) = (self.number()?, self.number()? as u32);
+            let (uid, id) = (QueueUid(self.number()?), self.number()?);
+            let reason = TransferReason::from_byte(self.number()? as u8)
+                .ok_or("the checkpoint names a reason that is none")?;
+            let tries = self.number()? as u16;
+            let (target, why) = (self.octets()?, self.octets()?);
+            let out = Out::replayed(to, uid, id, reason, tries, target, why);
+            outbox.replay_out(seq, out);
+        }
+        outbox.restore(next_seq);
+        for _ in 0..self.number()? {
+            let (from, below) = (self.number()? as u32, self.number()?);
+            let count = self.number()?;
+            let numbers: Outcome<Vec<u64>> = (0..count).map(|_| self.number()).collect();
+            outbox.restore_seen(from, below, numbers?);
+        }
+        Ok(())
     }
 
     /// The next queue.

@@ -82,6 +82,21 @@ fn every_kind_of_entry_comes_back() {
     bench.append(&Entry::Route {
         change: b"\x02\x01e",
     });
+    bench.append(&Entry::Out {
+        seq: 300,
+        shard: 2,
+        queue: QueueUid(1),
+        id: 3,
+        reason: TransferReason::Rejected,
+        tries: 4,
+        target: b"graves",
+        why: b"bad",
+    });
+    bench.append(&Entry::In {
+        shard: 1,
+        seq: 7,
+        below: 5,
+    });
     bench.append(&Entry::DeleteQueue { uid: QueueUid(3) });
     bench.settle(2, 1);
     bench.turn(true);
@@ -102,6 +117,8 @@ fn every_kind_of_entry_comes_back() {
         (1, b"news.#".to_vec(), true),
         (300, b"*".to_vec(), false),
         (0, b"\x02\x01e".to_vec(), true),
+        (300, b"2 1 3 Rejected 4 graves bad".to_vec(), false),
+        (7, b"1 5".to_vec(), false),
     ];
     assert_eq!(again.model.bound, bound);
     assert_eq!(

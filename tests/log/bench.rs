@@ -554,6 +554,24 @@ impl Model {
                 self.bound
                     .push((queue.0, number.to_le_bytes().into(), true))
             }
+            Entry::Out {
+                seq,
+                shard,
+                queue,
+                id,
+                reason,
+                tries,
+                target,
+                why,
+            } => {
+                let (target, why) = (target.escape_ascii(), why.escape_ascii());
+                let text = format!("{shard} {} {id} {reason:?} {tries} {target} {why}", queue.0);
+                self.bound.push((*seq, text.into_bytes(), false));
+            }
+            Entry::In { shard, seq, below } => {
+                let text = format!("{shard} {below}");
+                self.bound.push((*seq, text.into_bytes(), false));
+            }
             Entry::Open { incarnation } => self.opens.push(*incarnation),
         }
         Ok(())

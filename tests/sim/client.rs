@@ -664,6 +664,10 @@ impl Client {
         if theme.keys && rng.chance(often / 2) {
             settings.push(Setting::Single(rng.chance(500)));
         }
+        if theme.dead_letters && theme.shards > 1 && rng.chance(often / 2) {
+            let graves = ["graves", "yard", "pit.dead", "d"];
+            settings.push(Setting::Dead(rng.pick(&graves).to_string()));
+        }
         if settings.is_empty() {
             settings.push(Setting::Lease(rng.spread(20_000, 5_000_000)));
         }

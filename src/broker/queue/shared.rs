@@ -259,11 +259,23 @@ impl Queue {
         view + sharing
     }
 
+    /// A taken message of so many bytes has left for another shard: it counts no more, though it is still stored.
+    pub fn leaves(&mut self, bytes: u64) {
+        self.leaving.0 += 1;
+        self.leaving.1 += bytes;
+    }
+
+    /// It is stored no more, or is back.
+    pub fn has_left(&mut self, bytes: u64) {
+        self.leaving.0 -= 1;
+        self.leaving.1 -= bytes;
+    }
+
     /// Messages that count for `maxlen=`: stored and not settled by all.
     #[inline]
     pub fn counted(&self) -> u64 {
         match &self.sharing {
-            None => self.index.live(),
+            None => self.index.live().saturating_sub(self.leaving.0),
             Some(sharing) => {
                 let done = sharing.retained.len() + sharing.unclaimed.len();
                 self.index.live().saturating_sub(done)
@@ -275,7 +287,7 @@ impl Queue {
     #[inline]
     pub fn counted_bytes(&self) -> u64 {
         match &self.sharing {
-            None => self.index.bytes(),
+            None => self.index.bytes().saturating_sub(self.leaving.1),
             Some(sharing) => {
                 let bytes = self.index.bytes();
                 let average = bytes / self.index.live().max(1);

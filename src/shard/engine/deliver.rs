@@ -274,6 +274,7 @@ impl<S: Storage> Engine<S> {
                 self.schedule(key);
             }
         }
+        self.outbox_fetched();
         for moving in std::mem::take(&mut self.moving) {
             if self.is_same(moving.queue, moving.uid) {
                 self.bury(moving.queue, moving.death, now);

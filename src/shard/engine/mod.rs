@@ -13,6 +13,7 @@ mod deliver;
 mod deliver_run;
 mod exchanges;
 mod groups;
+mod outbox;
 mod publish;
 mod publish_run;
 mod request;
@@ -26,6 +27,7 @@ pub use bindings::Receiver;
 pub use definitions::DEFINE_BEGUN;
 pub use deliver::{Damaged, Next, Taken};
 pub use exchanges::{Burial, Reached};
+pub use outbox::{Carried, Out, Outbox};
 pub use publish::{Receipt, Refused, key_hash, once_hash};
 pub use settle::{Death, Return};
 pub use transaction::{Bodies, Plan};
@@ -115,6 +117,10 @@ pub struct Engine<S: Storage> {
     moving: Vec<Moving>,
     /// What the transaction under way moves, read ahead.
     at_hand: Bodies,
+    /// How many shards there are, and which this is.
+    pub shards: (u32, u32),
+    /// What goes to other shards, and has come from them.
+    pub outbox: Outbox,
     /// Indexes of deleted queues whose messages' storage is still to be given back.
     pub doomed: Vec<Index>,
     /// Slots of index blocks that replay found deleted, until the log can take them back.
@@ -164,6 +170,8 @@ impl<S: Storage> Engine<S> {
             timers: BinaryHeap::new(),
             moving: Vec::new(),
             at_hand: Bodies::new(),
+            shards: (1, 0),
+            outbox: Outbox::default(),
             doomed: Vec::new(),
             unused_slots: Vec::new(),
             to_free: Vec::new(),

@@ -382,6 +382,10 @@ impl<S: Storage> Engine<S> {
         }
         let name = self.queue(key).dead_name();
         let name = name.expect("it buries, and by no route");
+        if let Some(to) = self.elsewhere(&name) {
+            self.queue_mut(key).counters.dead += 1;
+            return self.send_away(key, death, name, to);
+        }
         let target = match self.find(&name) {
             Some(target) => target,
             None => {

@@ -37,7 +37,8 @@ use std::collections::{HashMap, VecDeque};
 use foldhash::fast::FixedState;
 
 use super::conn::Blocked;
-use super::{ConnKey, Now, Shard};
+use super::engine::Carried;
+use super::{ConnKey, Ending, Now, Shard};
 use crate::log::disk::Storage;
 use guest::Kind;
 use watch::{Found, Given};
@@ -127,6 +128,10 @@ enum Letter {
         pull: u64,
         given: Given,
     },
+    /// A message that goes to a queue here.
+    Carry(Box<Carried>),
+    /// It is on stable storage there: the messages' numbers.
+    Arrived(Vec<u64>),
     /// To a guest: a pull has ended.
     Unwatch { conn: ConnKey, pull: u64 },
     /// To a home: the guest is gone.
@@ -315,6 +320,20 @@ impl<S: Storage> Shard<S> {
                     self.drop_watches(slot, Some(pull), now);
                 }
             }
+            Letter::Carry(carried) => {
+                // What comes while the log is being closed is sent again after the restart.
+                if self.ending == Ending::No && self.failed.is_none() {
+                    self.engine.take_in(from, *carried, now);
+                }
+            }
+            Letter::Arrived(numbers) => {
+                if self.ending == Ending::No && self.failed.is_none() {
+                    for number in numbers {
+                        self.engine.out_taken(number);
+                    }
+                    self.housekeeping.look_again();
+                }
+            }
             Letter::Gone { conn, taken } => {
                 self.input_taken(from, conn, taken);
                 if let Some(slot) = self.slot(conn) {
@@ -378,11 +397,39 @@ impl<S: Storage> Shard<S> {
         conn.away.as_ref().is_some_and(|away| away.has_output())
     }
 
+    /// Messages that go to other shards are sent, and what has come from them is told to be safe.
+    fn exchange_outs(&mut self, now: Now) {
+        if self.engine.outbox.is_idle() || self.ending != Ending::No || self.failed.is_some() {
+            return;
+        }
+        self.engine.take_in_again(now);
+        let had = self.engine.outbox.outs().count();
+        for (to, carried) in self.engine.poll_out() {
+            self.mail().post(to, Letter::Carry(Box::new(carried)));
+        }
+        if self.engine.outbox.outs().count() < had {
+            // A command may wait for them to be gone.
+            for key in std::mem::take(&mut self.cold) {
+                self.unblock_cold(key);
+            }
+        }
+        let mut numbers = vec![Vec::new(); self.shards().0 as usize];
+        for (from, number) in self.engine.poll_arrived() {
+            numbers[from as usize].push(number);
+        }
+        for (to, numbers) in numbers.into_iter().enumerate() {
+            if !numbers.is_empty() {
+                self.mail().post(to as u32, Letter::Arrived(numbers));
+            }
+        }
+    }
+
     /// At the end of a turn: answers go to where they belong, and the turn's mail is put together.
     #[inline(never)]
     pub(super) fn exchange(&mut self, now: Now) {
         self.release_captured();
         self.end_cancelled(now);
+        self.exchange_outs(now);
         for _ in 0..self.dirty.len() {
             let Some(key) = self.dirty.pop_front() else {
                 break;

@@ -202,6 +202,7 @@ impl<S: Storage> Shard<S> {
             | Command::PublishBatch { queue, .. }
             | Command::Schedule { queue, .. }
             | Command::Delete { queue, .. }
+            | Command::QueueSet { queue, .. }
             | Command::Bind { queue, .. }
             | Command::Unbind { queue, .. } => self.owner_of(slot, *queue),
             Command::Request { queue, .. } => {
@@ -238,15 +239,6 @@ impl<S: Storage> Shard<S> {
             | Command::Seek { source, .. }
             | Command::Why { source }
             | Command::Stats(StatsScope::Queue(source)) => self.owner_of(slot, source.queue),
-            Command::QueueSet { queue, settings } => {
-                let to = self.owner_of(slot, *queue);
-                let dead = settings.dead.as_deref().filter(|dead| !dead.is_empty());
-                if dead.is_some_and(|dead| shard_of(dead, self.shards().0) != to) {
-                    let what = "a queue and its dead-letter queue";
-                    return Plan::Refuse(apart(what, "take a name that ends in .dead for dead="));
-                }
-                to
-            }
             Command::Move { source, target, .. } => {
                 let to = self.owner_of(slot, source.queue);
                 if self.owner_of(slot, *target) != to {

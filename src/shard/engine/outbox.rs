@@ -1,0 +1,543 @@
+//! What goes to queues of other shards: messages that are on their way, and what has come.
+//!
+//! The entry `out` is the commit point: from there on nobody is handed the message here. It stays in its queue, taken,
+//! until the other shard says that it has it on stable storage, and is settled then. It is sent only when its
+//! entry is on stable storage, so no shard ever has a message whose leaving was forgotten. The other shard logs
+//! which it has taken in (`in`) beside the message, so that what is sent again after a restart is not taken twice.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+
+use super::super::Now;
+use super::super::conn::Need;
+use super::super::trace;
+use super::publish::{begin_many, store};
+use super::{Damaged, Death, Engine, key_hash};
+use crate::broker::command::Body;
+use crate::broker::id::{Level, MessageId, QueueUid};
+use crate::broker::queue::{Published, QueueKey, State};
+use crate::broker::settings::Settings;
+use crate::log::disk::Storage;
+use crate::log::{
+    Entry, PUBLISH_HEAD_BYTES_MAX, SectionKind, Sections, SectionsBuilder, SettleReason,
+    TransferReason,
+};
+
+/// So many messages are under way between two shards before the next wait.
+const UNDER_WAY_MAX: usize = 256;
+/// Most bytes of an `in` entry.
+const IN_BYTES_MAX: usize = 40;
+
+/// How far a message is on its way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// It waits for its entry to be on stable storage, or for others.
+    Waiting(Need),
+    /// Its body, or its place, is being read from the disk.
+    Reading,
+    /// It is on its way.
+    Sent,
+    /// The other shard has it.
+    Taken,
+    /// It is settled, and that waits to be on stable storage: until then it could be sent again.
+    Settled(Need),
+}
+
+/// A message on its way to another shard.
+#[derive(Debug)]
+pub struct Out {
+    /// The shard.
+    pub to: u32,
+    /// The reader that it leaves.
+    pub uid: QueueUid,
+    /// Name of the queue it goes to, octets.
+    pub target: Box<[u8]>,
+    /// Which message, and why it goes.
+    pub id: MessageId,
+    /// Its priority.
+    pub pri: u8,
+    /// Why.
+    pub reason: TransferReason,
+    /// How often it was tried.
+    pub tries: u16,
+    /// What the consumer said.
+    pub why: Vec<u8>,
+    stage: Stage,
+    /// It counted so many bytes for its queue's limits, which it does not any more.
+    counted: Option<u64>,
+}
+
+/// A message as it comes to another shard.
+#[derive(Clone, Debug)]
+pub struct Carried {
+    /// Its number at the shard it comes from.
+    pub seq: u64,
+    /// What has lower numbers is done for good.
+    pub below: u64,
+    /// It would be sent again after a restart.
+    pub is_logged: bool,
+    /// Name of the queue, octets.
+    pub target: Box<[u8]>,
+    /// Its settings if it is to be made.
+    pub settings: Settings,
+    /// Encoded sections.
+    pub sections: Vec<u8>,
+    /// The body.
+    pub body: Bytes,
+}
+
+/// What has come from one shard.
+#[derive(Debug, Default)]
+struct Seen {
+    below: u64,
+    numbers: BTreeSet<u64>,
+}
+
+impl Seen {
+    fn add(&mut self, seq: u64, below: u64) {
+        self.below = self.below.max(below);
+        self.numbers.insert(seq);
+        self.numbers = self.numbers.split_off(&self.below);
+    }
+
+    fn has(&self, seq: u64) -> bool {
+        seq < self.below || self.numbers.contains(&seq)
+    }
+}
+
+/// What a shard has for others, and has from them.
+#[derive(Debug, Default)]
+pub struct Outbox {
+    /// The next message's number; 1 is the first.
+    next_seq: u64,
+    outs: BTreeMap<u64, Out>,
+    seen: BTreeMap<u32, Seen>,
+    /// Which are to be told that theirs is on stable storage: when, whom, which.
+    arrived: Vec<(Need, u32, u64)>,
+    /// Came while the log had no room.
+    waiting: Vec<(u32, Carried)>,
+}
+
+impl Outbox {
+    /// Is anything under way that needs a turn?
+    pub fn is_idle(&self) -> bool {
+        self.outs.is_empty() && self.arrived.is_empty() && self.waiting.is_empty()
+    }
+
+    /// Something can be sent at once: it is so after a restart.
+    pub fn is_due(&self) -> bool {
+        let mut outs = self.outs.values();
+        outs.any(|out| out.stage == Stage::Waiting(Need::NOW))
+    }
+
+    /// Messages of these readers are on their way.
+    pub fn holds(&self, readers: &[QueueUid]) -> bool {
+        let mut outs = self.outs.values();
+        outs.any(|out| readers.contains(&out.uid) && !matches!(out.stage, Stage::Settled(_)))
+    }
+
+    /// The next number.
+    pub fn next_seq(&self) -> u64 {
+        self.next_seq
+    }
+
+    /// What is on its way, for a checkpoint.
+    pub fn outs(&self) -> impl Iterator<Item = (u64, &Out)> {
+        let outs = self.outs.iter().map(|(seq, out)| (*seq, out));
+        outs.filter(|(_, out)| !matches!(out.stage, Stage::Settled(_)))
+    }
+
+    /// What has come, for a checkpoint: the shard, what is done, the numbers from there on.
+    pub fn seen(&self) -> impl Iterator<Item = (u32, u64, impl ExactSizeIterator<Item = u64>)> {
+        let seen = self.seen.iter();
+        seen.map(|(from, seen)| (*from, seen.below, seen.numbers.iter().copied()))
+    }
+
+    /// Replays that a message has left.
+    pub fn replay_out(&mut self, seq: u64, mut out: Out) {
+        out.stage = Stage::Waiting(Need::NOW);
+        self.next_seq = self.next_seq.max(seq + 1);
+        self.outs.insert(seq, out);
+    }
+
+    /// Replays that a message has come.
+    pub fn replay_in(&mut self, from: u32, seq: u64, below: u64) {
+        self.seen.entry(from).or_default().add(seq, below);
+    }
+
+    /// Restores what a checkpoint says.
+    pub fn restore(&mut self, next_seq: u64) {
+        self.next_seq = next_seq;
+    }
+
+    /// Restores what has come from a shard.
+    pub fn restore_seen(&mut self, from: u32, below: u64, numbers: Vec<u64>) {
+        let numbers = numbers.into_iter().collect();
+        self.seen.insert(from, Seen { below, numbers });
+    }
+}
+
+impl Out {
+    /// As the log tells it.
+    #[allow(clippy::too_many_arguments)]
+    pub fn replayed(
+        to: u32,
+        uid: QueueUid,
+        id: MessageId,
+        reason: TransferReason,
+        tries: u16,
+        target: &[u8],
+        why: &[u8],
+    ) -> Out {
+        Out {
+            to,
+            uid,
+            target: target.into(),
+            id,
+            pri: 0,
+            reason,
+            tries,
+            why: why.to_vec(),
+            stage: Stage::Waiting(Need::NOW),
+            counted: None,
+        }
+    }
+}
+
+impl<S: Storage> Engine<S> {
+    /// The other shard of a queue of that name (octets); `None` if it is this one.
+    pub fn elsewhere(&self, name: &[u8]) -> Option<u32> {
+        let (shards, me) = self.shards;
+        let owner = super::super::placement::shard_of(name, shards);
+        (owner != me).then_some(owner)
+    }
+
+    /// A taken message leaves for a queue of another shard.
+    pub(super) fn send_away(&mut self, key: QueueKey, death: Death, target: Box<[u8]>, to: u32) {
+        let store = self.store_of(key);
+        let queue = self.queue(key);
+        let (uid, level) = (queue.uid, queue.settings.durable);
+        let seq = self.outbox.next_seq.max(1);
+        self.outbox.next_seq = seq + 1;
+        let mut need = Need::NOW;
+        if level != Level::None {
+            let log = self.log.as_mut().expect("a logged queue has a log");
+            log.append(&Entry::Out {
+                seq,
+                shard: to,
+                queue: uid,
+                id: death.id,
+                reason: death.reason,
+                tries: u32::from(death.tries),
+                target: &target,
+                why: &death.why,
+            });
+            need = self.need(Level::Disk);
+        }
+        let counted = (!self.queue(store).is_shared()).then(|| u64::from(death.size.unwrap_or(0)));
+        if let Some(bytes) = counted {
+            self.queue_mut(store).leaves(bytes);
+        }
+        let out = Out {
+            to,
+            uid,
+            target,
+            id: death.id,
+            pri: death.pri,
+            reason: death.reason,
+            tries: death.tries,
+            why: death.why,
+            stage: Stage::Waiting(need),
+            counted,
+        };
+        self.outbox.outs.insert(seq, out);
+    }
+
+    /// What was read from the disk has come.
+    pub(super) fn outbox_fetched(&mut self) {
+        for out in self.outbox.outs.values_mut() {
+            if out.stage == Stage::Reading {
+                out.stage = Stage::Waiting(Need::NOW);
+            }
+        }
+    }
+
+    /// How many messages a replayed log has on their way to other shards.
+    pub fn leaving(&self) -> usize {
+        let is_there = |out: &Out| {
+            let key = self.find_uid(out.uid);
+            key.is_some_and(|key| self.queue(key).is_unsettled(out.id))
+        };
+        self.outbox
+            .outs
+            .values()
+            .filter(|out| is_there(out))
+            .count()
+    }
+
+    /// After a replay: what was on its way still is, and nobody is handed it here.
+    pub fn take_outs_back(&mut self) {
+        let mut outs = std::mem::take(&mut self.outbox.outs);
+        outs.retain(|_, out| {
+            let Some(key) = self.find_uid(out.uid) else {
+                return false;
+            };
+            let store = self.store_of(key);
+            let Some(pri) = self.queue_mut(key).take_waiting(out.id) else {
+                return false;
+            };
+            out.pri = pri;
+            if !self.queue(store).is_shared() {
+                out.counted = Some(0);
+                self.queue_mut(store).leaves(0);
+            }
+            true
+        });
+        self.outbox.outs = outs;
+    }
+
+    /// What can be sent to other shards now.
+    pub fn poll_out(&mut self) -> Vec<(u32, Carried)> {
+        let mut found = Vec::new();
+        if self.outbox.outs.is_empty() {
+            return found;
+        }
+        self.forget_settled();
+        self.settle_taken_outs();
+        let mut under_way: BTreeMap<u32, usize> = BTreeMap::new();
+        for out in self.outbox.outs.values() {
+            *under_way.entry(out.to).or_default() += usize::from(out.stage == Stage::Sent);
+        }
+        let below = self.outbox.outs.keys().next().copied().unwrap_or(0);
+        let ready: Vec<u64> = self
+            .outbox
+            .outs
+            .iter()
+            .filter(|(_, out)| matches!(out.stage, Stage::Waiting(need) if self.reached(need)))
+            .map(|(seq, _)| *seq)
+            .collect();
+        for seq in ready {
+            let to = self.outbox.outs[&seq].to;
+            let count = under_way.entry(to).or_default();
+            if *count >= UNDER_WAY_MAX {
+                continue;
+            }
+            if let Some(carried) = self.pack(seq, below) {
+                *count += 1;
+                found.push((to, carried));
+            }
+        }
+        found
+    }
+
+    /// A message as it is sent; `None` if something must be read first, or there is nothing to send any more.
+    fn pack(&mut self, seq: u64, below: u64) -> Option<Carried> {
+        let out = &self.outbox.outs[&seq];
+        let (uid, id) = (out.uid, out.id);
+        let Some(key) = self.find_uid(uid).filter(|key| self.is_same(*key, uid)) else {
+            self.outbox.outs.remove(&seq);
+            return None;
+        };
+        if self.queue(key).state(id) != State::Leased {
+            self.end_out(seq, key);
+            return None;
+        }
+        let read = |engine: &mut Engine<S>| {
+            if let Some(out) = engine.outbox.outs.get_mut(&seq) {
+                out.stage = Stage::Reading;
+            }
+        };
+        let Some((place, _)) = self.locate(key, id) else {
+            read(self);
+            return None;
+        };
+        let (sections, body) = match self.stored(key, place) {
+            Some(Ok(message)) => {
+                let body = Bytes::copy_from_slice(message.body.as_slice());
+                (message.sections.to_vec(), body)
+            }
+            Some(Err(Damaged)) => {
+                let queue = self.queue_mut(key);
+                queue.counters.damaged += 1;
+                queue.keep_back(id);
+                self.end_out(seq, key);
+                return None;
+            }
+            None => {
+                self.fetch(place);
+                read(self);
+                return None;
+            }
+        };
+        let settings = self.queue(key).settings.for_dead_letters(&self.defaults);
+        let is_logged = self.queue(key).settings.durable != Level::None;
+        let name = self.queue(key).name.clone();
+        let out = self.outbox.outs.get_mut(&seq)?;
+        out.stage = Stage::Sent;
+        let note = trace::Note {
+            queue: &name,
+            id,
+            reason: out.reason,
+            tries: out.tries,
+            why: &out.why,
+        };
+        Some(Carried {
+            seq,
+            below,
+            is_logged,
+            target: out.target.clone(),
+            settings,
+            sections: trace::add(Sections(&sections), &note),
+            body,
+        })
+    }
+
+    /// A message has gone, or is no longer there to go.
+    fn end_out(&mut self, seq: u64, key: QueueKey) {
+        let store = self.store_of(key);
+        if let Some(out) = self.outbox.outs.remove(&seq)
+            && let Some(bytes) = out.counted
+        {
+            self.queue_mut(store).has_left(bytes);
+        }
+    }
+
+    /// The other shard has a message on stable storage.
+    pub fn out_taken(&mut self, seq: u64) {
+        if let Some(out) = self.outbox.outs.get_mut(&seq)
+            && out.stage == Stage::Sent
+        {
+            out.stage = Stage::Taken;
+        }
+    }
+
+    /// Settles what others have; true if anything was.
+    fn settle_taken_outs(&mut self) {
+        let outs = self.outbox.outs.iter();
+        let taken = outs.filter(|(_, out)| out.stage == Stage::Taken);
+        let taken: Vec<u64> = taken.map(|(seq, _)| *seq).collect();
+        for seq in taken {
+            let out = &self.outbox.outs[&seq];
+            let (uid, id, reason) = (out.uid, out.id, out.reason);
+            let Some(key) = self.find_uid(uid).filter(|key| self.is_same(*key, uid)) else {
+                self.outbox.outs.remove(&seq);
+                continue;
+            };
+            if self.queue(key).state(id) != State::Leased {
+                self.end_out(seq, key);
+                continue;
+            }
+            // Where it lies may have to be read first; it is asked for again in each turn till then.
+            let Some((place, size)) = self.locate(key, id) else {
+                continue;
+            };
+            let reason = match reason {
+                TransferReason::Expired => SettleReason::Expired,
+                TransferReason::DroppedOld => SettleReason::DroppedOld,
+                TransferReason::Tries | TransferReason::Rejected | TransferReason::Moved => {
+                    SettleReason::Dead
+                }
+            };
+            self.settle_taken(key, id, place, size, reason);
+            let need = match self.queue(key).settings.durable {
+                Level::None => Need::NOW,
+                _ => self.need(Level::Disk),
+            };
+            let store = self.store_of(key);
+            if let Some(out) = self.outbox.outs.get_mut(&seq) {
+                out.stage = Stage::Settled(need);
+                let counted = out.counted.take();
+                if let Some(bytes) = counted {
+                    self.queue_mut(store).has_left(bytes);
+                }
+            }
+        }
+    }
+
+    fn forget_settled(&mut self) {
+        let mut outs = std::mem::take(&mut self.outbox.outs);
+        outs.retain(|_, out| !matches!(out.stage, Stage::Settled(need) if self.reached(need)));
+        self.outbox.outs = outs;
+    }
+
+    /// A message of another shard has come: it is taken in, once.
+    pub fn take_in(&mut self, from: u32, carried: Carried, now: Now) {
+        let seen = self.outbox.seen.entry(from).or_default();
+        if seen.has(carried.seq) {
+            self.outbox.arrived.push((Need::NOW, from, carried.seq));
+            return;
+        }
+        let target = match self.find(&carried.target) {
+            Some(target) => target,
+            None => self.create(&carried.target, carried.settings.clone()),
+        };
+        let to = self.queue(target);
+        let (level, pri) = (to.settings.durable, to.settings.pri);
+        let mut sections = carried.sections.clone();
+        if pri != 0 {
+            SectionsBuilder::new(&mut sections).priority(pri);
+        }
+        if level != Level::None
+            && let Some(log) = &mut self.log
+        {
+            let bytes = PUBLISH_HEAD_BYTES_MAX + sections.len() + carried.body.len() + IN_BYTES_MAX;
+            if begin_many(log, bytes, 1).is_err() {
+                self.outbox.waiting.push((from, carried));
+                return;
+            }
+            if carried.is_logged {
+                log.append(&Entry::In {
+                    shard: from,
+                    seq: carried.seq,
+                    below: carried.below,
+                });
+            }
+        }
+        if carried.is_logged {
+            let seen = self.outbox.seen.entry(from).or_default();
+            seen.add(carried.seq, carried.below);
+        }
+        let body = Body::Owned(carried.body.clone());
+        let queue = &mut self.queues[target.0 as usize];
+        let place = store(queue, &mut self.log, &mut self.pool, &sections, body, now);
+        let published = Published {
+            place,
+            size: carried.body.len() as u32,
+            pri,
+            due_us: 0,
+            expires_us: None,
+            now_us: now.us,
+        };
+        let order = Sections(&sections).get(SectionKind::Key);
+        let order = order.map(|order| key_hash(self.once_key, order));
+        self.enter(target, &published, order);
+        self.published(target, level, level);
+        self.arm(target);
+        let need = match level {
+            Level::None => Need::NOW,
+            _ => self.need(Level::Disk),
+        };
+        self.outbox.arrived.push((need, from, carried.seq));
+    }
+
+    /// Tries again what the log had no room for.
+    pub fn take_in_again(&mut self, now: Now) {
+        for (from, carried) in std::mem::take(&mut self.outbox.waiting) {
+            self.take_in(from, carried, now);
+        }
+    }
+
+    /// What is on stable storage of what came: (the shard it came from, its number there).
+    pub fn poll_arrived(&mut self) -> Vec<(u32, u64)> {
+        if self.outbox.arrived.is_empty() {
+            return Vec::new();
+        }
+        let arrived = std::mem::take(&mut self.outbox.arrived);
+        let (done, left): (Vec<_>, Vec<_>) = arrived
+            .into_iter()
+            .partition(|(need, ..)| self.reached(*need));
+        self.outbox.arrived = left;
+        done.into_iter().map(|(_, from, seq)| (from, seq)).collect()
+    }
+}
