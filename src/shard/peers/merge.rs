@@ -33,22 +33,21 @@ fn level(word: &[u8]) -> Level {
     }
 }
 
-/// `OK <receivers> <level> [refused=k] taken=n` of each; the error if every shard gives one. The level is that of
-/// the queues, of which `n` took it.
+/// `OK <receivers> <level> [refused=k] taken=n` of each; the error of a shard if no other tells of a receiver. The level
+/// is that of the queues, of which `n` took it.
 pub(super) fn cast<'a>(parts: &[&'a [u8]]) -> Result<Cast, &'a [u8]> {
     let mut sum = Cast {
         receivers: 0,
         level: Level::Quorum,
         refused: 0,
     };
-    let (mut error, mut answers, mut queues) = (None, 0, 0);
+    let (mut error, mut queues) = (None, 0);
     for part in parts {
         let mut words = words(part);
         if words.next() != Some(b"OK") {
             error = Some(*part);
             continue;
         }
-        answers += 1;
         sum.receivers += number(words.next().unwrap_or_default());
         let reached = level(words.next().unwrap_or_default());
         for word in words {
@@ -68,7 +67,7 @@ pub(super) fn cast<'a>(parts: &[&'a [u8]]) -> Result<Cast, &'a [u8]> {
     }
     match (unknown(parts), error) {
         (Some(error), _) => Err(error),
-        (None, Some(error)) if answers == 0 => Err(error),
+        (None, Some(error)) if sum.receivers + sum.refused == 0 => Err(error),
         _ => Ok(sum),
     }
 }
@@ -286,8 +285,12 @@ mod tests {
             refused: 3,
         };
         assert_eq!(sum, Ok(wanted));
-        let nobody = cast(&[b"OK 0 mem taken=0\n", b"ERR DRAINING :x\n"]).expect("one answers");
+        let nobody = cast(&[b"OK 0 mem taken=0\n"]).expect("it answers");
         assert_eq!((nobody.receivers, nobody.level), (0, Level::None));
+        let drained = [&b"OK 0 mem taken=0\n"[..], b"ERR DRAINING :x\n"];
+        assert_eq!(cast(&drained), Err(drained[1]), "who would have taken it?");
+        let one = cast(&[b"OK 1 os taken=1\n", b"ERR DRAINING :x\n"]).expect("one took it");
+        assert_eq!((one.receivers, one.level), (1, Level::Os));
         assert_eq!(
             cast(&[b"ERR A :x\n", b"ERR B :y\n"]),
             Err(&b"ERR B :y\n"[..])

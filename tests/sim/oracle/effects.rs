@@ -177,6 +177,7 @@ impl Oracle {
             message.sent = now;
             message.due = (due, None);
             self.queue(&publish.queue).messages.push(*index);
+            self.taken_late(&publish.queue, *index);
         }
         if let Some(once) = &publish.once {
             let queue = self.queue(&publish.queue);
@@ -452,6 +453,22 @@ impl Oracle {
     fn auto_consumed(&mut self, command: usize, source: &str) {
         for index in self.members(source) {
             self.claim(command, index, Reason::AutoAck, Vec::new());
+        }
+        if self.terms.shards > 1 {
+            // The command, and the end of its connection, may both be on their way still.
+            let until = self.now + 2 * self.terms.way_us;
+            self.queue(source).takers.push((command, until));
+        }
+    }
+
+    /// What comes while a consumer that is gone is not known to be may go to it.
+    fn taken_late(&mut self, source: &str, message: usize) {
+        let now = self.now;
+        let takers = &mut self.queue(source).takers;
+        takers.retain(|(_, until)| *until >= now);
+        for (command, _) in takers.clone() {
+            self.claim(command, message, Reason::AutoAck, Vec::new());
+            self.finish_claims(command);
         }
     }
 

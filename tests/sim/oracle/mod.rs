@@ -75,6 +75,8 @@ struct Queue {
     moved_into: bool,
     /// Deliveries may have been made that nobody saw, the last at this time.
     fog: Option<u64>,
+    /// `ack=auto` consumers whose connections are gone, which may not be known at the queue's shard before this time.
+    takers: Vec<(usize, u64)>,
     /// Publishes with each `once=`.
     once: BTreeMap<String, Vec<usize>>,
     /// Arrival of the last `QDEL`, and its certain end.
@@ -310,6 +312,7 @@ impl Oracle {
                 established: false,
                 moved_into: false,
                 fog: None,
+                takers: Vec::new(),
                 once: BTreeMap::new(),
                 deleted: None,
                 there: None,
