@@ -269,14 +269,12 @@ impl Index {
         true
     }
 
-    /// How many ids from `first` on, at most `most`, [`Index::settle_run`] can settle at once.
+    /// How many ids from `first` on [`Index::settle_run`] can settle at once.
     #[inline]
-    pub fn runs(&self, first: MessageId, most: usize) -> usize {
-        let nth = (first % BLOCK_IDS as u64) as usize;
+    pub fn runs(&self, first: MessageId) -> u64 {
+        let nth = first % BLOCK_IDS as u64;
         match self.block(first) {
-            Some(block) if block.far.is_empty() => {
-                most.min(usize::from(block.located).saturating_sub(nth))
-            }
+            Some(block) if block.far.is_empty() => u64::from(block.located).saturating_sub(nth),
             _ => 0,
         }
     }

@@ -16,6 +16,9 @@ use crate::protocol::text::handles::{Acks, Typed};
 /// look at are.
 const RUN_MAX: usize = 512;
 
+/// Where a delivery is no part of a run, so many that follow are not asked whether they are.
+const ALONE: u32 = 16;
+
 /// One command of a run.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Command {
@@ -39,6 +42,7 @@ impl<S: Storage> Shard<S> {
         self.totals.commands += commands.len() as u64;
         // Those before it are settled: a run of deliveries may go on over several commands.
         let mut settled = 0;
+        let mut alone = 0u32;
         let mut from = 0;
         let mut holder = None;
         for Command { handles: to, quiet } in commands.drain(..) {
@@ -47,13 +51,22 @@ impl<S: Storage> Shard<S> {
             let mut at = settled.max(from);
             self.text.clear();
             while at < to {
-                let rest = handles[at..].iter().map(|typed| typed.handle);
-                let (many, had, safe_at) = match self.engine.ack_run(rest) {
+                let run = match alone {
+                    0 => {
+                        let rest = handles[at..].iter().map(|typed| typed.handle);
+                        self.engine.ack_run(rest)
+                    }
+                    _ => None,
+                };
+                let (many, had, safe_at) = match run {
                     Some((many, had)) => (many, Some(had), Level::None),
-                    None => match self.engine.ack(handles[at].handle) {
-                        Some((lease, safe_at)) => (1, Some(lease.holder), safe_at),
-                        None => (1, None, Level::None),
-                    },
+                    None => {
+                        alone = alone.checked_sub(1).unwrap_or(ALONE);
+                        match self.engine.ack(handles[at].handle) {
+                            Some((lease, safe_at)) => (1, Some(lease.holder), safe_at),
+                            None => (1, None, Level::None),
+                        }
+                    }
                 };
                 match had {
                     Some(had) => {

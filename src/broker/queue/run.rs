@@ -4,10 +4,10 @@ use super::Queue;
 use crate::broker::id::{Level, MessageId};
 
 impl Queue {
-    /// How many leased messages of consecutive ids from `first` on, at most `most`, may be settled by
+    /// How many leased messages of consecutive ids from `first` on may be settled at once by
     /// [`Queue::settle_run`]: none unless all that is known of a message is that it is leased.
     #[inline]
-    pub fn settles_in_run(&self, first: MessageId, most: usize) -> usize {
+    pub fn settles_in_run(&self, first: MessageId) -> u64 {
         let plain = self.settings.durable == Level::None
             && self.view.is_none()
             && self.keys.is_none()
@@ -18,7 +18,7 @@ impl Queue {
             && self.origins.is_empty()
             && !self.arena.has_own();
         match plain {
-            true => self.index.runs(first, most),
+            true => self.index.runs(first),
             false => 0,
         }
     }

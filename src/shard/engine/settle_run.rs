@@ -18,22 +18,24 @@ impl<S: Storage> Engine<S> {
         let first = handles.next()?;
         let lease = self.lease(first)?;
         let (key, holder) = (lease.queue, lease.holder);
-        let follows = |(handle, distance): &(Handle, u64)| {
-            handle.serial == first.serial + distance
-                && handle.id == first.id + distance
-                && handle.incarnation == first.incarnation
-        };
         let queue = &mut self.queues[key.0 as usize];
-        let most = 1 + handles.zip(1..).take_while(follows).count();
-        let most = queue.settles_in_run(first.id, most);
+        let most = queue.settles_in_run(first.id);
         if most == 0 || planted(Fault::StaleAckWins) {
             return None;
         }
+        let wanted = |nth: u64| {
+            let is_next = |handle: Handle| {
+                handle.serial == first.serial + nth
+                    && handle.id == first.id + nth
+                    && handle.incarnation == first.incarnation
+            };
+            nth == 0 || (nth < most && handles.next().is_some_and(is_next))
+        };
         let mut freed = queue.arena.free_run(&mut self.pool);
         let mut bytes = 0;
         let count = self
             .leases
-            .end_run(first.serial, first.id, most, |place, size| {
+            .end_run(first.serial, first.id, wanted, |place, size| {
                 bytes += u64::from(size);
                 freed.free(place);
             });
