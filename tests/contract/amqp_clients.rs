@@ -194,3 +194,59 @@ fn a_publisher_that_has_gone_does_not_wait_for_a_full_queue_for_ever() {
     assert_eq!(client.get("q", NO_ACK).expect("it was taken").0.body(), "4");
     assert!(client.get("q", NO_ACK).is_none());
 }
+
+#[test]
+fn a_consumer_that_does_not_read_is_not_sent_to_and_holds_nobody_up() {
+    let broker = Launch::memory().start();
+    let mut client = Client::open(broker.address);
+    client.declare("large", 0, b"");
+    client.declare("small", 0, b"");
+    let mut slow = Client::open(broker.address);
+    slow.consume("large", "slow", NO_ACK);
+    client.select_confirms();
+    let body = "x".repeat(100_000);
+    for _ in 0..300 {
+        client.publish_safely("", "large", &body);
+    }
+    let began = Instant::now();
+    client.publish_safely("", "small", "at once");
+    assert_eq!(
+        client.get("small", NO_ACK).expect("it waits").0.body(),
+        "at once"
+    );
+    assert!(began.elapsed() < Duration::from_secs(2));
+    let stats = broker.client().data("STATS conns");
+    let unsent = stats
+        .split("unsent_bytes=")
+        .skip(1)
+        .filter_map(|rest| rest.split(' ').next()?.parse::<u64>().ok())
+        .max();
+    assert!(unsent.is_some_and(|unsent| unsent < 2 << 20), "{stats}");
+    for _ in 0..300 {
+        assert_eq!(slow.delivered().body().len(), body.len());
+    }
+}
+
+#[test]
+fn a_flood_of_declares_is_answered_one_by_one_and_holds_nobody_up() {
+    const QUEUES: usize = 20_000;
+    let broker = Launch::memory().start();
+    let mut flood = Client::open(broker.address);
+    let mut other = broker.client();
+    for nth in 0..QUEUES {
+        flood.send_declare(&format!("flood-{nth}"), EXCLUSIVE, b"");
+    }
+    let began = Instant::now();
+    assert_eq!(other.ask("PUB jobs :hi"), "OK 1 mem");
+    assert!(began.elapsed() < Duration::from_secs(5));
+    for nth in 0..QUEUES {
+        let said = flood.expect(1, id::QUEUE_DECLARE_OK);
+        let name = format!("flood-{nth}");
+        assert_eq!(said.arguments[1..=name.len()], *name.as_bytes());
+    }
+    drop(flood);
+    eventually("the end of all of them", Duration::from_secs(20), || {
+        let stats = other.data("STATS");
+        stats.lines().any(|line| line == "queues=1")
+    });
+}
