@@ -12,8 +12,10 @@ fn decoded(pieces: &[&[u8]], takes_lines: bool) -> Found {
     let limits = limits();
     let mut decoder = Decoder::new(takes_lines);
     let (mut found, mut kept) = (Vec::new(), Vec::new());
+    let mut longest = 0;
     for piece in pieces {
         kept.extend_from_slice(piece);
+        longest = longest.max(kept.len());
         loop {
             let (used, step) = decoder.decode(&kept, &limits);
             match step {
@@ -30,8 +32,8 @@ fn decoded(pieces: &[&[u8]], takes_lines: bool) -> Found {
             assert!(used > 0, "a command has octets");
             kept.drain(..used);
         }
-        // A word has four octets at least, and its place sixteen.
-        assert!(decoder.memory() <= 128 + 8 * kept.len().max(piece.len()) + 16 * 64);
+        // A word has two octets at least, its place sixteen, and the list of places may have room for as many again.
+        assert!(decoder.memory() <= 16 * (64 + longest));
         assert_eq!(decoder.in_frame(), !kept.is_empty());
     }
     found
