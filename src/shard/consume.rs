@@ -37,14 +37,7 @@ impl<S: Storage> Shard<S> {
             }
         }
         let slot = at.slot as usize;
-        let terms = Terms {
-            holder: taking.holder.unwrap_or(self.conns[slot].holder),
-            lease_us: options.lease_us,
-            ack_auto: options.ack_auto,
-            timestamps: options.timestamps,
-            hold: options.hold,
-            from_tail: taking.from_tail,
-        };
+        let terms = Terms::of_pull(options, taking, self.conns[slot].holder);
         let bytes_max = options.bytes_max.unwrap_or(u64::MAX).max(1);
         let given = self.give(
             slot,

@@ -7,6 +7,7 @@ use std::collections::{BinaryHeap, VecDeque};
 use slab::Slab;
 
 use super::ConnKey;
+use crate::broker::command::PullOptions;
 use crate::broker::lease::HolderKey;
 use crate::broker::queue::{QueueKey, WaiterKey};
 
@@ -40,6 +41,18 @@ pub struct Terms {
 }
 
 impl Terms {
+    /// Those of a pull whose leases `holder` gets unless it is taken for somebody else.
+    pub fn of_pull(options: &PullOptions, taking: Taking, holder: HolderKey) -> Terms {
+        Terms {
+            holder: taking.holder.unwrap_or(holder),
+            lease_us: options.lease_us,
+            ack_auto: options.ack_auto,
+            timestamps: options.timestamps,
+            hold: options.hold,
+            from_tail: taking.from_tail,
+        }
+    }
+
     /// Is each message leased and sent as it is, and nothing else done?
     #[inline]
     pub fn are_plain(&self) -> bool {

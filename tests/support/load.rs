@@ -136,6 +136,18 @@ pub fn drain(shared: &Shared, broker: &Broker) {
     shared.ledger().settle();
 }
 
+/// [`drain`]s a broker and ends it: everything was as promised, and there was something.
+pub fn end(shared: &Shared, mut broker: Broker) {
+    drain(shared, &broker);
+    shared.ledger().assert_faultless("at the end");
+    broker.terminate();
+    let ledger = shared.ledger();
+    assert!(
+        ledger.confirmed > 0 && ledger.acked > 0,
+        "there was no load"
+    );
+}
+
 fn publish(shared: &Shared, address: SocketAddr, mut random: Random) -> io::Result<()> {
     let mut client = Client::try_connect(address)?;
     let mut sent = 0;

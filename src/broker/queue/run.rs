@@ -9,9 +9,8 @@ impl Queue {
     #[inline]
     pub fn settles_in_run(&self, first: MessageId) -> u64 {
         let plain = self.settings.durable == Level::None
-            && self.view.is_none()
-            && self.keys.is_none()
-            && !self.settings.single
+            && !self.is_shared()
+            && !self.wakes_when_settled()
             && self.tries.is_empty()
             && self.expiry.is_empty()
             && self.overdue.is_empty()

@@ -12,7 +12,7 @@ use crate::shard::consume::Cold;
 use crate::shard::drain::draining;
 use crate::shard::engine::{Next, Return};
 use crate::shard::hand_out::Stopped;
-use crate::shard::waiters::{FOREVER_US, Offer, Terms, Waiter, Watch};
+use crate::shard::waiters::{FOREVER_US, Offer, Taking, Terms, Waiter, Watch};
 use crate::shard::{ConnKey, Now, Shard};
 
 /// So long a message is kept for a pull that has been offered it, microseconds.
@@ -277,14 +277,7 @@ impl<S: Storage> Shard<S> {
             }
         }
         let options = &take.options;
-        let terms = Terms {
-            holder: self.conns[slot].holder,
-            lease_us: options.lease_us,
-            ack_auto: options.ack_auto,
-            timestamps: options.timestamps,
-            hold: options.hold,
-            from_tail: false,
-        };
+        let terms = Terms::of_pull(options, Taking::default(), self.conns[slot].holder);
         let bytes_max = options.bytes_max.unwrap_or(u64::MAX).max(1);
         let from = sources.iter().copied();
         let given = self.give(slot, &take.tag, from, &terms, options.count, bytes_max, now);
