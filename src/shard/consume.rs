@@ -79,7 +79,7 @@ impl<S: Storage> Shard<S> {
             }
         }
         let conn = &mut self.conns[slot];
-        conn.waits.push(Wait {
+        conn.rare.make().waits.push(Wait {
             tag: tag.into(),
             waiter: key,
             subscription: false,
@@ -153,7 +153,10 @@ impl<S: Storage> Shard<S> {
     pub(super) fn end_holding(&mut self, slot: usize) {
         let conn = &mut self.conns[slot];
         let end = conn.out.end();
-        for (until, _) in conn
+        let Some(rare) = conn.rare.any() else {
+            return;
+        };
+        for (until, _) in rare
             .holding
             .iter_mut()
             .rev()
@@ -249,7 +252,7 @@ impl<S: Storage> Shard<S> {
         let slot = waiter.conn.slot as usize;
         self.end_pull(slot, &waiter.tag, given);
         let conn = &mut self.conns[slot];
-        conn.waits.retain(|wait| wait.waiter != key);
+        conn.rare.end_wait(key);
         if conn.blocked == Blocked::Pull(key) {
             conn.blocked = Blocked::No;
             self.resume(slot);
@@ -427,7 +430,7 @@ impl<S: Storage> Shard<S> {
         by_holder[terms.holder.0 as usize] = Some(key);
         self.engine.queue_mut(queue).consumers += 1;
         let conn = &mut self.conns[at.slot as usize];
-        conn.waits.push(Wait {
+        conn.rare.make().waits.push(Wait {
             tag: tag.into(),
             waiter: key,
             subscription: true,
@@ -440,6 +443,7 @@ impl<S: Storage> Shard<S> {
     pub(super) fn find_subscription(&mut self, at: ConnKey, queue: QueueKey) -> Option<WaiterKey> {
         let waiters = &mut self.waiters;
         self.conns[at.slot as usize]
+            .rare
             .waits
             .iter()
             .filter(|wait| wait.subscription)
@@ -494,7 +498,7 @@ impl<S: Storage> Shard<S> {
         self.leave_line(queue, key);
         self.waiters.by_holder[holder.0 as usize] = None;
         let conn = &mut self.conns[subscription.conn.slot as usize];
-        conn.waits.retain(|wait| wait.waiter != key);
+        conn.rare.end_wait(key);
         if let Session::Amqp(amqp) = &mut conn.session {
             amqp.forget_consumer(&subscription.tag, key);
         }
@@ -508,10 +512,10 @@ impl<S: Storage> Shard<S> {
     /// Leases of replies that were sent whole outlive the connection from now on.
     pub(super) fn release_holds(&mut self, slot: usize) {
         let conn = &mut self.conns[slot];
-        while let Some((end, serial)) = conn.holding.front().copied()
+        while let Some((end, serial)) = conn.rare.holding.front().copied()
             && end <= conn.confirmed()
         {
-            conn.holding.pop_front();
+            conn.rare.make().holding.pop_front();
             self.engine.leases.hand_over(serial, Leases::NOBODY);
             if let Some(queue) = self.engine.leases.get(serial).map(|lease| lease.queue)
                 && self.engine.queue(queue).settings.single

@@ -499,7 +499,7 @@ impl<S: Storage> Shard<S> {
             command,
         };
         let flow = self.execute(slot, request, now);
-        self.conns[slot].kept_body = None;
+        self.conns[slot].rare.take_kept_body();
         flow
     }
 
