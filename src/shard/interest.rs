@@ -52,7 +52,7 @@ impl<S: Storage> Shard<S> {
             },
         }
         for key in &keys {
-            if self.engine.queue(*key).uid != self.conns[slot].rare.last_pulled {
+            if self.engine.queue(*key).uid != self.conns[slot].rare.pulled.last {
                 self.note_puller(slot, *key);
             }
         }

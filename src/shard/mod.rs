@@ -532,7 +532,7 @@ impl<S: Storage> Shard<S> {
         if let Some(guest) = conn.guest.take() {
             self.guest_goes(&guest, left);
         }
-        self.pullers_gone(&conn.rare.pulled);
+        self.pullers_gone(conn.rare.pulled.iter());
     }
 
     #[inline]

@@ -379,26 +379,17 @@ impl<S: Storage> Shard<S> {
     pub(super) fn note_puller(&mut self, slot: usize, key: QueueKey) {
         let queue = self.engine.queue(key);
         let uid = queue.uid;
-        let rare = self.conns[slot].rare.make();
-        rare.last_pulled = uid;
-        let Err(at) = rare.pulled.binary_search(&uid) else {
-            return;
-        };
-        if rare.pulled.len() == rare.pulled.capacity() {
-            let engine = &self.engine;
-            rare.pulled.retain(|uid| engine.find_uid(*uid).is_some());
-            rare.pulled.push(uid);
-            rare.pulled.sort_unstable();
-        } else {
-            rare.pulled.insert(at, uid);
+        let pulled = &mut self.conns[slot].rare.make().pulled;
+        let engine = &self.engine;
+        if pulled.add(uid, |uid| engine.find_uid(uid).is_some()) {
+            self.engine.queue_mut(key).pullers += 1;
         }
-        self.engine.queue_mut(key).pullers += 1;
     }
 
     /// The connection is gone, and with it one who pulled from these.
-    pub(super) fn pullers_gone(&mut self, pulled: &[QueueUid]) {
+    pub(super) fn pullers_gone(&mut self, pulled: impl Iterator<Item = QueueUid>) {
         for uid in pulled {
-            if let Some(key) = self.engine.find_uid(*uid) {
+            if let Some(key) = self.engine.find_uid(uid) {
                 self.engine.queue_mut(key).pullers -= 1;
                 self.consumer_gone(key);
             }

@@ -33,12 +33,54 @@ pub struct Rare {
     pub live_tags: BTreeSet<Box<[u8]>>,
     /// Its live subscriptions miss what comes, until it has read half of its output.
     pub is_lagging: bool,
-    /// Queues that it has pulled from, in order; deleted ones may be among them.
-    pub pulled: Vec<QueueUid>,
-    /// The one it has pulled from last.
-    pub last_pulled: QueueUid,
+    /// Queues that it has pulled from.
+    pub pulled: Pulled,
     /// Quiet publishes since the last `SYNC`.
     pub quiet: QuietCount,
+}
+
+/// Queues that a connection has pulled from, a tree because it may be many; deleted ones may be among them.
+#[derive(Debug)]
+pub struct Pulled {
+    queues: BTreeSet<QueueUid>,
+    /// The one pulled from last.
+    pub last: QueueUid,
+    /// Deleted ones are looked for when there are so many.
+    sweep_at: usize,
+}
+
+/// Fewer are not worth looking for deleted ones.
+const SWEEP_MIN: usize = 16;
+
+impl Pulled {
+    const NONE: Pulled = Pulled {
+        queues: BTreeSet::new(),
+        last: QueueUid(0),
+        sweep_at: SWEEP_MIN,
+    };
+
+    /// Adds one; false if it was there. Those that do not exist any more are dropped now and then.
+    pub fn add(&mut self, uid: QueueUid, exists: impl Fn(QueueUid) -> bool) -> bool {
+        self.last = uid;
+        if !self.queues.insert(uid) {
+            return false;
+        }
+        if self.queues.len() > self.sweep_at {
+            self.queues.retain(|uid| exists(*uid));
+            self.sweep_at = (self.queues.len() * 2).max(SWEEP_MIN);
+        }
+        true
+    }
+
+    /// All, in order of their ids.
+    pub fn iter(&self) -> impl Iterator<Item = QueueUid> {
+        self.queues.iter().copied()
+    }
+
+    /// Memory held, bytes: about that of a tree whose nodes are two thirds full.
+    fn memory(&self) -> usize {
+        self.queues.len() * size_of::<QueueUid>() * 2
+    }
 }
 
 /// A connection that has none of it.
@@ -55,8 +97,7 @@ impl Rare {
         live: BTreeMap::new(),
         live_tags: BTreeSet::new(),
         is_lagging: false,
-        pulled: Vec::new(),
-        last_pulled: QueueUid(0),
+        pulled: Pulled::NONE,
         quiet: QuietCount::NONE,
     };
 }
@@ -125,8 +166,8 @@ impl IfAny {
 
     /// Memory held, bytes.
     pub fn memory(&self) -> usize {
-        let queues = self.pulled.capacity() * size_of::<QueueUid>();
-        self.0.as_ref().map_or(0, |_| size_of::<Rare>() + queues)
+        let memory = |rare: &Box<Rare>| size_of::<Rare>() + rare.pulled.memory();
+        self.0.as_ref().map_or(0, memory)
     }
 }
 
@@ -136,5 +177,41 @@ impl Deref for IfAny {
     #[inline]
     fn deref(&self) -> &Rare {
         self.0.as_deref().unwrap_or(&NONE)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_pulled_from_is_known_once_and_deleted_queues_are_dropped() {
+        let mut pulled = Pulled::NONE;
+        for uid in (1..=1_000).rev() {
+            assert!(pulled.add(QueueUid(uid), |_| true));
+            assert!(!pulled.add(QueueUid(uid), |_| true));
+            assert_eq!(pulled.last, QueueUid(uid));
+        }
+        assert!(pulled.iter().eq((1..=1_000).map(QueueUid)));
+        for uid in 1_001..10_000 {
+            // Only the newest is there at any time.
+            assert!(pulled.add(QueueUid(uid), |other| other.0 == uid));
+        }
+        assert!(pulled.iter().count() <= SWEEP_MIN);
+        assert!(pulled.iter().any(|uid| uid == QueueUid(9_999)));
+    }
+
+    #[test]
+    fn nothing_is_owned_until_something_is_written() {
+        let mut rare = IfAny::default();
+        rare.end_wait(WaiterKey(1));
+        rare.keep_body(None);
+        rare.set_name(b"");
+        let _ = (rare.take_waits(), rare.take_requests(), rare.take_quiet());
+        assert!(rare.take_kept_body().is_none() && rare.name.is_empty());
+        assert_eq!(rare.memory(), 0);
+        rare.set_name(b"worker");
+        assert_eq!(rare.name, b"worker");
+        assert!(rare.memory() > 0);
     }
 }
