@@ -166,8 +166,8 @@ impl IfAny {
 
     /// Memory held, bytes.
     pub fn memory(&self) -> usize {
-        let memory = |rare: &Box<Rare>| size_of::<Rare>() + rare.pulled.memory();
-        self.0.as_ref().map_or(0, memory)
+        let memory = |rare: &Rare| size_of::<Rare>() + rare.pulled.memory();
+        self.0.as_deref().map_or(0, memory)
     }
 }
 
