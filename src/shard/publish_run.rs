@@ -40,20 +40,25 @@ impl<S: Storage> Shard<S> {
         let mut bodies = Bodies::new(input, fast::PUBLISH, name, &self.limits);
         let (mut used, mut count) = (0, 0);
         let out = conn.out.writer(&mut self.pool);
-        let taken = run.push_all(|| {
-            if count == longest {
-                return None;
-            }
-            let (body, consumed) = bodies.peek()?;
-            if body.len() >= OWN_BYTES_MIN {
-                return None;
-            }
-            receipts.write(out);
-            bodies.advance(consumed);
-            used += consumed;
-            count += 1;
-            Some(body)
-        });
+        // One alone has nothing to share with others.
+        let is_run = bodies
+            .peek()
+            .is_some_and(|(_, consumed)| consumed < input.len());
+        let taken = is_run
+            && run.push_all(|| {
+                if count == longest {
+                    return None;
+                }
+                let (body, consumed) = bodies.peek()?;
+                if body.len() >= OWN_BYTES_MIN {
+                    return None;
+                }
+                receipts.write(out);
+                bodies.advance(consumed);
+                used += consumed;
+                count += 1;
+                Some(body)
+            });
         while !taken
             && count < longest
             && let Some((body, consumed)) = bodies.peek()

@@ -80,7 +80,7 @@ impl<S: Storage> Run<'_, S> {
         self.queue.next_id()
     }
 
-    /// Takes the messages that `next` gives, which are of less than [`OWN_BYTES_MIN`] bytes each; false, and none is asked
+    /// Takes the messages that `next` gives, each of less than [`OWN_BYTES_MIN`] bytes; false, and none is asked
     /// for, if a message may have to be refused.
     #[inline(always)]
     pub fn push_all<'b>(&mut self, mut next: impl FnMut() -> Option<&'b [u8]>) -> bool {
@@ -107,26 +107,29 @@ impl<S: Storage> Run<'_, S> {
         true
     }
 
-    /// Takes a message that goes to the log; false if the run has to end before it.
+    /// Takes a message; false if the run has to end before it.
     #[inline]
     pub fn push(&mut self, body: &[u8]) -> bool {
-        let Store::Log(log, index) = &mut self.store else {
-            return false;
-        };
         if body.len() >= OWN_BYTES_MIN {
             return false;
         }
-        let room = log.begin(body.len() + PUBLISH_HEAD_BYTES_MAX);
-        if !matches!(room, Room::Plenty | Room::Waiting) || log.index() != *index {
-            return false;
-        }
-        let message = Message {
-            time_ms: self.time_ms,
-            sections: &[],
-            body: Body::Borrowed(body),
+        let place = match &mut self.store {
+            Store::Memory(pool, _) => self.queue.arena.push_small(self.time_ms, body, pool),
+            Store::Log(log, index) => {
+                let room = log.begin(body.len() + PUBLISH_HEAD_BYTES_MAX);
+                if !matches!(room, Room::Plenty | Room::Waiting) || log.index() != *index {
+                    return false;
+                }
+                let message = Message {
+                    time_ms: self.time_ms,
+                    sections: &[],
+                    body: Body::Borrowed(body),
+                };
+                log.publish(self.queue.uid, self.queue.next_id(), &message)
+                    .0
+            }
         };
-        let place = log.publish(self.queue.uid, self.queue.next_id(), &message);
-        self.queue.publish_plain(place.0, body.len() as u32);
+        self.queue.publish_plain(place, body.len() as u32);
         true
     }
 }
