@@ -100,6 +100,12 @@ impl Index {
         self.blocks.get(at as usize)?.as_deref()
     }
 
+    /// How many ids from this one on are of its block.
+    #[inline]
+    pub fn left_in_block(id: MessageId) -> usize {
+        BLOCK_IDS - (id % BLOCK_IDS as u64) as usize
+    }
+
     /// Notes where a new message lies. Ids come in order; those left out count as settled.
     ///
     /// # Panics
@@ -145,6 +151,43 @@ impl Index {
         block.bytes += u64::from(size);
         self.live += 1;
         self.bytes += u64::from(size);
+    }
+
+    /// [`Index::locate`] of messages of one block with consecutive ids from `first` on, which lie at ascending
+    /// distances from `base` and whose bodies are `bytes` together.
+    ///
+    /// # Panics
+    /// As [`Index::locate`], and if there are none or they are of several blocks.
+    #[inline]
+    pub fn locate_run(&mut self, first: MessageId, base: u64, offsets: &[u32], bytes: u64) {
+        let (front, rest) = offsets.split_first().expect("there is one");
+        self.locate(first, base + u64::from(*front), 0);
+        let at = (first / BLOCK_IDS as u64 - self.base) as usize;
+        let block = self.blocks[at].as_deref_mut();
+        let block = block.expect("one was just located in it");
+        let farthest = base
+            .wrapping_sub(block.base)
+            .wrapping_add(offsets.last().copied().unwrap_or(0).into());
+        if *block.offsets.last().expect("one was just located") != FAR && farthest < u64::from(FAR)
+        {
+            let shift = base.wrapping_sub(block.base) as u32;
+            let before = block.offsets.capacity();
+            block
+                .offsets
+                .extend(rest.iter().map(|offset| offset.wrapping_add(shift)));
+            self.column_bytes += (block.offsets.capacity() - before) * 4;
+            assert!(block.offsets.len() <= BLOCK_IDS, "they are of one block");
+            block.located += rest.len() as u16;
+            block.live += rest.len() as u16;
+            self.live += rest.len() as u64;
+        } else {
+            for (id, offset) in (first + 1..).zip(rest) {
+                self.locate(id, base + u64::from(*offset), 0);
+            }
+        }
+        let block = self.block_mut(first).expect("it was there");
+        block.bytes += bytes;
+        self.bytes += bytes;
     }
 
     /// Where a message lies.

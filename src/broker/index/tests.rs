@@ -26,6 +26,41 @@ fn finds_what_was_located_until_it_is_settled() {
     assert!(index.memory() < 10_000, "{}", index.memory());
 }
 
+#[test]
+fn a_run_is_located_as_its_messages_would_be_one_by_one() {
+    // From the first id of a block, within one, after a gap, and where the column does not reach.
+    let mut places = 7u64;
+    let mut indexes = [Index::default(), Index::default()];
+    for (first, count, jump) in [
+        (1, 100, 0),
+        (101, 1, 3),
+        (102, 922, 0),
+        (1024, 500, 9),
+        (1600, 448, 1 << 20),
+        (2048, 10, 1 << 33),
+        (2058, 10, 1 << 33),
+        (2068, 10, (1 << 32) - 2000),
+        (5000, 10, 0),
+    ] {
+        places += jump;
+        let offsets: Vec<u32> = (0..count).map(|nth| 50 + nth * 100).collect();
+        let [one, all] = &mut indexes;
+        for (id, offset) in (first..).zip(&offsets) {
+            one.locate(id, places + u64::from(*offset), 60);
+        }
+        all.locate_run(first, places, &offsets, 60 * u64::from(count));
+        for id in first..first + u64::from(count) {
+            assert_eq!(all.find(id), one.find(id), "{id}");
+        }
+        assert_eq!((all.live(), all.bytes()), (one.live(), one.bytes()));
+    }
+    let [mut one, mut all] = indexes;
+    for id in 1..=5010 {
+        assert_eq!(all.settle(id, Some(60)), one.settle(id, Some(60)), "{id}");
+    }
+    assert_eq!((all.live(), all.bytes()), (0, 0));
+}
+
 /// What a restart makes of an index: its checkpoint read back.
 fn restarted(index: &Index) -> Index {
     let mut twin = Index::default();
