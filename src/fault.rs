@@ -76,10 +76,12 @@ pub enum Fault {
     ConfirmSentEarly,
     /// AMQP: a method is answered before what was published in front of it is safe.
     AnswerBeforePublishes,
+    /// What came from another shard is not remembered.
+    ArrivalNotLogged,
 }
 
 /// Every one of them.
-pub const ALL: [Fault; 36] = [
+pub const ALL: [Fault; 37] = [
     Fault::SyncSkipped,
     Fault::ConfirmedBeforeSync,
     Fault::VisibleBeforeDurable,
@@ -116,6 +118,7 @@ pub const ALL: [Fault; 36] = [
     Fault::PopSettledEarly,
     Fault::ConfirmSentEarly,
     Fault::AnswerBeforePublishes,
+    Fault::ArrivalNotLogged,
 ];
 
 #[cfg(debug_assertions)]

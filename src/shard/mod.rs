@@ -511,6 +511,9 @@ impl<S: Storage> Shard<S> {
             }
         }
         let mut conn = self.conns.remove(slot);
+        if let Some(progress) = conn.progress.filter(|progress| progress.piece != 0) {
+            self.engine.outbox.forget_piece(progress.piece);
+        }
         while let Some(serial) = self.engine.leases.any_of(conn.holder) {
             let lease = self.engine.leases.end(serial).expect("the holder has it");
             if !planted(Fault::LeaseLostAtClose) {

@@ -405,6 +405,7 @@ impl<S: Storage> Replay for Recovery<'_, S> {
                             SettleReason::Released => self.release(key, id, blocks, freed)?,
                             _ => self.settle(key, id, blocks, freed)?,
                         }
+                        self.engine.outbox.replay_end(*queue, id);
                     }
                 }
             }
@@ -416,6 +417,9 @@ impl<S: Storage> Replay for Recovery<'_, S> {
                 ..
             } => {
                 let key = self.find(*queue)?;
+                for id in run.first..run.first + run.count {
+                    self.engine.outbox.replay_end(*queue, id);
+                }
                 let queue = self.engine.queue_mut(key);
                 for id in run.first..run.first + run.count {
                     if queue.is_unsettled(id) {

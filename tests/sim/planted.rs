@@ -6,7 +6,7 @@ use std::thread;
 use ringmq::fault::{ALL, Fault, plant};
 
 use crate::groups;
-use crate::runs::run;
+use crate::runs::{run, run_sharded};
 use crate::schedules;
 use crate::single;
 
@@ -19,6 +19,7 @@ fn broken(fault: Fault, seed: u64) -> Option<String> {
         Fault::StandbyServed => single::run(seed).err(),
         Fault::FiringNotLogged => schedules::run(seed).err(),
         Fault::GroupNotLogged | Fault::FreedByOne => groups::run(seed).err(),
+        Fault::ArrivalNotLogged => run_sharded(seed, false).violation,
         _ => run(seed, false).violation,
     }
 }

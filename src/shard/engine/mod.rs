@@ -13,6 +13,7 @@ mod deliver;
 mod deliver_run;
 mod exchanges;
 mod groups;
+mod moves;
 mod outbox;
 mod publish;
 mod publish_run;

@@ -19,6 +19,7 @@ mod ending;
 mod gather;
 mod guest;
 mod merge;
+mod moves;
 mod pull;
 mod route;
 #[cfg(test)]
@@ -39,6 +40,7 @@ use foldhash::fast::FixedState;
 use super::conn::Blocked;
 use super::engine::Carried;
 use super::{ConnKey, Ending, Now, Shard};
+use crate::broker::reply::Error;
 use crate::log::disk::Storage;
 use guest::Kind;
 use watch::{Found, Given};
@@ -132,6 +134,14 @@ enum Letter {
     Carry(Box<Carried>),
     /// It is on stable storage there: the messages' numbers.
     Arrived(Vec<u64>),
+    /// A `MOVE` asks for its target, which is made if it is missing: the piece that waits for the answer, its name.
+    AskTarget { piece: u64, target: Box<[u8]> },
+    /// The target is there: why it takes nothing.
+    Target { piece: u64, refused: Option<Error> },
+    /// A message of a `MOVE` is not taken: its number, and why.
+    Refused(u64, Error),
+    /// A piece of a `MOVE` of which something was refused has ended.
+    PieceOver(u64),
     /// To a guest: a pull has ended.
     Unwatch { conn: ConnKey, pull: u64 },
     /// To a home: the guest is gone.
@@ -320,6 +330,18 @@ impl<S: Storage> Shard<S> {
                     self.drop_watches(slot, Some(pull), now);
                 }
             }
+            Letter::AskTarget { piece, target } => self.find_target(from, piece, &target),
+            Letter::Target { piece, refused } => {
+                self.engine.outbox.target_found(piece, refused);
+                self.housekeeping.look_again();
+            }
+            Letter::Refused(number, error) => {
+                if self.ending == Ending::No && self.failed.is_none() {
+                    self.engine.out_refused(number, error);
+                    self.housekeeping.look_again();
+                }
+            }
+            Letter::PieceOver(piece) => self.engine.outbox.forget_refused(from, piece),
             Letter::Carry(carried) => {
                 // What comes while the log is being closed is sent again after the restart.
                 if self.ending == Ending::No && self.failed.is_none() {
@@ -403,11 +425,11 @@ impl<S: Storage> Shard<S> {
             return;
         }
         self.engine.take_in_again(now);
-        let had = self.engine.outbox.outs().count();
         for (to, carried) in self.engine.poll_out() {
             self.mail().post(to, Letter::Carry(Box::new(carried)));
         }
-        if self.engine.outbox.outs().count() < had {
+        self.tell_pieces();
+        if self.engine.outbox.take_moved_on() {
             // A command may wait for them to be gone.
             for key in std::mem::take(&mut self.cold) {
                 self.unblock_cold(key);

@@ -239,13 +239,7 @@ impl<S: Storage> Shard<S> {
             | Command::Seek { source, .. }
             | Command::Why { source }
             | Command::Stats(StatsScope::Queue(source)) => self.owner_of(slot, source.queue),
-            Command::Move { source, target, .. } => {
-                let to = self.owner_of(slot, source.queue);
-                if self.owner_of(slot, *target) != to {
-                    return Plan::Refuse(apart("the two queues", "PULL, PUB and ACK instead"));
-                }
-                to
-            }
+            Command::Move { source, .. } => self.owner_of(slot, source.queue),
             Command::Ack { handles }
             | Command::Nack { handles, .. }
             | Command::Touch { handles, .. } => {
