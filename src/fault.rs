@@ -78,10 +78,12 @@ pub enum Fault {
     AnswerBeforePublishes,
     /// What came from another shard is not remembered.
     ArrivalNotLogged,
+    /// What a transaction does on one shard and what it has others do are in two records.
+    PartsInRecordsOfTheirOwn,
 }
 
 /// Every one of them.
-pub const ALL: [Fault; 37] = [
+pub const ALL: [Fault; 38] = [
     Fault::SyncSkipped,
     Fault::ConfirmedBeforeSync,
     Fault::VisibleBeforeDurable,
@@ -119,6 +121,7 @@ pub const ALL: [Fault; 37] = [
     Fault::ConfirmSentEarly,
     Fault::AnswerBeforePublishes,
     Fault::ArrivalNotLogged,
+    Fault::PartsInRecordsOfTheirOwn,
 ];
 
 #[cfg(debug_assertions)]

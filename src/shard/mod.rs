@@ -312,6 +312,7 @@ impl<S: Storage> Shard<S> {
             .conns
             .insert(Conn::new(generation, peer, entrance, holder, now.us));
         self.totals.connections += 1;
+        self.wait_for_start(slot);
         let key = ConnKey {
             slot: slot as u32,
             generation,

@@ -6,7 +6,8 @@ use std::thread;
 use ringmq::fault::{ALL, Fault, plant};
 
 use crate::groups;
-use crate::runs::{run, run_sharded};
+use crate::pipeline;
+use crate::runs::run;
 use crate::schedules;
 use crate::single;
 
@@ -19,7 +20,10 @@ fn broken(fault: Fault, seed: u64) -> Option<String> {
         Fault::StandbyServed => single::run(seed).err(),
         Fault::FiringNotLogged => schedules::run(seed).err(),
         Fault::GroupNotLogged | Fault::FreedByOne => groups::run(seed).err(),
-        Fault::ArrivalNotLogged => run_sharded(seed, false).violation,
+        Fault::TransactionInTwoRecords => pipeline::run(seed).err(),
+        Fault::ArrivalNotLogged | Fault::PartsInRecordsOfTheirOwn => {
+            pipeline::run_sharded(seed).err()
+        }
         _ => run(seed, false).violation,
     }
 }

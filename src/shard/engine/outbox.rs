@@ -13,6 +13,7 @@ use super::super::Now;
 use super::super::conn::Need;
 use super::super::trace;
 use super::moves::{Ended, Pieces};
+use super::parts::Orders;
 use super::publish::{begin_many, store};
 use super::{Damaged, Death, Engine, key_hash};
 use crate::broker::arena::{REQUEST, is_request};
@@ -33,7 +34,7 @@ const UNDER_WAY_MAX: usize = 1024;
 /// So many bytes of them before the next wait.
 const UNDER_WAY_BYTES_MAX: usize = 16 << 20;
 /// Most bytes of an `in` entry.
-const IN_BYTES_MAX: usize = 40;
+pub(super) const IN_BYTES_MAX: usize = 40;
 
 /// How far a message is on its way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -137,6 +138,8 @@ pub struct Outbox {
     waiting: Vec<(u32, Carried)>,
     /// Pieces of `MOVE`s that go to other shards, and what came of them.
     pub(super) pieces: Pieces,
+    /// Parts of transactions, for other shards and of them.
+    pub orders: Orders,
     /// Commands that wait for something to have left may go on.
     pub(super) has_moved_on: bool,
 }
@@ -149,6 +152,37 @@ impl Outbox {
             && self.waiting.is_empty()
             && !self.has_moved_on
             && !self.pieces.has_news()
+            && self.orders.is_idle()
+    }
+
+    /// The number of what goes to another shard next.
+    pub(super) fn take_seq(&mut self) -> u64 {
+        let seq = self.next_seq.max(1);
+        self.next_seq = seq + 1;
+        seq
+    }
+
+    /// What has lower numbers is never sent again.
+    pub(super) fn below(&self) -> u64 {
+        let outs = self.outs.keys().next().copied();
+        let first = outs.into_iter().chain(self.orders.first()).min();
+        first.unwrap_or(self.next_seq)
+    }
+
+    /// Has that come from the shard before?
+    pub(super) fn has_seen(&self, from: u32, seq: u64) -> bool {
+        self.seen.get(&from).is_some_and(|seen| seen.has(seq))
+    }
+
+    /// The shard is told that what it has sent is here, when it is safe.
+    pub(super) fn note_arrived(&mut self, need: Need, from: u32, seq: u64) {
+        self.arrived.push((need, from, seq));
+    }
+
+    /// Replays what another shard has to do in a transaction; an empty part: it has done it.
+    pub fn replay_part(&mut self, seq: u64, to: u32, part: &[u8]) {
+        self.next_seq = self.next_seq.max(seq + 1);
+        self.orders.replay(seq, to, part);
     }
 
     /// A piece of a `MOVE` that waits for an answer.
@@ -183,6 +217,11 @@ impl Outbox {
         self.pieces.take_news()
     }
 
+    /// Commands that wait for something to have left look again.
+    pub fn move_on(&mut self) {
+        self.has_moved_on = true;
+    }
+
     /// Something has left, or is back, since that was asked.
     pub fn take_moved_on(&mut self) -> bool {
         std::mem::take(&mut self.has_moved_on)
@@ -191,7 +230,7 @@ impl Outbox {
     /// Something can be sent at once: it is so after a restart.
     pub fn is_due(&self) -> bool {
         let mut outs = self.outs.values();
-        outs.any(|out| out.stage == Stage::Waiting(Need::NOW))
+        outs.any(|out| out.stage == Stage::Waiting(Need::NOW)) || self.orders.is_due()
     }
 
     /// Messages of these readers are on their way.
@@ -302,8 +341,7 @@ impl<S: Storage> Engine<S> {
         let queue = self.queue(key);
         let uid = queue.uid;
         let is_logged = queue.settings.durable != Level::None && !is_request(death.place);
-        let seq = self.outbox.next_seq.max(1);
-        self.outbox.next_seq = seq + 1;
+        let seq = self.outbox.take_seq();
         let mut need = Need::NOW;
         if is_logged {
             let log = self.log.as_mut().expect("a logged queue has a log");
@@ -350,7 +388,7 @@ impl<S: Storage> Engine<S> {
         }
     }
 
-    /// How many messages a replayed log has on their way to other shards.
+    /// How many messages, and parts of transactions, a replayed log has on their way to other shards.
     pub fn leaving(&self) -> usize {
         let is_there = |out: &Out| {
             let key = self.find_uid(out.uid);
@@ -361,6 +399,7 @@ impl<S: Storage> Engine<S> {
             .values()
             .filter(|out| is_there(out))
             .count()
+            + self.outbox.orders.len()
     }
 
     /// After a replay: what was on its way still is, and nobody is handed it here.
@@ -401,7 +440,7 @@ impl<S: Storage> Engine<S> {
                 *bytes += out.sent_bytes;
             }
         }
-        let below = self.outbox.outs.keys().next().copied().unwrap_or(0);
+        let below = self.outbox.below();
         // What goes together goes in its order.
         let mut held_up = BTreeSet::new();
         let mut ready = Vec::new();
@@ -667,7 +706,10 @@ impl<S: Storage> Engine<S> {
         self.enter(target, &published, order);
         match is_request {
             true => self.reveal_request(target, id),
-            false => _ = self.published(target, level, level),
+            false => {
+                self.published(target, level, level);
+                self.show_when_stored(target);
+            }
         }
         self.arm(target);
         let need = match level {
