@@ -206,6 +206,26 @@ impl Drop for FreeRun<'_> {
     }
 }
 
+/// Where [`Arena::push_run`] has stored messages.
+#[derive(Debug, Default)]
+pub struct PushRun {
+    /// Their distances count from here.
+    pub base: u64,
+    /// How far from `base` each lies, in ascending order.
+    pub offsets: Vec<u32>,
+    /// Sum of their bodies, bytes.
+    pub bytes: u64,
+}
+
+impl PushRun {
+    #[inline]
+    fn begin(&mut self, base: u64) {
+        self.base = base;
+        self.offsets.clear();
+        self.bytes = 0;
+    }
+}
+
 /// The messages of one `none` queue.
 #[derive(Debug, Default)]
 pub struct Arena {
@@ -321,6 +341,42 @@ impl Arena {
         chunk.live += 1;
         self.end = chunk.base + chunk.data.len() as u64;
         place
+    }
+
+    /// [`Arena::push_small`] of one body after another, as many as one chunk has room for: `first`, and what `next`
+    /// gives. Says in `run` where they are, and returns the body that did not fit any more, which is the first of another
+    /// run.
+    #[inline]
+    pub fn push_run<'b>(
+        &mut self,
+        time_ms: u64,
+        first: &'b [u8],
+        mut next: impl FnMut() -> Option<&'b [u8]>,
+        pool: &mut ChunkPool,
+        run: &mut PushRun,
+    ) -> Option<&'b [u8]> {
+        let chunk = self.chunk_for(time_ms, first.len(), pool);
+        run.begin(chunk.base);
+        let time = Head::new(0).number(time_ms.saturating_sub(chunk.time_ms));
+        let mut head = time.number(first.len() as u64);
+        let mut body = first;
+        let left = loop {
+            run.offsets.push(chunk.data.len() as u32);
+            run.bytes += body.len() as u64;
+            chunk.data.append_headed(&head.octets, head.len, body);
+            let Some(following) = next() else { break None };
+            debug_assert!(following.len() < OWN_BYTES_MIN);
+            if chunk.data.room() < 2 * HEAD_BYTES + following.len() {
+                break Some(following);
+            }
+            if following.len() != body.len() {
+                head = time.number(following.len() as u64);
+            }
+            body = following;
+        };
+        chunk.live += run.offsets.len() as u32;
+        self.end = chunk.base + chunk.data.len() as u64;
+        left
     }
 
     /// The chunk to append an entry to that has so many bytes beyond its head.
@@ -559,6 +615,55 @@ mod tests {
         arena.clear(&mut pool);
         pool.trim();
         assert_eq!((arena.memory(), pool.bytes), (0, 0));
+    }
+
+    #[test]
+    fn a_run_lies_as_its_messages_would_one_by_one() {
+        let mut pools = [ChunkPool::default(), ChunkPool::default()];
+        let mut arenas = [Arena::default(), Arena::default()];
+        let bodies: Vec<Vec<u8>> = (0..3000u64)
+            .map(|n| {
+                vec![
+                    n as u8;
+                    if n % 7 < 4 {
+                        100
+                    } else {
+                        n as usize * 5 % 16_000
+                    }
+                ]
+            })
+            .collect();
+        let mut run = PushRun::default();
+        let mut given = 0;
+        for many in bodies.chunks(90) {
+            let time_ms = given as u64 * 3;
+            let mut rest = many.iter().map(Vec::as_slice);
+            let mut first = rest.next();
+            while let Some(body) = first {
+                let [one, all] = &mut arenas;
+                first = all.push_run(time_ms, body, || rest.next(), &mut pools[1], &mut run);
+                let mut bytes = 0;
+                for offset in &run.offsets {
+                    let place = one.push_small(time_ms, &bodies[given], &mut pools[0]);
+                    assert_eq!(run.base + u64::from(*offset), place);
+                    let stored = all.get(place);
+                    let expected = (time_ms, &bodies[given][..]);
+                    assert_eq!((stored.time_ms, stored.body.as_slice()), expected);
+                    bytes += bodies[given].len() as u64;
+                    given += 1;
+                }
+                assert_eq!(run.bytes, bytes);
+            }
+            if given > 2000 {
+                break;
+            }
+        }
+        assert_eq!(arenas[0].memory(), arenas[1].memory());
+        for at in 0..2 {
+            arenas[at].clear(&mut pools[at]);
+            pools[at].trim();
+            assert_eq!((arenas[at].memory(), pools[at].bytes), (0, 0));
+        }
     }
 
     #[test]

@@ -143,6 +143,12 @@ impl Index {
         self.blocks.get(at as usize)?.as_deref()
     }
 
+    /// How many ids from this one on are of its block.
+    #[inline]
+    pub fn left_in_block(id: MessageId) -> usize {
+        BLOCK_IDS - (id % BLOCK_IDS as u64) as usize
+    }
+
     /// Notes where a new message lies. Ids come in order; those left out count as settled.
     ///
     /// # Panics
@@ -188,6 +194,43 @@ impl Index {
         block.bytes += u64::from(size);
         self.live += 1;
         self.bytes += u64::from(size);
+    }
+
+    /// [`Index::locate`] of messages of one block with consecutive ids from `first` on, which lie at ascending
+    /// distances from `base` and whose bodies are `bytes` together.
+    ///
+    /// # Panics
+    /// As [`Index::locate`], and if there are none or they are of several blocks.
+    #[inline]
+    pub fn locate_run(&mut self, first: MessageId, base: u64, offsets: &[u32], bytes: u64) {
+        let (front, rest) = offsets.split_first().expect("there is one");
+        self.locate(first, base + u64::from(*front), 0);
+        let at = (first / BLOCK_IDS as u64 - self.base) as usize;
+        let block = self.blocks[at].as_deref_mut();
+        let block = block.expect("one was just located in it");
+        let farthest = base
+            .wrapping_sub(block.base)
+            .wrapping_add(offsets.last().copied().unwrap_or(0).into());
+        if *block.offsets.last().expect("one was just located") != FAR && farthest < u64::from(FAR)
+        {
+            let shift = base.wrapping_sub(block.base) as u32;
+            let before = block.offsets.capacity();
+            block
+                .offsets
+                .extend(rest.iter().map(|offset| offset.wrapping_add(shift)));
+            self.column_bytes += (block.offsets.capacity() - before) * 4;
+            assert!(block.offsets.len() <= BLOCK_IDS, "they are of one block");
+            block.located += rest.len() as u16;
+            block.live += rest.len() as u16;
+            self.live += rest.len() as u64;
+        } else {
+            for (id, offset) in (first + 1..).zip(rest) {
+                self.locate(id, base + u64::from(*offset), 0);
+            }
+        }
+        let block = self.block_mut(first).expect("it was there");
+        block.bytes += bytes;
+        self.bytes += bytes;
     }
 
     /// Where a message lies.
@@ -756,6 +799,41 @@ mod tests {
         assert_eq!((index.live(), index.bytes()), (0, 0));
         assert_eq!(index.next_live(1), None);
         assert!(index.memory() < 10_000, "{}", index.memory());
+    }
+
+    #[test]
+    fn a_run_is_located_as_its_messages_would_be_one_by_one() {
+        // From the first id of a block, within one, after a gap, and where the column does not reach.
+        let mut places = 7u64;
+        let mut indexes = [Index::default(), Index::default()];
+        for (first, count, jump) in [
+            (1, 100, 0),
+            (101, 1, 3),
+            (102, 922, 0),
+            (1024, 500, 9),
+            (1600, 448, 1 << 20),
+            (2048, 10, 1 << 33),
+            (2058, 10, 1 << 33),
+            (2068, 10, (1 << 32) - 2000),
+            (5000, 10, 0),
+        ] {
+            places += jump;
+            let offsets: Vec<u32> = (0..count).map(|nth| 50 + nth * 100).collect();
+            let [one, all] = &mut indexes;
+            for (id, offset) in (first..).zip(&offsets) {
+                one.locate(id, places + u64::from(*offset), 60);
+            }
+            all.locate_run(first, places, &offsets, 60 * u64::from(count));
+            for id in first..first + u64::from(count) {
+                assert_eq!(all.find(id), one.find(id), "{id}");
+            }
+            assert_eq!((all.live(), all.bytes()), (one.live(), one.bytes()));
+        }
+        let [mut one, mut all] = indexes;
+        for id in 1..=5010 {
+            assert_eq!(all.settle(id, Some(60)), one.settle(id, Some(60)), "{id}");
+        }
+        assert_eq!((all.live(), all.bytes()), (0, 0));
     }
 
     /// What a restart makes of an index: its checkpoint read back.

@@ -247,17 +247,26 @@ impl Leases {
         (lease.serial == serial && serial != 0).then_some(lease)
     }
 
+    /// The next serial whose place in the table is free, and whose low half is a link: [`NIL`] is none, and comes up
+    /// once in 2³² leases.
+    #[inline]
+    fn take_serial(&mut self) -> u64 {
+        let mask = self.slots.len() as u64 - 1;
+        let mut serial = self.next_serial;
+        while self.slots[(serial & mask) as usize].serial != 0 || serial as u32 == NIL {
+            serial += 1;
+        }
+        self.next_serial = serial + 1;
+        serial
+    }
+
     /// Begins a lease of `lease_us`, or one without a deadline; returns its serial.
     #[inline]
     pub fn begin(&mut self, new: NewLease, now_us: u64, lease_us: Option<u64>) -> u64 {
         if (self.count + 1) * 2 > self.slots.len() {
             self.resize(self.slots.len() * 2);
         }
-        let mut serial = self.next_serial;
-        while self.slots[(serial & self.mask()) as usize].serial != 0 {
-            serial += 1;
-        }
-        self.next_serial = serial + 1;
+        let serial = self.take_serial();
         self.count += 1;
         let holder = new.holder.0 as usize;
         let head = self.holders[holder].head;
@@ -566,6 +575,32 @@ mod tests {
             }
         }
         assert_eq!(leases.held(holder) as usize, leases.len());
+    }
+
+    #[test]
+    fn no_serial_looks_like_the_end_of_a_list() {
+        for in_run in [false, true] {
+            let mut leases = Leases::default();
+            let holder = leases.add_holder();
+            leases.next_serial = u64::from(u32::MAX) - 5;
+            for first in (1..=20).step_by(5) {
+                if in_run {
+                    let run = leases.begin_run(QueueKey(0), holder, 0, first, 10, 5);
+                    let mut run = run.expect("few durations");
+                    (first..first + 5).for_each(|id| _ = run.begin(id, 0, 1));
+                } else {
+                    (first..first + 5)
+                        .for_each(|id| _ = leases.begin(new(id, holder), id, Some(10)));
+                }
+            }
+            let held = leases.of_holder(holder).count();
+            assert_eq!((leases.len(), held), (20, 20));
+            for id in 1..=20 {
+                let (_, serial) = leases.first_deadline().expect("some are left");
+                assert_eq!(leases.end(serial).map(|lease| lease.id), Some(id));
+            }
+            assert_eq!((leases.len(), leases.held(holder)), (0, 0));
+        }
     }
 
     #[test]

@@ -22,7 +22,7 @@ pub use image::{Image, Runs, leave_out, push_runs};
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
-use super::arena::Arena;
+use super::arena::{Arena, PushRun};
 use super::dedup::Dedup;
 use super::delayed::Delayed;
 use super::exchanges::{DeadRoute, Declared};
@@ -398,6 +398,21 @@ impl Queue {
         self.index.locate(self.next_id, place, size);
         self.next_id += 1;
         self.counters.published += 1;
+    }
+
+    /// How many messages of the next ids [`Queue::publish_run`] takes at most.
+    #[inline]
+    pub fn run_max(&self) -> usize {
+        Index::left_in_block(self.next_id)
+    }
+
+    /// [`Queue::publish_plain`] of the messages that [`Arena::push_run`] has stored here.
+    #[inline]
+    pub fn publish_run(&mut self, run: &PushRun) {
+        self.index
+            .locate_run(self.next_id, run.base, &run.offsets, run.bytes);
+        self.next_id += run.offsets.len() as u64;
+        self.counters.published += run.offsets.len() as u64;
     }
 
     /// A message was published that is hidden until [`Queue::reveal`].

@@ -9,6 +9,7 @@ use super::{Now, Shard};
 use crate::broker::id::Level;
 use crate::broker::reply::{Delivery, Payload, Reply};
 use crate::log::disk::Storage;
+use crate::protocol::text::repeated::Bodies;
 use crate::protocol::text::{IN_PLACE_BYTES_MAX, encode, fast};
 
 /// Most messages of one run, and the octets of their copies but for the last: between two runs limits that the
@@ -86,11 +87,11 @@ impl<S: Storage> Shard<S> {
         let conn = &self.conns[slot];
         let room = self.limits.send_bytes_max.saturating_sub(conn.out.len());
         let longest = (room / ANSWER_BYTES_MAX).min(RUN_MAX);
+        let mut bodies = Bodies::new(input, fast::CAST, topic, &self.limits);
         let mut used = 0;
         while run.ends.len() < longest
             && run.copies.len() < RUN_BYTES_MAX
-            && let Some((body, consumed)) =
-                fast::body_to(&input[used..], fast::CAST, topic, &self.limits)
+            && let Some((body, consumed)) = bodies.peek()
             && body.len() < IN_PLACE_BYTES_MAX
         {
             let delivery = Delivery {
@@ -107,6 +108,7 @@ impl<S: Storage> Shard<S> {
             encode::copied_message(&mut run.copies, None, &delivery);
             run.ends.push(run.copies.len());
             run.given.push(0);
+            bodies.advance(consumed);
             used += consumed;
         }
         used

@@ -5,9 +5,11 @@
 //! the run, and whatever is not plain is left to the general path, which gives the same answers.
 
 use super::{Now, Shard};
+use crate::broker::arena::OWN_BYTES_MIN;
 use crate::log::disk::Storage;
 use crate::protocol::text::encode::Receipts;
 use crate::protocol::text::fast;
+use crate::protocol::text::repeated::Bodies;
 
 /// Most messages of one run: between two of them limits that the run does not look at are.
 const RUN_MAX: usize = 512;
@@ -33,12 +35,33 @@ impl<S: Storage> Shard<S> {
         };
         let (level, need) = (run.level(), run.need());
         let mut receipts = Receipts::new(run.next_id(), level);
-        let (mut used, mut count) = (0, 0);
         let room = self.limits.send_bytes_max.saturating_sub(conn.out.len());
-        let longest = room / Receipts::BYTES_MAX;
-        while count < longest.min(RUN_MAX)
-            && let Some((body, consumed)) =
-                fast::body_to(&input[used..], fast::PUBLISH, name, &self.limits)
+        let longest = (room / Receipts::BYTES_MAX).min(RUN_MAX);
+        let mut bodies = Bodies::new(input, fast::PUBLISH, name, &self.limits);
+        let (mut used, mut count) = (0, 0);
+        let out = conn.out.writer(&mut self.pool);
+        // One alone has nothing to share with others.
+        let is_run = bodies
+            .peek()
+            .is_some_and(|(_, consumed)| consumed < input.len());
+        let taken = is_run
+            && run.push_all(|| {
+                if count == longest {
+                    return None;
+                }
+                let (body, consumed) = bodies.peek()?;
+                if body.len() >= OWN_BYTES_MIN {
+                    return None;
+                }
+                receipts.write(out);
+                bodies.advance(consumed);
+                used += consumed;
+                count += 1;
+                Some(body)
+            });
+        while !taken
+            && count < longest
+            && let Some((body, consumed)) = bodies.peek()
             && run.push(body)
         {
             if count == 0
@@ -47,6 +70,7 @@ impl<S: Storage> Shard<S> {
                 conn.gate(need, serial);
             }
             receipts.write(conn.out.writer(&mut self.pool));
+            bodies.advance(consumed);
             used += consumed;
             count += 1;
         }

@@ -12,6 +12,8 @@ pub struct LeaseRun<'a> {
     /// The last of the list, and the first of the holder's.
     before: u32,
     holder_after: u32,
+    /// The serial that the last one says is next.
+    following: u64,
     count: u32,
 }
 
@@ -21,45 +23,50 @@ impl LeaseRun<'_> {
     #[inline]
     pub fn begin(&mut self, id: MessageId, place: u64, size: u32) -> u64 {
         let leases = &mut *self.leases;
-        let mask = leases.slots.len() as u64 - 1;
-        let mut serial = leases.next_serial;
-        while leases.slots[(serial & mask) as usize].serial != 0 {
-            serial += 1;
-        }
-        leases.next_serial = serial + 1;
-        leases.slots[(serial & mask) as usize] = Lease {
+        let serial = leases.take_serial();
+        let link = serial as u32;
+        // Each says that the next serial follows, which is mostly so.
+        let next = (serial + 1) as u32;
+        *leases.at_mut(link) = Lease {
             serial,
             id,
             place,
             size,
             before: self.before,
+            after: next,
+            holder_before: next,
             holder_after: self.holder_after,
             ..self.like
         };
-        let link = serial as u32;
-        if self.before == self.holder_after && self.before != NIL {
-            let last = leases.at_mut(self.before);
-            last.after = link;
-            last.holder_before = link;
-        } else {
-            if self.before == NIL {
-                leases.lists[usize::from(self.like.list)].head = link;
-            } else {
-                leases.at_mut(self.before).after = link;
-            }
-            if self.holder_after != NIL {
-                leases.at_mut(self.holder_after).holder_before = link;
-            }
+        if serial != self.following {
+            self.lead_to(link);
         }
         self.before = link;
         self.holder_after = link;
+        self.following = serial + 1;
         self.count += 1;
         serial
+    }
+
+    /// The lease in front of this one does not say that it follows.
+    #[cold]
+    fn lead_to(&mut self, link: u32) {
+        match self.before {
+            NIL => self.leases.lists[usize::from(self.like.list)].head = link,
+            before => self.leases.at_mut(before).after = link,
+        }
+        if self.holder_after != NIL {
+            self.leases.at_mut(self.holder_after).holder_before = link;
+        }
     }
 }
 
 impl Drop for LeaseRun<'_> {
     fn drop(&mut self) {
+        if self.count > 0 {
+            let last = self.leases.at_mut(self.before);
+            (last.after, last.holder_before) = (NIL, NIL);
+        }
         let list = &mut self.leases.lists[usize::from(self.like.list)];
         list.tail = self.before;
         list.count += self.count;
@@ -101,6 +108,7 @@ impl Leases {
             like,
             before,
             holder_after,
+            following: 0,
             count: 0,
         })
     }

@@ -144,9 +144,9 @@ pub const ACKED: &[u8] = b"OK 1\n";
 #[derive(Debug)]
 pub struct Receipts {
     line: [u8; Receipts::BYTES_MAX],
-    /// Where the line begins, and where its last digit stands.
-    start: usize,
+    /// Where the number's last digit stands, and where the line ends.
     last: usize,
+    end: usize,
 }
 
 impl Receipts {
@@ -156,26 +156,30 @@ impl Receipts {
     /// Begins with that id.
     pub fn new(first: MessageId, level: Level) -> Receipts {
         let mut line = [0; Receipts::BYTES_MAX];
-        let mut start = line.len();
         let mut digits = itoa::Buffer::new();
         let id = digits.format(first).as_bytes();
-        for part in [receipt_end(level), id, b"OK "] {
-            start -= part.len();
-            line[start..][..part.len()].copy_from_slice(part);
+        let mut end = 0;
+        for part in [b"OK ", id, receipt_end(level)] {
+            line[end..][..part.len()].copy_from_slice(part);
+            end += part.len();
         }
-        let last = line.len() - receipt_end(level).len() - 1;
-        Receipts { line, start, last }
+        let last = end - receipt_end(level).len() - 1;
+        Receipts { line, last, end }
     }
 
     /// The next receipt.
     #[inline]
     pub fn write(&mut self, out: &mut Vec<u8>) {
-        out.extend_from_slice(&self.line[self.start..]);
+        // All of the line, for a copy of a known length takes no call, without what is behind its end.
+        let end = out.len() + self.end;
+        out.extend_from_slice(&self.line);
+        out.truncate(end);
         if !count_up(&mut self.line, self.last) {
-            // One digit more.
-            self.line[self.start + 2] = b'1';
-            self.start -= 1;
-            self.line[self.start..self.start + 3].copy_from_slice(b"OK ");
+            // One digit more, all of them 0 behind the first.
+            self.line.copy_within(self.last..self.end, self.last + 1);
+            self.line[b"OK ".len()] = b'1';
+            self.last += 1;
+            self.end += 1;
         }
     }
 }

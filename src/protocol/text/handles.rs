@@ -9,6 +9,7 @@ use crate::config::Limits;
 use super::digits::{count_up, leading};
 use super::line::behind_end;
 use super::parse::TOKENS_RESERVE_BYTES;
+use super::words::begins_with;
 
 /// `<incarnation>.<id>.<serial>`; anything else names nothing.
 #[inline]
@@ -162,9 +163,8 @@ impl Acks {
         if self.length > 0
             && count_up(&mut self.text, self.id_at)
             && count_up(&mut self.text, self.length - 1)
-            && let Some((text, rest)) = input.split_at_checked(self.length)
-            && *text == self.text[..self.length]
-            && !rest.first().is_some_and(u8::is_ascii_digit)
+            && begins_with(input, &self.text[..self.length])
+            && !input.get(self.length).is_some_and(u8::is_ascii_digit)
         {
             self.last.id += 1;
             self.last.serial += 1;

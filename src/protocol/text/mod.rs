@@ -14,9 +14,11 @@ pub mod help;
 pub mod line;
 mod parse;
 mod pieces;
+pub mod repeated;
 pub mod settings;
 pub mod value;
 pub mod verb;
+mod words;
 
 /// Longest line that the server sends, bytes, its line end included.
 pub const SENT_LINE_BYTES_MAX: usize = 64 << 10;

@@ -44,7 +44,7 @@ use slab::Slab;
 
 use super::conn::{Need, Unseen};
 use super::times::Times;
-use crate::broker::arena::ChunkPool;
+use crate::broker::arena::{ChunkPool, PushRun};
 use crate::broker::exchanges::Exchanges;
 use crate::broker::id::{Level, MessageId, QueueUid};
 use crate::broker::index::{Index, Slot};
@@ -96,6 +96,8 @@ pub struct Engine<S: Storage> {
     pub log: Option<Log<S>>,
     /// Memory of `none` queues.
     pub pool: ChunkPool,
+    /// Where a run of publishes lies; empty between two of them.
+    places: PushRun,
     /// Settings of queues created without any.
     pub defaults: Settings,
     /// Which run of the broker this is.
@@ -162,6 +164,7 @@ impl<S: Storage> Engine<S> {
             defaults,
             incarnation: 1,
             once_key: 0,
+            places: PushRun::default(),
             over_budget: false,
             sync_wanted: false,
             times: Times::default(),

@@ -3,7 +3,7 @@
 use super::super::Now;
 use super::super::conn::Need;
 use super::Engine;
-use crate::broker::arena::{ChunkPool, OWN_BYTES_MIN};
+use crate::broker::arena::{ChunkPool, OWN_BYTES_MIN, PushRun};
 use crate::broker::command::Body;
 use crate::broker::id::{Level, MessageId, QueueUid};
 use crate::broker::queue::{Queue, QueueKey};
@@ -19,7 +19,7 @@ pub struct Run<'e, S: Storage> {
 }
 
 enum Store<'e, S: Storage> {
-    Memory(&'e mut ChunkPool),
+    Memory(&'e mut ChunkPool, &'e mut PushRun),
     Log(&'e mut Log<S>, LogIndex),
 }
 
@@ -36,7 +36,7 @@ impl<S: Storage> Engine<S> {
             return None;
         }
         let store = match (queue.settings.durable, &mut self.log) {
-            (Level::None, _) => Store::Memory(&mut self.pool),
+            (Level::None, _) => Store::Memory(&mut self.pool, &mut self.places),
             (_, Some(log)) => {
                 let index = log.index();
                 Store::Log(log, index)
@@ -67,7 +67,7 @@ impl<S: Storage> Run<'_, S> {
     /// What the receipts wait for, if for anything.
     pub fn need(&self) -> Option<Need> {
         match &self.store {
-            Store::Memory(_) => None,
+            Store::Memory(..) => None,
             Store::Log(_, index) => Some(Need {
                 level: self.level(),
                 index: *index,
@@ -80,6 +80,33 @@ impl<S: Storage> Run<'_, S> {
         self.queue.next_id()
     }
 
+    /// Takes the messages that `next` gives, each of less than [`OWN_BYTES_MIN`] bytes; false, and none is asked
+    /// for, if a message may have to be refused.
+    #[inline(always)]
+    pub fn push_all<'b>(&mut self, mut next: impl FnMut() -> Option<&'b [u8]>) -> bool {
+        let Store::Memory(pool, places) = &mut self.store else {
+            return false;
+        };
+        let mut first = next();
+        while let Some(body) = first {
+            let mut more = self.queue.run_max() - 1;
+            let bounded = || match more {
+                0 => None,
+                _ => {
+                    more -= 1;
+                    next()
+                }
+            };
+            let arena = &mut self.queue.arena;
+            first = arena.push_run(self.time_ms, body, bounded, pool, places);
+            self.queue.publish_run(places);
+            if more == 0 && first.is_none() {
+                first = next();
+            }
+        }
+        true
+    }
+
     /// Takes a message; false if the run has to end before it.
     #[inline]
     pub fn push(&mut self, body: &[u8]) -> bool {
@@ -87,7 +114,7 @@ impl<S: Storage> Run<'_, S> {
             return false;
         }
         let place = match &mut self.store {
-            Store::Memory(pool) => self.queue.arena.push_small(self.time_ms, body, pool),
+            Store::Memory(pool, _) => self.queue.arena.push_small(self.time_ms, body, pool),
             Store::Log(log, index) => {
                 let room = log.begin(body.len() + PUBLISH_HEAD_BYTES_MAX);
                 if !matches!(room, Room::Plenty | Room::Waiting) || log.index() != *index {

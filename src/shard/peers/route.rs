@@ -12,6 +12,7 @@ use crate::broker::reply::Error;
 use crate::log::disk::Storage;
 use crate::protocol::text::fast;
 use crate::protocol::text::handles::{self, Acks};
+use crate::protocol::text::repeated::Bodies;
 use crate::shard::conn::Blocked;
 use crate::shard::interest::{tag_in_use, untagged_in_use};
 use crate::shard::placement::shard_of;
@@ -131,11 +132,12 @@ impl<S: Storage> Shard<S> {
                 if to == me || name.is_empty() {
                     return 0;
                 }
+                let mut bodies = Bodies::new(input, fast::PUBLISH, name, &self.limits);
                 while used < PLAIN_BYTES_MAX
-                    && let Some((_, length)) =
-                        fast::body_to(&input[used..], fast::PUBLISH, name, &self.limits)
+                    && let Some((_, consumed)) = bodies.peek()
                 {
-                    used += length;
+                    bodies.advance(consumed);
+                    used += consumed;
                 }
                 to
             }
