@@ -80,10 +80,14 @@ pub enum Fault {
     ConfirmSentEarly,
     /// AMQP: a method is answered before what was published in front of it is safe.
     AnswerBeforePublishes,
+    /// What came from another shard is not remembered.
+    ArrivalNotLogged,
+    /// What a transaction does on one shard and what it has others do are in two records.
+    PartsInRecordsOfTheirOwn,
 }
 
 /// Every one of them.
-pub const ALL: [Fault; 38] = [
+pub const ALL: [Fault; 40] = [
     Fault::SyncSkipped,
     Fault::ConfirmedBeforeSync,
     Fault::VisibleBeforeDurable,
@@ -122,6 +126,8 @@ pub const ALL: [Fault; 38] = [
     Fault::ColdStreamLeftOut,
     Fault::ConfirmSentEarly,
     Fault::AnswerBeforePublishes,
+    Fault::ArrivalNotLogged,
+    Fault::PartsInRecordsOfTheirOwn,
 ];
 
 #[cfg(debug_assertions)]

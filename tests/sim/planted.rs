@@ -6,6 +6,7 @@ use std::thread;
 use ringmq::fault::{ALL, Fault, plant};
 
 use crate::groups;
+use crate::pipeline;
 use crate::runs::run;
 use crate::schedules;
 use crate::single;
@@ -21,6 +22,10 @@ fn broken(fault: Fault, seed: u64) -> Option<String> {
         Fault::FiringNotLogged => schedules::run(seed).err(),
         Fault::GroupNotLogged | Fault::FreedByOne => groups::run(seed).err(),
         Fault::StreamsOfOneConsumer | Fault::ColdStreamLeftOut => streams::run(seed).err(),
+        Fault::TransactionInTwoRecords => pipeline::run(seed).err(),
+        Fault::ArrivalNotLogged | Fault::PartsInRecordsOfTheirOwn => {
+            pipeline::run_sharded(seed).err()
+        }
         _ => run(seed, false).violation,
     }
 }
