@@ -72,14 +72,22 @@ pub enum Fault {
     LeasesEndAtDrain,
     /// RESP: what was popped is settled by the next command, whether its reply was written out or not.
     PopSettledEarly,
+    /// RESP: what is read of several streams at once belongs to the consumer of the first one's group.
+    StreamsOfOneConsumer,
+    /// RESP: a read of several streams leaves out those whose next entry is on the disk.
+    ColdStreamLeftOut,
     /// AMQP: a confirm leaves before its message has reached its level.
     ConfirmSentEarly,
     /// AMQP: a method is answered before what was published in front of it is safe.
     AnswerBeforePublishes,
+    /// What came from another shard is not remembered.
+    ArrivalNotLogged,
+    /// What a transaction does on one shard and what it has others do are in two records.
+    PartsInRecordsOfTheirOwn,
 }
 
 /// Every one of them.
-pub const ALL: [Fault; 36] = [
+pub const ALL: [Fault; 40] = [
     Fault::SyncSkipped,
     Fault::ConfirmedBeforeSync,
     Fault::VisibleBeforeDurable,
@@ -114,8 +122,12 @@ pub const ALL: [Fault; 36] = [
     Fault::ErrorVoidsNothing,
     Fault::LeasesEndAtDrain,
     Fault::PopSettledEarly,
+    Fault::StreamsOfOneConsumer,
+    Fault::ColdStreamLeftOut,
     Fault::ConfirmSentEarly,
     Fault::AnswerBeforePublishes,
+    Fault::ArrivalNotLogged,
+    Fault::PartsInRecordsOfTheirOwn,
 ];
 
 #[cfg(debug_assertions)]

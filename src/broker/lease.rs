@@ -76,6 +76,22 @@ pub struct NewLease {
     pub pri: u8,
 }
 
+impl Lease {
+    /// A lease that is in no table: it only says what is given back.
+    pub fn detached(new: NewLease) -> Lease {
+        Lease {
+            id: new.id,
+            place: new.place,
+            queue: new.queue,
+            holder: new.holder,
+            size: new.size,
+            tries: new.tries,
+            pri: new.pri,
+            ..FREE
+        }
+    }
+}
+
 #[derive(Debug)]
 struct List {
     duration_us: u64,
@@ -362,6 +378,40 @@ impl Leases {
         }
         if lease.holder_after != NIL {
             self.at_mut(lease.holder_after).holder_before = lease.holder_before;
+        }
+    }
+
+    /// Begins a lease again that was ended, with its serial and its deadline; `duration_us` is what
+    /// [`Leases::duration_us`] said of it, microseconds.
+    pub fn restore(&mut self, lease: &Lease, duration_us: Option<u64>) {
+        while (self.count + 1) * 2 > self.slots.len()
+            || self.slots[(lease.serial & self.mask()) as usize].serial != 0
+        {
+            self.resize(self.slots.len() * 2);
+        }
+        self.count += 1;
+        let holder = lease.holder.0 as usize;
+        let head = std::mem::replace(&mut self.holders[holder].head, lease.serial as u32);
+        self.holders[holder].count += 1;
+        // It may end before others of its duration that were begun since.
+        let list = match duration_us {
+            Some(duration_us) => {
+                let due = (lease.deadline_us, lease.serial);
+                self.tree.insert(due, duration_us);
+                IN_TREE
+            }
+            None => FOREVER,
+        };
+        *self.at_mut(lease.serial as u32) = Lease {
+            list,
+            before: NIL,
+            after: NIL,
+            holder_before: NIL,
+            holder_after: head,
+            ..*lease
+        };
+        if head != NIL {
+            self.at_mut(head).holder_before = lease.serial as u32;
         }
     }
 

@@ -175,6 +175,8 @@ pub struct Queue {
     leased: u64,
     /// Taken messages that have left for another shard and are still stored, and bytes of their bodies.
     leaving: (u64, u64),
+    /// Messages and bytes that are to come, and count for the limits already.
+    expected: (u64, u64),
 }
 
 impl Queue {
@@ -219,6 +221,7 @@ impl Queue {
             overdue: BTreeSet::new(),
             leased: 0,
             leaving: (0, 0),
+            expected: (0, 0),
         }
     }
 

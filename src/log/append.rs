@@ -527,6 +527,10 @@ impl<S: Storage> Log<S> {
                 self.make_room_for_record(40 + pattern.len(), 0);
                 self.put_plain(entry)
             }
+            Entry::Part { part, .. } => {
+                self.make_room_for_record(60 + part.len(), 0);
+                self.put_plain(entry)
+            }
             Entry::Route { change } => {
                 self.make_room_for_record(40 + change.len(), 0);
                 self.put_plain(entry)

@@ -644,6 +644,16 @@ fn dump_entry(offset: usize, entry: &Entry<'_>, out: &mut dyn io::Write) -> io::
         Entry::In { shard, seq, below } => {
             writeln!(out, "in {seq} from shard {shard}, done below {below}")
         }
+        Entry::Part {
+            seq,
+            shard,
+            part: [],
+        } => {
+            writeln!(out, "part {seq} of shard {shard} is done")
+        }
+        Entry::Part { seq, shard, part } => {
+            writeln!(out, "part {seq} of shard {shard}: {}", part.escape_ascii())
+        }
         Entry::Route { change } => writeln!(out, "route {}", change.escape_ascii()),
         Entry::Group {
             uid,

@@ -223,6 +223,15 @@ pub enum Entry<'a> {
         /// What has lower numbers there is never sent again.
         below: u64,
     },
+    /// What another shard has to do in a transaction that is decided; an empty part: it has done it.
+    Part {
+        /// Its number among those of this shard, from 1.
+        seq: u64,
+        /// The shard.
+        shard: u32,
+        /// The broker's encoding of it.
+        part: &'a [u8],
+    },
     /// An exchange or a binding was made or ended, or a queue was declared.
     Route {
         /// The broker's encoding of it.
@@ -246,6 +255,7 @@ pub(super) const GROUP: u8 = 8;
 pub(super) const SCHEDULE: u8 = 12;
 pub(super) const OUT: u8 = 13;
 pub(super) const IN: u8 = 14;
+pub(super) const PART: u8 = 15;
 pub(super) const BIND: u8 = 16;
 pub(super) const UNBIND: u8 = 17;
 pub(super) const ROUTE: u8 = 18;
@@ -699,6 +709,11 @@ impl<'r, 's> Entries<'r, 's> {
                 shard: small(number()?)?,
                 seq: number()?,
                 below: number()?,
+            },
+            PART => Entry::Part {
+                seq: number()?,
+                shard: small(number()?)?,
+                part: &octets[at..],
             },
             ROUTE => Entry::Route { change: octets },
             OPEN => Entry::Open {

@@ -1,8 +1,8 @@
 //! How an entry that holds no message is written.
 
 use super::entry::{
-    BIND, DEFINE, DELETE_QUEUE, Entry, GROUP, IN, OPEN, OUT, RELEASE, ROUTE, SCHEDULE, SETTLE,
-    UNBIND,
+    BIND, DEFINE, DELETE_QUEUE, Entry, GROUP, IN, OPEN, OUT, PART, RELEASE, ROUTE, SCHEDULE,
+    SETTLE, UNBIND,
 };
 use crate::broker::varint;
 
@@ -119,6 +119,12 @@ pub(crate) fn put_plain(out: &mut Vec<u8>, scratch: &mut Vec<u8>, entry: &Entry<
             varint::put(scratch, *seq);
             varint::put(scratch, *below);
             IN
+        }
+        Entry::Part { seq, shard, part } => {
+            varint::put(scratch, *seq);
+            varint::put(scratch, u64::from(*shard));
+            scratch.extend_from_slice(part);
+            PART
         }
         Entry::Route { change } => {
             scratch.extend_from_slice(change);

@@ -359,6 +359,10 @@ impl<S: Storage> Shard<S> {
         let uid = self.engine.queue(key).uid;
         let is_group = self.engine.queue(key).group.is_some();
         let readers = self.engine.readers(self.engine.store_of(key));
+        match is_group {
+            true => self.refuse_stream_readers(&[key]),
+            false => self.refuse_stream_readers(&readers),
+        }
         let is_awaited = readers
             .iter()
             .any(|key| self.engine.queue(*key).consumers > 0);

@@ -125,7 +125,7 @@ impl<S: Storage> Shard<S> {
     /// Are messages of this reader, or of any of its queue if it is the bare name, on their way to another shard?
     /// Then the connection waits until they are there.
     pub(super) fn is_leaving(&mut self, slot: usize, source: Source<'_>) -> bool {
-        if self.engine.outbox.is_idle() {
+        if self.engine.outbox.is_idle() && self.prepared_messages().next().is_none() {
             return false;
         }
         let Some(key) = self.known_reader(source) else {
@@ -136,7 +136,10 @@ impl<S: Storage> Shard<S> {
             .iter()
             .map(|key| self.engine.queue(*key).uid)
             .collect();
-        let is_leaving = self.engine.outbox.holds(&uids);
+        let mut prepared = self.prepared_messages();
+        let is_leaving =
+            self.engine.outbox.holds(&uids) || prepared.any(|(key, ..)| readers.contains(&key));
+        drop(prepared);
         if is_leaving {
             self.block_cold(slot);
         }

@@ -22,6 +22,8 @@ const COUNTED_QUEUES: usize = 4096;
 const STALL_INTERVAL_US: u64 = 1_000_000;
 /// A log without space for what it has taken on is waited for so long, microseconds.
 const STALLED_US_MAX: u64 = 1_000_000;
+/// A shutdown waits so long for transactions of several shards, microseconds.
+const CLOSING_US_MAX: u64 = 1_000_000;
 /// Index blocks unused for so many memory checks are spilled first.
 const COLD_TURNS: u64 = 8;
 
@@ -40,6 +42,8 @@ pub(super) struct Housekeeping {
     again: bool,
     /// A shutdown has let every connection run what it had sent.
     closing: bool,
+    /// When that was, microseconds.
+    closing_us: u64,
     /// A shutdown has begun to close the log.
     closed_log: bool,
 }
@@ -53,6 +57,7 @@ impl Housekeeping {
             busy: false,
             again: false,
             closing: false,
+            closing_us: 0,
             closed_log: false,
         }
     }
@@ -80,8 +85,13 @@ impl<S: Storage> Shard<S> {
             self.decide_pulls(now);
         }
         self.take_log_events(now);
+        if self.peers.is_some() {
+            self.go_on_committing(now);
+        }
         self.expire_leases(now);
-        self.engine.handle_timers(now);
+        if !self.is_starting() {
+            self.engine.handle_timers(now);
+        }
         self.keep_up_amqp(now);
         self.end_waits(now);
         self.end_requests(now);
@@ -282,6 +292,7 @@ impl<S: Storage> Shard<S> {
                 for reader in self.engine.readers(key) {
                     if self.engine.queue(reader).leased() > 0 {
                         self.engine.leases.relocate(reader, id, new.0);
+                        self.relocate_prepared(reader, id, new.0);
                     }
                 }
             }
@@ -604,7 +615,7 @@ impl<S: Storage> Shard<S> {
             || !self.asking.is_empty()
             || self.has_unwritten()
             || self.peers.as_ref().is_some_and(|peers| peers.is_busy())
-            || (self.ending == Ending::No && self.engine.outbox.is_due());
+            || (!self.housekeeping.closed_log && self.engine.outbox.is_due());
         if busy {
             return Some(0);
         }
@@ -618,7 +629,7 @@ impl<S: Storage> Shard<S> {
             log,
             stalls,
             memory,
-            self.engine.next_timer_us(),
+            self.engine.next_timer_us().filter(|_| !self.is_starting()),
             self.waiters.next_deadline_us(),
             self.requests.next_deadline_us(),
             self.amqp.next_us(),
@@ -661,6 +672,11 @@ impl<S: Storage> Shard<S> {
         self.close_all_amqp(now);
     }
 
+    /// Nothing more is logged.
+    pub(super) fn is_log_closed(&self) -> bool {
+        self.housekeeping.closed_log || self.ending == Ending::Done
+    }
+
     /// Moves a shutdown on: first everybody gets what is due, then leases go back and the log is closed.
     fn go_on_ending(&mut self, now: Now) {
         if let Some(text) = &self.failed {
@@ -680,11 +696,17 @@ impl<S: Storage> Shard<S> {
         }
         if !self.housekeeping.closing {
             self.housekeeping.closing = true;
+            self.housekeeping.closing_us = now.us;
             let slots: Vec<usize> = self.conns.iter().map(|(slot, _)| slot).collect();
             for slot in slots {
                 self.resume(slot);
             }
             self.housekeeping.again = true;
+            return;
+        }
+        // What was taken for good is brought to its end, if that is soon.
+        let is_waiting = self.is_committing() || self.is_starting();
+        if is_waiting && now.us < self.housekeeping.closing_us + CLOSING_US_MAX {
             return;
         }
         if !self.all_ending(CLOSING) {

@@ -20,7 +20,7 @@ impl<S: Storage> Shard<S> {
         asker: Asker<'_>,
         sources: crate::broker::command::Sources<'_>,
         options: &crate::broker::command::PullOptions,
-        taking: Taking,
+        taking: Taking<'_>,
         now: Now,
     ) -> Flow {
         let slot = asker.slot;

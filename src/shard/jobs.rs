@@ -26,13 +26,17 @@ const PIECE: usize = 4096;
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Progress {
     /// Messages dealt with.
-    done: u64,
+    pub(super) done: u64,
     /// Messages looked at.
     looked: u64,
     /// The next id to look at.
-    next: MessageId,
+    pub(super) next: MessageId,
     /// Messages from this id on came after the command.
-    end: MessageId,
+    pub(super) end: MessageId,
+    /// The piece of a `MOVE` to another shard that is under way; 0 = none.
+    pub(super) piece: u64,
+    /// The target of a `MOVE` to another shard was looked at.
+    pub(super) has_asked: bool,
 }
 
 impl<S: Storage> Shard<S> {
@@ -108,22 +112,28 @@ impl<S: Storage> Shard<S> {
         wanted
     }
 
-    fn fail_command(&mut self, asker: Asker<'_>, error: &Error) -> Flow {
-        self.take_progress(asker);
+    pub(super) fn fail_command(&mut self, asker: Asker<'_>, error: &Error) -> Flow {
+        let progress = self.take_progress(asker);
+        self.engine.outbox.forget_piece(progress.piece);
         self.totals.count_error(error.code);
         self.answer_error(asker.slot, asker.tag, error);
         Flow::Done
     }
 
     /// How far the command that goes on has got; nothing is kept of it.
-    fn take_progress(&mut self, asker: Asker<'_>) -> Progress {
+    pub(super) fn take_progress(&mut self, asker: Asker<'_>) -> Progress {
         let rare = self.conns[asker.slot].rare.any();
         rare.and_then(|rare| rare.progress.take())
             .unwrap_or_default()
     }
 
     /// The command's piece of this turn is done, or it waits for the disk.
-    fn pause_job(&mut self, asker: Asker<'_>, progress: Progress, for_disk: bool) -> Flow {
+    pub(super) fn pause_job(
+        &mut self,
+        asker: Asker<'_>,
+        progress: Progress,
+        for_disk: bool,
+    ) -> Flow {
         self.conns[asker.slot].rare.make().progress = Some(progress);
         self.block_cold(asker.slot);
         if !for_disk {
@@ -208,6 +218,11 @@ impl<S: Storage> Shard<S> {
             Ok(key) => key,
             Err(error) => return self.fail_command(asker, &error),
         };
+        let mut name = Vec::new();
+        let name = target.decoded(&mut name);
+        if let Some(shard) = self.engine.elsewhere(name) {
+            return self.move_across(asker, key, name, shard, count);
+        }
         let to = self.find_or_create(target);
         if to == self.engine.store_of(key) {
             let error = Error::new(
@@ -253,7 +268,7 @@ impl<S: Storage> Shard<S> {
             {
                 return self.pause_job(asker, progress, true);
             }
-            if let Err(error) = self.may_move(to, body.len() as u64) {
+            if let Err(error) = self.engine.may_move(to, body.len() as u64) {
                 return self.end_move(asker, key, to, progress.done, Some(error));
             }
             self.engine
@@ -277,41 +292,6 @@ impl<S: Storage> Shard<S> {
             progress.done += 1;
         }
         self.pause_job(asker, progress, false)
-    }
-
-    /// Has the target room for one more?
-    fn may_move(&mut self, to: QueueKey, size: u64) -> Result<(), Error> {
-        let queue = self.engine.queue(to);
-        let settings = &queue.settings;
-        if settings.pause.input {
-            return Err(Error::new(
-                ErrorCode::Paused,
-                "the target takes nothing at the moment; QSET pause= opens it",
-            )
-            .retry(1000));
-        }
-        let full = settings.maxlen.is_some_and(|most| queue.counted() >= most)
-            || settings
-                .maxbytes
-                .is_some_and(|most| queue.counted_bytes() + size > most);
-        if full {
-            return Err(
-                Error::new(ErrorCode::Full, "the target is at its maxlen or maxbytes").retry(100),
-            );
-        }
-        if self.engine.over_budget {
-            return Err(Error::new(ErrorCode::Mem, "the memory budget is used up").retry(100));
-        }
-        if settings.durable != Level::None
-            && self
-                .engine
-                .log
-                .as_ref()
-                .is_some_and(|log| log.room() == Room::DiskFull)
-        {
-            return Err(Error::new(ErrorCode::Disk, "the disk is full").retry(500));
-        }
-        Ok(())
     }
 
     /// Answers a `MOVE`: an error only if nothing was moved.

@@ -312,6 +312,7 @@ impl<S: Storage> Shard<S> {
             .conns
             .insert(Conn::new(generation, peer, entrance, holder, now.us));
         self.totals.connections += 1;
+        self.wait_for_start(slot);
         let key = ConnKey {
             slot: slot as u32,
             generation,
@@ -511,6 +512,10 @@ impl<S: Storage> Shard<S> {
             }
         }
         let mut conn = self.conns.remove(slot);
+        let progress = conn.rare.any().and_then(|rare| rare.progress.take());
+        if let Some(progress) = progress.filter(|progress| progress.piece != 0) {
+            self.engine.outbox.forget_piece(progress.piece);
+        }
         while let Some(serial) = self.engine.leases.any_of(conn.holder) {
             let lease = self.engine.leases.end(serial).expect("the holder has it");
             if !planted(Fault::LeaseLostAtClose) {

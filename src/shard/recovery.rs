@@ -5,7 +5,7 @@
 
 use super::Now;
 use super::Shard;
-use super::engine::{DEFINE_BEGUN, Engine, Out, key_hash, once_hash};
+use super::engine::{DEFINE_BEGUN, Engine, Out, Part, key_hash, once_hash};
 use super::snapshot::{GroupImage, QueueImage, QueueState, Reader, Writer};
 use crate::broker::dedup::Original;
 use crate::broker::id::{Level, MessageId, QueueUid};
@@ -20,6 +20,7 @@ use crate::log::{
     BlockSlot, Entry, Message, Place, Position, ReadBlock, Recovered, Replay, SectionKind,
     Sections, SettleReason, TransferReason,
 };
+use bytes::Bytes;
 
 /// Sizes of the bodies that were replayed, so that what their settles take from a queue's bytes is
 /// exact. Of those that are only in a checkpoint nothing is known.
@@ -405,6 +406,7 @@ impl<S: Storage> Replay for Recovery<'_, S> {
                             SettleReason::Released => self.release(key, id, blocks, freed)?,
                             _ => self.settle(key, id, blocks, freed)?,
                         }
+                        self.engine.outbox.replay_end(*queue, id);
                     }
                 }
             }
@@ -416,6 +418,9 @@ impl<S: Storage> Replay for Recovery<'_, S> {
                 ..
             } => {
                 let key = self.find(*queue)?;
+                for id in run.first..run.first + run.count {
+                    self.engine.outbox.replay_end(*queue, id);
+                }
                 let queue = self.engine.queue_mut(key);
                 for id in run.first..run.first + run.count {
                     if queue.is_unsettled(id) {
@@ -538,6 +543,12 @@ impl<S: Storage> Replay for Recovery<'_, S> {
             Entry::In { shard, seq, below } => {
                 self.engine.outbox.replay_in(*shard, *seq, *below);
             }
+            Entry::Part { seq, shard, part } => {
+                if !part.is_empty() && Part::decode(&Bytes::copy_from_slice(part)).is_none() {
+                    return Err(format!("part {seq} of a transaction makes no sense"));
+                }
+                self.engine.outbox.replay_part(*seq, *shard, part);
+            }
             Entry::Route { change } => self.engine.replay_change(change)?,
             Entry::Open { .. } => {}
         }
@@ -578,6 +589,9 @@ impl<S: Storage> Shard<S> {
             if let Some(key) = engine.find_uid(out.uid) {
                 leased[key.0 as usize].push((out.id, out.pri));
             }
+        }
+        for (key, id, pri) in self.prepared_messages() {
+            leased[key.0 as usize].push((id, pri));
         }
         leased.iter_mut().for_each(|ids| ids.sort_unstable());
         let is_kept = |queue: &Queue| queue.exists && queue.group.is_none();

@@ -40,6 +40,8 @@ const PART_GROUP: u64 = 4;
 const PART_ROUTES: u64 = 1;
 /// Behind the schedules: what goes to other shards, and has come from them.
 const PART_OUTBOX: u64 = 2;
+/// Behind the schedules: what other shards have to do in transactions.
+const PART_ORDERS: u64 = 3;
 
 /// Writes a checkpoint's payload.
 #[derive(Debug, Default)]
@@ -87,12 +89,24 @@ impl Writer {
         let mut crossing = Writer::default();
         crossing.outbox(outbox);
         let has_crossed = outbox.next_seq() > 0 || outbox.seen().next().is_some();
-        self.number(1 + u64::from(has_crossed));
+        let parts: Vec<_> = outbox.orders.open().collect();
+        self.number(1 + u64::from(has_crossed) + u64::from(!parts.is_empty()));
         self.number(PART_ROUTES);
         self.octets(&part.out);
         if has_crossed {
             self.number(PART_OUTBOX);
             self.octets(&crossing.out);
+        }
+        if !parts.is_empty() {
+            let mut orders = Writer::default();
+            orders.number(parts.len() as u64);
+            for (seq, shard, part) in parts {
+                orders.number(seq);
+                orders.number(u64::from(shard));
+                orders.octets(part);
+            }
+            self.number(PART_ORDERS);
+            self.octets(&orders.out);
         }
     }
 
@@ -477,6 +491,13 @@ impl<'a> Reader<'a> {
             };
             if kind == PART_OUTBOX {
                 part.outbox(outbox)?;
+                continue;
+            }
+            if kind == PART_ORDERS {
+                for _ in 0..part.number()? {
+                    let (seq, shard) = (part.number()?, part.number()? as u32);
+                    outbox.replay_part(seq, shard, part.octets()?);
+                }
                 continue;
             }
             if kind != PART_ROUTES {

@@ -54,6 +54,20 @@ impl Transaction {
         self.is_void
     }
 
+    /// A part of one, with what was read for it.
+    pub(super) fn part(frames: Vec<u8>, bodies: Bodies) -> Transaction {
+        Transaction {
+            frames,
+            bodies,
+            ..Transaction::default()
+        }
+    }
+
+    /// What its `COMMIT` moves to other queues, as far as that was read.
+    pub(super) fn bodies(&mut self) -> &mut Bodies {
+        &mut self.bodies
+    }
+
     /// The commands as they were typed.
     pub(super) fn frames(&self) -> &[u8] {
         &self.frames
@@ -96,6 +110,11 @@ impl<'a> Commands<'a> {
             decoder: Decoder::default(),
             rest: frames,
         }
+    }
+
+    /// What is left of them.
+    pub(super) fn rest(&self) -> &'a [u8] {
+        self.rest
     }
 
     pub(super) fn next(&mut self, limits: &Limits) -> Option<Command<'_>> {
@@ -344,7 +363,7 @@ impl<S: Storage> Shard<S> {
     }
 
     /// Finds out whether all of it can be done; changes nothing that could be seen.
-    fn plan(&mut self, open: &mut Transaction, now: Now) -> Result<Plan, Refused> {
+    pub(super) fn plan(&mut self, open: &mut Transaction, now: Now) -> Result<Plan, Refused> {
         let mut plan = Plan::default();
         let (mut stale, mut all_live) = (Vec::new(), true);
         let mut refused = None;

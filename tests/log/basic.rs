@@ -140,6 +140,11 @@ fn every_kind_of_entry_comes_back() {
         seq: 7,
         below: 5,
     });
+    bench.append(&Entry::Part {
+        seq: 301,
+        shard: 2,
+        part: b"what is to be done",
+    });
     bench.append(&Entry::DeleteQueue { uid: QueueUid(3) });
     bench.settle(2, 1);
     bench.turn(true);
@@ -162,6 +167,7 @@ fn every_kind_of_entry_comes_back() {
         (0, b"\x02\x01e".to_vec(), true),
         (300, b"2 1 3 Rejected 4 graves bad".to_vec(), false),
         (7, b"1 5".to_vec(), false),
+        (301, b"2 what is to be done".to_vec(), false),
     ];
     assert_eq!(again.model.bound, bound);
     assert_eq!(

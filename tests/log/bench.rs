@@ -572,6 +572,10 @@ impl Model {
                 let text = format!("{shard} {below}");
                 self.bound.push((*seq, text.into_bytes(), false));
             }
+            Entry::Part { seq, shard, part } => {
+                let text = format!("{shard} {}", part.escape_ascii());
+                self.bound.push((*seq, text.into_bytes(), false));
+            }
             Entry::Open { incarnation } => self.opens.push(*incarnation),
         }
         Ok(())

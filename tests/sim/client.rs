@@ -579,7 +579,7 @@ impl Client {
             }
             5 => {
                 let to = self.queue(theme);
-                if to == queue || theme.shard_of(&to) != theme.shard_of(&queue) {
+                if to == queue {
                     return;
                 }
                 let from = match self.rng.chance(400) {

@@ -4,7 +4,8 @@
 //! A worker takes messages of `in`, and for each batch says `BEGIN`, publishes a result to `out` for
 //! some, gives others back or up with `NACK`, acks the rest, and says `COMMIT`. It may stop at any point
 //! and come back as another. Inputs carry a number; an input that is given up must be in `in.dead`, any
-//! other in `out`, at the end, once.
+//! other in `out`, at the end, once. With several shards these queues lie on different ones, and the inputs are
+//! moved to `in` from a queue of yet another, a few at a time.
 
 mod long;
 
@@ -12,12 +13,14 @@ use std::io::IoSlice;
 
 use ringmq::broker::id::Level;
 use ringmq::config::Config;
-use ringmq::shard::{ConnKey, Now, Shard};
+use ringmq::shard::{Now, shard_of};
 
+use crate::broker::{Broker, Key, Start};
+use crate::dialect::resp::{Value, parse};
 use crate::disk::{Crash, SimDisk};
 use crate::rng::Rng;
 use crate::runs::{seeds, total};
-use crate::storage::{Delays, JobsHandle, SimStorage};
+use crate::storage::{Delays, JobsHandle};
 use crate::wire::{Line, LineReader};
 
 /// Messages that go in.
@@ -33,9 +36,11 @@ const BACK_EVERY: u64 = 5;
 
 /// One connection, and what was read of it.
 struct Peer {
-    key: ConnKey,
+    key: Key,
     reader: LineReader,
     lines: Vec<Line>,
+    /// What one that speaks RESP was sent and has not read.
+    octets: Option<Vec<u8>>,
 }
 
 /// A message that a worker holds.
@@ -64,6 +69,39 @@ struct Worker {
     step: Step,
 }
 
+/// What the queues are called.
+struct Names {
+    /// Where inputs are before they are moved; with one shard they are not.
+    before: String,
+    out: String,
+    dead: String,
+}
+
+impl Names {
+    /// On different shards, if there are several.
+    fn new(shards: u32) -> Names {
+        let own = |name: &str| shard_of(name.as_bytes(), shards);
+        let beside = |stem: &str, taken: &[u32]| {
+            let names = (0..).map(|number| format!("{stem}{number}"));
+            let mut free = names.filter(|name| !taken.contains(&own(name)));
+            free.next().expect("there is no end of names")
+        };
+        if shards == 1 {
+            return Names {
+                before: "in".to_owned(),
+                out: "out".to_owned(),
+                dead: "in.dead".to_owned(),
+            };
+        }
+        let out = beside("out", &[own("in")]);
+        Names {
+            before: beside("before", &[own("in")]),
+            dead: beside("dead", &[own("in"), own(&out)]),
+            out,
+        }
+    }
+}
+
 /// A broker and its machine.
 pub struct World {
     pub rng: Rng,
@@ -71,8 +109,14 @@ pub struct World {
     delays: Delays,
     level: Level,
     pub now: u64,
-    shard: Option<Shard<SimStorage>>,
-    jobs: Option<JobsHandle>,
+    shards: u32,
+    /// Longest way of mail between them, microseconds.
+    mail_us: u64,
+    names: Names,
+    broker: Option<Broker>,
+    jobs: Vec<JobsHandle>,
+    /// Who moves inputs, by its place.
+    mover: Option<usize>,
     peers: Vec<Peer>,
     workers: Vec<Worker>,
     /// Crashes left, and when the next one is if it doesn't come after so many disk operations.
@@ -90,7 +134,21 @@ pub struct World {
 
 /// Runs one seed: how many transactions were done, or what went wrong.
 pub fn run(seed: u64) -> Result<u64, String> {
+    run_on(seed, 1)
+}
+
+/// Runs one seed with several shards.
+pub fn run_sharded(seed: u64) -> Result<u64, String> {
+    run_on(seed, 3)
+}
+
+fn run_on(seed: u64, shards: u32) -> Result<u64, String> {
     let mut world = World::new(seed ^ 0x7069_7065);
+    world.shards = shards;
+    world.names = Names::new(shards);
+    if shards > 1 {
+        world.mail_us = *world.rng.pick(&[1, 1_000, 10_000]);
+    }
     world.run().map(|()| world.commits)
 }
 
@@ -107,8 +165,12 @@ impl World {
             },
             level: *rng.pick(&[Level::Disk, Level::Disk, Level::Os]),
             now: EPOCH_US,
-            shard: None,
-            jobs: None,
+            shards: 1,
+            mail_us: 0,
+            names: Names::new(1),
+            broker: None,
+            jobs: Vec::new(),
+            mover: None,
             peers: Vec::new(),
             workers: Vec::new(),
             crashes: rng.range(1, 8),
@@ -126,14 +188,20 @@ impl World {
     fn run(&mut self) -> Result<(), String> {
         self.start()?;
         let writer = self.connect();
+        let Names { before, out, dead } = &self.names;
+        let dead = match self.shards {
+            1 => String::new(),
+            _ => format!(" dead={dead}"),
+        };
+        let (before, out) = (before.clone(), out.clone());
         self.ask(
             writer,
-            "QSET in maxdeliver=0 lease=300ms backoff=5ms..50ms\n",
+            &format!("QSET in maxdeliver=0 lease=300ms backoff=5ms..50ms{dead}\n"),
         );
-        self.ask(writer, "QSET out\n");
+        self.ask(writer, &format!("QSET {out}\n"));
         for number in 0..INPUTS {
             let body = self.body(number);
-            let publish = format!("PUB in ${}\n{body}\n", body.len());
+            let publish = format!("PUB {before} ${}\n{body}\n", body.len());
             self.ask(writer, &publish);
         }
         for _ in 0..self.rng.range(1, 3) {
@@ -154,6 +222,9 @@ impl World {
             }
             for worker in 0..self.workers.len() {
                 self.act(worker);
+            }
+            if self.shards > 1 && self.rng.chance(30) {
+                self.move_some();
             }
             self.turn();
             if turns % 100 == 99 && self.is_done() {
@@ -189,11 +260,18 @@ impl World {
         config.log.chunk_bytes = 4 << 10;
         config.log.checkpoint_bytes = 60 << 10;
         let seed = self.rng.next();
-        let (storage, jobs) = SimStorage::new(&self.disk, self.delays, self.now, seed);
-        let opened = Shard::open(&config, Some(storage), self.clock(), seed);
-        let (shard, _) = opened.map_err(|error| format!("no start: {error}"))?;
-        self.shard = Some(shard);
-        self.jobs = Some(jobs);
+        let start = Start {
+            shards: self.shards,
+            memory: false,
+            delays: self.delays,
+            now: self.clock(),
+            seed,
+            mail_us: self.mail_us,
+        };
+        let opened = Broker::open(&config, &self.disk, start);
+        let (broker, jobs, _) = opened.map_err(|error| format!("no start: {error}"))?;
+        self.broker = Some(broker);
+        self.jobs = jobs;
         Ok(())
     }
 
@@ -218,8 +296,9 @@ impl World {
     }
 
     pub fn crash(&mut self) -> Result<(), String> {
-        self.shard = None;
-        self.jobs = None;
+        self.broker = None;
+        self.jobs.clear();
+        self.mover = None;
         self.disk.crash(self.crash_mode);
         self.disk.set_faults(|faults| faults.crash_at = None);
         self.disk.forget_removed();
@@ -236,14 +315,17 @@ impl World {
     pub fn turn(&mut self) {
         self.now += self.rng.spread(20, 3_000);
         let now = self.clock();
-        if let Some(jobs) = &self.jobs {
+        for jobs in &self.jobs {
             jobs.advance(self.now);
         }
-        let Some(shard) = &mut self.shard else { return };
+        let Some(shard) = &mut self.broker else {
+            return;
+        };
         if self.disk.crashed() {
             return;
         }
         shard.handle_turn_end(now);
+        shard.post(self.now);
         // What was put out in the turn in which it died never left.
         while !self.disk.crashed()
             && let Some(key) = shard.poll_output()
@@ -253,7 +335,13 @@ impl World {
                 let filled = shard.output(key, &mut slices);
                 let octets = slices[..filled].iter().flat_map(|slice| slice.iter());
                 let octets: Vec<u8> = octets.copied().collect();
-                if let Some(peer) = self.peers.iter_mut().find(|peer| peer.key == key) {
+                let peer = self.peers.iter_mut().find(|peer| peer.key == key);
+                if let Some(Peer {
+                    octets: Some(kept), ..
+                }) = peer
+                {
+                    kept.extend_from_slice(&octets);
+                } else if let Some(peer) = peer {
                     let lines = peer.reader.feed(&octets).expect("the protocol is kept");
                     peer.lines.extend(lines);
                 }
@@ -269,14 +357,55 @@ impl World {
 
     pub fn connect(&mut self) -> usize {
         let now = self.clock();
-        let shard = self.shard.as_mut().expect("the broker is up");
+        let shard = self.broker.as_mut().expect("the broker is up");
         let key = shard.handle_accept("127.0.0.1:1", now);
         self.peers.push(Peer {
             key: key.expect("there are few connections"),
             reader: LineReader::default(),
             lines: Vec::new(),
+            octets: None,
         });
         self.peers.len() - 1
+    }
+
+    /// Connects one that speaks RESP.
+    pub fn connect_resp(&mut self) -> usize {
+        let peer = self.connect();
+        self.peers[peer].octets = Some(Vec::new());
+        peer
+    }
+
+    /// Says a command of RESP.
+    pub fn say_resp(&mut self, peer: usize, words: &[&str]) {
+        let mut text = format!("*{}\r\n", words.len());
+        for word in words {
+            text += &format!("${}\r\n{word}\r\n", word.len());
+        }
+        self.type_text(peer, &text);
+    }
+
+    /// Waits for a reply of RESP; nothing if the broker goes down first.
+    pub fn reply_resp(&mut self, peer: usize) -> Result<Option<Value>, String> {
+        for _ in 0..100_000 {
+            if let Some(value) = self.replied_resp(peer)? {
+                return Ok(Some(value));
+            }
+            if self.disk.crashed() {
+                return Ok(None);
+            }
+            self.turn();
+        }
+        Err("no reply ever".to_owned())
+    }
+
+    /// The reply of RESP that has come, if one has.
+    pub fn replied_resp(&mut self, peer: usize) -> Result<Option<Value>, String> {
+        let octets = self.peers[peer].octets.as_mut().expect("it speaks RESP");
+        let Some((value, used)) = parse(octets)? else {
+            return Ok(None);
+        };
+        octets.drain(..used);
+        Ok(Some(value))
     }
 
     fn type_text(&mut self, peer: usize, text: &str) {
@@ -284,7 +413,7 @@ impl World {
         let key = self.peers[peer].key;
         let mut rest = text.as_bytes();
         while !rest.is_empty() && !self.disk.crashed() {
-            let shard = self.shard.as_mut().expect("the broker is up");
+            let shard = self.broker.as_mut().expect("the broker is up");
             let Some(space) = shard.receive_space(key) else {
                 self.turn();
                 continue;
@@ -322,11 +451,30 @@ impl World {
     pub fn reset(&mut self, peer: usize) {
         let now = self.clock();
         let key = self.peers[peer].key;
-        let shard = self.shard.as_mut().expect("the broker is up");
+        let shard = self.broker.as_mut().expect("the broker is up");
         shard.handle_reset(key, now);
     }
 
     // --- The workers ---
+
+    /// Has some inputs moved, whatever has come of the last.
+    fn move_some(&mut self) {
+        if self.disk.crashed() {
+            return;
+        }
+        let mover = match self.mover {
+            Some(mover) => mover,
+            None => self.connect(),
+        };
+        self.mover = Some(mover);
+        let (count, before) = (self.rng.spread(1, 30), &self.names.before);
+        let text = format!("MOVE {before} in {count}\n");
+        self.type_text(mover, &text);
+        if self.rng.chance(100) {
+            self.reset(mover);
+            self.mover = None;
+        }
+    }
 
     fn act(&mut self, worker: usize) {
         if self.workers[worker].at > self.now || self.disk.crashed() {
@@ -395,7 +543,8 @@ impl World {
                 text += &format!("NACK! {handle}\n");
             } else {
                 let body = self.body(number);
-                let publish = format!("PUB! out ${}\n{body}\n", body.len());
+                let out = &self.names.out;
+                let publish = format!("PUB! {out} ${}\n{body}\n", body.len());
                 let ack = format!("ACK! {handle}\n");
                 text += &match self.rng.chance(500) {
                     true => publish + &ack,
@@ -416,8 +565,17 @@ impl World {
         if self.disk.crashed() {
             return false;
         }
+        let before = self.names.before.clone();
+        self.is_empty(&before) && self.is_empty("in")
+    }
+
+    /// Nothing is left in a queue.
+    fn is_empty(&mut self, queue: &str) -> bool {
+        if self.disk.crashed() {
+            return false;
+        }
         let peer = self.connect();
-        let lines = self.ask(peer, "QGET in\n");
+        let lines = self.ask(peer, &format!("QGET {queue}\n"));
         if self.disk.crashed() {
             return false;
         }
@@ -444,8 +602,11 @@ impl World {
         let dead = |number: &u64| number % DEAD_EVERY == 3;
         let results: Vec<u64> = all.clone().filter(|number| !dead(number)).collect();
         let given_up: Vec<u64> = all.filter(dead).collect();
-        self.holds("out", &results)?;
-        self.holds("in.dead", &given_up)?;
+        let Names { before, out, dead } = &self.names;
+        let (before, out, dead) = (before.clone(), out.clone(), dead.clone());
+        self.holds(&out, &results)?;
+        self.holds(&dead, &given_up)?;
+        self.holds(&before, &[])?;
         self.holds("in", &[])
     }
 
@@ -503,6 +664,14 @@ fn is_terminal(line: &Line) -> bool {
 fn what_comes_out_is_what_went_in() {
     let seeds = seeds(60);
     let commits = total(seeds.clone(), run);
+    let least = 8 * (seeds.end - seeds.start);
+    assert!(commits > least, "only {commits} transactions were done");
+}
+
+#[test]
+fn what_comes_out_of_several_shards_is_what_went_in() {
+    let seeds = seeds(60);
+    let commits = total(seeds.clone(), run_sharded);
     let least = 8 * (seeds.end - seeds.start);
     assert!(commits > least, "only {commits} transactions were done");
 }

@@ -271,22 +271,35 @@ impl Queue {
         self.leaving.1 -= bytes;
     }
 
+    /// So many messages and bytes are to come, and count for the limits from now on.
+    pub fn expects(&mut self, messages: u64, bytes: u64) {
+        self.expected.0 += messages;
+        self.expected.1 += bytes;
+    }
+
+    /// They come now, or never.
+    pub fn expects_no_more(&mut self, messages: u64, bytes: u64) {
+        self.expected.0 -= messages;
+        self.expected.1 -= bytes;
+    }
+
     /// Messages that count for `maxlen=`: stored and not settled by all.
     #[inline]
     pub fn counted(&self) -> u64 {
-        match &self.sharing {
+        let counted = match &self.sharing {
             None => self.index.live().saturating_sub(self.leaving.0),
             Some(sharing) => {
                 let done = sharing.retained.len() + sharing.unclaimed.len();
                 self.index.live().saturating_sub(done)
             }
-        }
+        };
+        counted + self.expected.0
     }
 
     /// Bytes that count for `maxbytes=`.
     #[inline]
     pub fn counted_bytes(&self) -> u64 {
-        match &self.sharing {
+        let counted = match &self.sharing {
             None => self.index.bytes().saturating_sub(self.leaving.1),
             Some(sharing) => {
                 let bytes = self.index.bytes();
@@ -294,7 +307,8 @@ impl Queue {
                 let unclaimed = sharing.unclaimed.len() * average;
                 bytes.saturating_sub(sharing.retained_bytes + unclaimed)
             }
-        }
+        };
+        counted + self.expected.1
     }
 
     /// Makes it a queue that can have groups and retain: its bare name becomes one reader among others.

@@ -13,7 +13,9 @@ mod deliver;
 mod deliver_run;
 mod exchanges;
 mod groups;
+mod moves;
 mod outbox;
+mod parts;
 mod publish;
 mod publish_run;
 mod request;
@@ -28,6 +30,7 @@ pub use definitions::DEFINE_BEGUN;
 pub use deliver::{Damaged, Next, Taken};
 pub use exchanges::{Burial, Reached};
 pub use outbox::{Carried, Out, Outbox};
+pub use parts::{How, Ordered, Part, Settle};
 pub use publish::{Receipt, Refused, key_hash, once_hash};
 pub use settle::{Death, Return};
 pub use transaction::{Bodies, Plan};
@@ -369,6 +372,7 @@ impl<S: Storage> Engine<S> {
             + self.topics.memory()
             + self.exchanges.memory()
             + self.schedules.memory()
+            + self.outbox.orders.memory()
     }
 
     /// The same after so many queues were looked at again.

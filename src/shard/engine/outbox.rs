@@ -12,12 +12,17 @@ use bytes::Bytes;
 use super::super::Now;
 use super::super::conn::Need;
 use super::super::trace;
+use super::moves::{Ended, Pieces};
+use super::parts::Orders;
 use super::publish::{begin_many, store};
 use super::{Damaged, Death, Engine, key_hash};
+use crate::broker::arena::{REQUEST, is_request};
 use crate::broker::command::Body;
 use crate::broker::id::{Level, MessageId, QueueUid};
 use crate::broker::queue::{Published, QueueKey, State};
+use crate::broker::reply::Error;
 use crate::broker::settings::Settings;
+use crate::fault::{Fault, planted};
 use crate::log::disk::Storage;
 use crate::log::{
     Entry, PUBLISH_HEAD_BYTES_MAX, SectionKind, Sections, SectionsBuilder, SettleReason,
@@ -25,13 +30,15 @@ use crate::log::{
 };
 
 /// So many messages are under way between two shards before the next wait.
-const UNDER_WAY_MAX: usize = 256;
+const UNDER_WAY_MAX: usize = 1024;
+/// So many bytes of them before the next wait.
+const UNDER_WAY_BYTES_MAX: usize = 16 << 20;
 /// Most bytes of an `in` entry.
-const IN_BYTES_MAX: usize = 40;
+pub(super) const IN_BYTES_MAX: usize = 40;
 
 /// How far a message is on its way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
+pub(super) enum Stage {
     /// It waits for its entry to be on stable storage, or for others.
     Waiting(Need),
     /// Its body, or its place, is being read from the disk.
@@ -63,9 +70,15 @@ pub struct Out {
     pub tries: u16,
     /// What the consumer said.
     pub why: Vec<u8>,
-    stage: Stage,
+    pub(super) stage: Stage,
     /// It counted so many bytes for its queue's limits, which it does not any more.
-    counted: Option<u64>,
+    pub(super) counted: Option<u64>,
+    /// Its leaving is in the log.
+    pub(super) is_logged: bool,
+    /// The piece of a `MOVE` that it belongs to; 0 = none.
+    pub(super) piece: u64,
+    /// Bytes of it that are under way.
+    sent_bytes: usize,
 }
 
 /// A message as it comes to another shard.
@@ -85,6 +98,10 @@ pub struct Carried {
     pub sections: Vec<u8>,
     /// The body.
     pub body: Bytes,
+    /// It comes by a `MOVE`, which the queue's limits may refuse; the piece of it, 0 = none.
+    pub moved: Option<u64>,
+    /// It is a request, removed at that time, microseconds.
+    pub request_until_us: Option<u64>,
 }
 
 /// What has come from one shard.
@@ -111,24 +128,109 @@ impl Seen {
 pub struct Outbox {
     /// The next message's number; 1 is the first.
     next_seq: u64,
-    outs: BTreeMap<u64, Out>,
+    pub(super) outs: BTreeMap<u64, Out>,
+    /// While a log is replayed: the numbers of messages on their way.
+    replayed: BTreeMap<(QueueUid, MessageId), u64>,
     seen: BTreeMap<u32, Seen>,
     /// Which are to be told that theirs is on stable storage: when, whom, which.
     arrived: Vec<(Need, u32, u64)>,
     /// Came while the log had no room.
     waiting: Vec<(u32, Carried)>,
+    /// Pieces of `MOVE`s that go to other shards, and what came of them.
+    pub(super) pieces: Pieces,
+    /// Parts of transactions, for other shards and of them.
+    pub orders: Orders,
+    /// Commands that wait for something to have left may go on.
+    pub(super) has_moved_on: bool,
 }
 
 impl Outbox {
     /// Is anything under way that needs a turn?
     pub fn is_idle(&self) -> bool {
-        self.outs.is_empty() && self.arrived.is_empty() && self.waiting.is_empty()
+        self.outs.is_empty()
+            && self.arrived.is_empty()
+            && self.waiting.is_empty()
+            && !self.has_moved_on
+            && !self.pieces.has_news()
+            && self.orders.is_idle()
+    }
+
+    /// The number of what goes to another shard next.
+    pub(super) fn take_seq(&mut self) -> u64 {
+        let seq = self.next_seq.max(1);
+        self.next_seq = seq + 1;
+        seq
+    }
+
+    /// What has lower numbers is never sent again.
+    pub(super) fn below(&self) -> u64 {
+        let outs = self.outs.keys().next().copied();
+        let first = outs.into_iter().chain(self.orders.first()).min();
+        first.unwrap_or(self.next_seq)
+    }
+
+    /// Has that come from the shard before?
+    pub(super) fn has_seen(&self, from: u32, seq: u64) -> bool {
+        self.seen.get(&from).is_some_and(|seen| seen.has(seq))
+    }
+
+    /// The shard is told that what it has sent is here, when it is safe.
+    pub(super) fn note_arrived(&mut self, need: Need, from: u32, seq: u64) {
+        self.arrived.push((need, from, seq));
+    }
+
+    /// Replays what another shard has to do in a transaction; an empty part: it has done it.
+    pub fn replay_part(&mut self, seq: u64, to: u32, part: &[u8]) {
+        self.next_seq = self.next_seq.max(seq + 1);
+        self.orders.replay(seq, to, part);
+    }
+
+    /// A piece of a `MOVE` that waits for an answer.
+    pub fn begin_piece(&mut self, to: u32, left: usize) -> u64 {
+        self.pieces.begin(to, left)
+    }
+
+    /// The other shard has looked at the target of a `MOVE`.
+    pub fn target_found(&mut self, piece: u64, refused: Option<Error>) {
+        self.has_moved_on = true;
+        self.pieces.answered(piece, refused);
+    }
+
+    /// What came of a piece, when it has ended.
+    pub fn take_piece(&mut self, piece: u64) -> Option<Ended> {
+        self.pieces.take(piece)
+    }
+
+    /// Nobody waits for a piece any more.
+    pub fn forget_piece(&mut self, piece: u64) {
+        self.pieces.forget(piece);
+    }
+
+    /// A piece of another shard of which something was refused has ended.
+    pub fn forget_refused(&mut self, from: u32, piece: u64) {
+        self.pieces.forget_refused(from, piece);
+    }
+
+    /// What is to be told to other shards: what was refused, and which pieces are over.
+    #[allow(clippy::type_complexity)]
+    pub fn take_news(&mut self) -> (Vec<(u32, u64, Error)>, Vec<(u32, u64)>) {
+        self.pieces.take_news()
+    }
+
+    /// Commands that wait for something to have left look again.
+    pub fn move_on(&mut self) {
+        self.has_moved_on = true;
+    }
+
+    /// Something has left, or is back, since that was asked.
+    pub fn take_moved_on(&mut self) -> bool {
+        std::mem::take(&mut self.has_moved_on)
     }
 
     /// Something can be sent at once: it is so after a restart.
     pub fn is_due(&self) -> bool {
         let mut outs = self.outs.values();
-        outs.any(|out| out.stage == Stage::Waiting(Need::NOW))
+        outs.any(|out| out.stage == Stage::Waiting(Need::NOW)) || self.orders.is_due()
     }
 
     /// Messages of these readers are on their way.
@@ -158,7 +260,17 @@ impl Outbox {
     pub fn replay_out(&mut self, seq: u64, mut out: Out) {
         out.stage = Stage::Waiting(Need::NOW);
         self.next_seq = self.next_seq.max(seq + 1);
+        self.replayed.insert((out.uid, out.id), seq);
         self.outs.insert(seq, out);
+    }
+
+    /// Replays that a message of a reader is back, or settled: it does not leave any more.
+    pub fn replay_end(&mut self, uid: QueueUid, id: MessageId) {
+        if !self.replayed.is_empty()
+            && let Some(seq) = self.replayed.remove(&(uid, id))
+        {
+            self.outs.remove(&seq);
+        }
     }
 
     /// Replays that a message has come.
@@ -201,6 +313,9 @@ impl Out {
             why: why.to_vec(),
             stage: Stage::Waiting(Need::NOW),
             counted: None,
+            is_logged: true,
+            piece: 0,
+            sent_bytes: 0,
         }
     }
 }
@@ -213,15 +328,22 @@ impl<S: Storage> Engine<S> {
         (owner != me).then_some(owner)
     }
 
-    /// A taken message leaves for a queue of another shard.
-    pub(super) fn send_away(&mut self, key: QueueKey, death: Death, target: Box<[u8]>, to: u32) {
+    /// A taken message leaves for a queue of another shard, by itself (0) or in that piece of a `MOVE`.
+    pub(super) fn send_away(
+        &mut self,
+        key: QueueKey,
+        death: Death,
+        target: Box<[u8]>,
+        to: u32,
+        piece: u64,
+    ) {
         let store = self.store_of(key);
         let queue = self.queue(key);
-        let (uid, level) = (queue.uid, queue.settings.durable);
-        let seq = self.outbox.next_seq.max(1);
-        self.outbox.next_seq = seq + 1;
+        let uid = queue.uid;
+        let is_logged = queue.settings.durable != Level::None && !is_request(death.place);
+        let seq = self.outbox.take_seq();
         let mut need = Need::NOW;
-        if level != Level::None {
+        if is_logged {
             let log = self.log.as_mut().expect("a logged queue has a log");
             log.append(&Entry::Out {
                 seq,
@@ -250,6 +372,9 @@ impl<S: Storage> Engine<S> {
             why: death.why,
             stage: Stage::Waiting(need),
             counted,
+            is_logged,
+            piece,
+            sent_bytes: 0,
         };
         self.outbox.outs.insert(seq, out);
     }
@@ -263,7 +388,7 @@ impl<S: Storage> Engine<S> {
         }
     }
 
-    /// How many messages a replayed log has on their way to other shards.
+    /// How many messages, and parts of transactions, a replayed log has on their way to other shards.
     pub fn leaving(&self) -> usize {
         let is_there = |out: &Out| {
             let key = self.find_uid(out.uid);
@@ -274,10 +399,12 @@ impl<S: Storage> Engine<S> {
             .values()
             .filter(|out| is_there(out))
             .count()
+            + self.outbox.orders.len()
     }
 
     /// After a replay: what was on its way still is, and nobody is handed it here.
     pub fn take_outs_back(&mut self) {
+        self.outbox.replayed.clear();
         let mut outs = std::mem::take(&mut self.outbox.outs);
         outs.retain(|_, out| {
             let Some(key) = self.find_uid(out.uid) else {
@@ -305,27 +432,44 @@ impl<S: Storage> Engine<S> {
         }
         self.forget_settled();
         self.settle_taken_outs();
-        let mut under_way: BTreeMap<u32, usize> = BTreeMap::new();
+        let mut under_way: BTreeMap<u32, (usize, usize)> = BTreeMap::new();
         for out in self.outbox.outs.values() {
-            *under_way.entry(out.to).or_default() += usize::from(out.stage == Stage::Sent);
+            if out.stage == Stage::Sent {
+                let (count, bytes) = under_way.entry(out.to).or_default();
+                *count += 1;
+                *bytes += out.sent_bytes;
+            }
         }
-        let below = self.outbox.outs.keys().next().copied().unwrap_or(0);
-        let ready: Vec<u64> = self
-            .outbox
-            .outs
-            .iter()
-            .filter(|(_, out)| matches!(out.stage, Stage::Waiting(need) if self.reached(need)))
-            .map(|(seq, _)| *seq)
-            .collect();
+        let below = self.outbox.below();
+        // What goes together goes in its order.
+        let mut held_up = BTreeSet::new();
+        let mut ready = Vec::new();
+        for (seq, out) in &self.outbox.outs {
+            match out.stage {
+                Stage::Waiting(need) if self.reached(need) => ready.push(*seq),
+                Stage::Waiting(_) | Stage::Reading => _ = held_up.insert((out.piece, *seq)),
+                Stage::Sent | Stage::Taken | Stage::Settled(_) => {}
+            }
+        }
         for seq in ready {
-            let to = self.outbox.outs[&seq].to;
-            let count = under_way.entry(to).or_default();
-            if *count >= UNDER_WAY_MAX {
+            let (to, piece) = (self.outbox.outs[&seq].to, self.outbox.outs[&seq].piece);
+            let before = held_up.range((piece, 0)..(piece, seq)).next();
+            if piece != 0 && before.is_some() {
                 continue;
             }
-            if let Some(carried) = self.pack(seq, below) {
-                *count += 1;
-                found.push((to, carried));
+            let (count, bytes) = under_way.entry(to).or_default();
+            if *count >= UNDER_WAY_MAX || *bytes >= UNDER_WAY_BYTES_MAX {
+                held_up.insert((piece, seq));
+                continue;
+            }
+            match self.pack(seq, below) {
+                Some(carried) => {
+                    let (count, bytes) = under_way.entry(to).or_default();
+                    *count += 1;
+                    *bytes += carried.body.len() + carried.sections.len();
+                    found.push((to, carried));
+                }
+                None => _ = held_up.insert((piece, seq)),
             }
         }
         found
@@ -336,7 +480,7 @@ impl<S: Storage> Engine<S> {
         let out = &self.outbox.outs[&seq];
         let (uid, id) = (out.uid, out.id);
         let Some(key) = self.find_uid(uid).filter(|key| self.is_same(*key, uid)) else {
-            self.outbox.outs.remove(&seq);
+            self.forget_out(seq);
             return None;
         };
         if self.queue(key).state(id) != State::Leased {
@@ -370,36 +514,62 @@ impl<S: Storage> Engine<S> {
                 return None;
             }
         };
-        let settings = self.queue(key).settings.for_dead_letters(&self.defaults);
-        let is_logged = self.queue(key).settings.durable != Level::None;
-        let name = self.queue(key).name.clone();
-        let out = self.outbox.outs.get_mut(&seq)?;
-        out.stage = Stage::Sent;
-        let note = trace::Note {
-            queue: &name,
-            id,
-            reason: out.reason,
-            tries: out.tries,
-            why: &out.why,
+        let request_until_us = match is_request(place) {
+            true => Some(self.queue(key).expiry.own_us(id).unwrap_or(u64::MAX)),
+            false => None,
         };
+        let queue = self.queue(key);
+        let (of_dead, name) = (
+            queue.settings.for_dead_letters(&self.defaults),
+            queue.name.clone(),
+        );
+        let out = self.outbox.outs.get_mut(&seq)?;
+        let is_moved = out.reason == TransferReason::Moved;
+        let (settings, sections) = match is_moved {
+            true => (self.defaults.clone(), trace::keep(Sections(&sections))),
+            false => {
+                let note = trace::Note {
+                    queue: &name,
+                    id,
+                    reason: out.reason,
+                    tries: out.tries,
+                    why: &out.why,
+                };
+                (of_dead, trace::add(Sections(&sections), &note))
+            }
+        };
+        out.stage = Stage::Sent;
+        out.sent_bytes = sections.len() + body.len();
         Some(Carried {
             seq,
             below,
-            is_logged,
+            is_logged: out.is_logged,
             target: out.target.clone(),
             settings,
-            sections: trace::add(Sections(&sections), &note),
+            sections,
             body,
+            moved: is_moved.then_some(out.piece),
+            request_until_us,
         })
     }
 
     /// A message has gone, or is no longer there to go.
-    fn end_out(&mut self, seq: u64, key: QueueKey) {
+    pub(super) fn end_out(&mut self, seq: u64, key: QueueKey) {
         let store = self.store_of(key);
-        if let Some(out) = self.outbox.outs.remove(&seq)
-            && let Some(bytes) = out.counted
-        {
-            self.queue_mut(store).has_left(bytes);
+        if let Some(out) = self.outbox.outs.remove(&seq) {
+            self.outbox.has_moved_on = true;
+            self.outbox.pieces.lost(out.piece);
+            if let Some(bytes) = out.counted {
+                self.queue_mut(store).has_left(bytes);
+            }
+        }
+    }
+
+    /// The queue that a message was to leave is gone.
+    fn forget_out(&mut self, seq: u64) {
+        if let Some(out) = self.outbox.outs.remove(&seq) {
+            self.outbox.has_moved_on = true;
+            self.outbox.pieces.lost(out.piece);
         }
     }
 
@@ -419,9 +589,9 @@ impl<S: Storage> Engine<S> {
         let taken: Vec<u64> = taken.map(|(seq, _)| *seq).collect();
         for seq in taken {
             let out = &self.outbox.outs[&seq];
-            let (uid, id, reason) = (out.uid, out.id, out.reason);
+            let (uid, id, reason, is_logged) = (out.uid, out.id, out.reason, out.is_logged);
             let Some(key) = self.find_uid(uid).filter(|key| self.is_same(*key, uid)) else {
-                self.outbox.outs.remove(&seq);
+                self.forget_out(seq);
                 continue;
             };
             if self.queue(key).state(id) != State::Leased {
@@ -440,13 +610,15 @@ impl<S: Storage> Engine<S> {
                 }
             };
             self.settle_taken(key, id, place, size, reason);
-            let need = match self.queue(key).settings.durable {
-                Level::None => Need::NOW,
-                _ => self.need(Level::Disk),
+            let need = match is_logged {
+                true => self.need(Level::Disk),
+                false => Need::NOW,
             };
             let store = self.store_of(key);
+            self.outbox.has_moved_on = true;
             if let Some(out) = self.outbox.outs.get_mut(&seq) {
                 out.stage = Stage::Settled(need);
+                self.outbox.pieces.gone(out.piece);
                 let counted = out.counted.take();
                 if let Some(bytes) = counted {
                     self.queue_mut(store).has_left(bytes);
@@ -461,24 +633,37 @@ impl<S: Storage> Engine<S> {
         self.outbox.outs = outs;
     }
 
-    /// A message of another shard has come: it is taken in, once.
+    /// A message of another shard has come: it is taken in, once, or a `MOVE` is refused.
     pub fn take_in(&mut self, from: u32, carried: Carried, now: Now) {
         let seen = self.outbox.seen.entry(from).or_default();
         if seen.has(carried.seq) {
             self.outbox.arrived.push((Need::NOW, from, carried.seq));
             return;
         }
+        if !self.outbox.waiting.is_empty() {
+            // What goes together stays in its order.
+            self.outbox.waiting.push((from, carried));
+            return;
+        }
         let target = match self.find(&carried.target) {
             Some(target) => target,
             None => self.create(&carried.target, carried.settings.clone()),
         };
+        if let Some(piece) = carried.moved
+            && let Some(error) = self.refuses_piece(from, piece, target, carried.body.len() as u64)
+        {
+            self.outbox.pieces.refuse(from, piece, carried.seq, error);
+            return;
+        }
         let to = self.queue(target);
         let (level, pri) = (to.settings.durable, to.settings.pri);
+        let is_request = carried.request_until_us.is_some();
         let mut sections = carried.sections.clone();
         if pri != 0 {
             SectionsBuilder::new(&mut sections).priority(pri);
         }
         if level != Level::None
+            && !is_request
             && let Some(log) = &mut self.log
         {
             let bytes = PUBLISH_HEAD_BYTES_MAX + sections.len() + carried.body.len() + IN_BYTES_MAX;
@@ -486,7 +671,7 @@ impl<S: Storage> Engine<S> {
                 self.outbox.waiting.push((from, carried));
                 return;
             }
-            if carried.is_logged {
+            if carried.is_logged && !planted(Fault::ArrivalNotLogged) {
                 log.append(&Entry::In {
                     shard: from,
                     seq: carried.seq,
@@ -500,21 +685,35 @@ impl<S: Storage> Engine<S> {
         }
         let body = Body::Owned(carried.body.clone());
         let queue = &mut self.queues[target.0 as usize];
-        let place = store(queue, &mut self.log, &mut self.pool, &sections, body, now);
+        let place = match is_request {
+            true => {
+                let time_ms = now.us / 1000;
+                queue.arena.push(time_ms, &sections, &body, &mut self.pool) | REQUEST
+            }
+            false => store(queue, &mut self.log, &mut self.pool, &sections, body, now),
+        };
         let published = Published {
             place,
             size: carried.body.len() as u32,
             pri,
             due_us: 0,
-            expires_us: None,
+            expires_us: carried.request_until_us,
             now_us: now.us,
         };
         let order = Sections(&sections).get(SectionKind::Key);
         let order = order.map(|order| key_hash(self.once_key, order));
+        let id = self.queue(target).next_id();
         self.enter(target, &published, order);
-        self.published(target, level, level);
+        match is_request {
+            true => self.reveal_request(target, id),
+            false => {
+                self.published(target, level, level);
+                self.show_when_stored(target);
+            }
+        }
         self.arm(target);
         let need = match level {
+            _ if is_request => Need::NOW,
             Level::None => Need::NOW,
             _ => self.need(Level::Disk),
         };

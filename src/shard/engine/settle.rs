@@ -384,7 +384,7 @@ impl<S: Storage> Engine<S> {
         let name = name.expect("it buries, and by no route");
         if let Some(to) = self.elsewhere(&name) {
             self.queue_mut(key).counters.dead += 1;
-            return self.send_away(key, death, name, to);
+            return self.send_away(key, death, name, to, 0);
         }
         let target = match self.find(&name) {
             Some(target) => target,

@@ -28,11 +28,11 @@ use crate::log::{
 };
 
 /// Bytes of a record beyond what its entries are known to take at most, and rows of its table.
-const SPARE_BYTES: usize = 256;
-const SPARE_ROWS: usize = 2;
+pub(super) const SPARE_BYTES: usize = 256;
+pub(super) const SPARE_ROWS: usize = 2;
 /// What the trace of a move to the dead-letter queue adds to a message at most, beside the names and the
 /// reason in it, bytes.
-const TRACE_BYTES_MAX: usize = 1 << 10;
+pub(super) const TRACE_BYTES_MAX: usize = 1 << 10;
 
 /// Messages that a transaction moves to other queues, read ahead: sections and body.
 pub type Bodies = BTreeMap<(QueueUid, MessageId), (Vec<u8>, Bytes)>;
@@ -87,6 +87,23 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// What comes to queues with limits, and counts from now on: which queue, messages, bytes. What is acked makes
+    /// room.
+    pub fn expected(&self) -> Vec<(QueueKey, u64, u64)> {
+        let shares = self.shares.iter();
+        let coming = shares.filter_map(|share| {
+            let messages = u64::from(share.count) + share.incoming;
+            let bytes = share.body_bytes + share.incoming_bytes;
+            let messages = messages.saturating_sub(share.acked);
+            Some((
+                share.key?,
+                messages,
+                bytes.saturating_sub(share.acked_bytes),
+            ))
+        });
+        coming.collect()
+    }
+
     fn share(&mut self, key: QueueKey) -> usize {
         let (shares, next) = (&mut self.shares, self.by_key.entry(key));
         *next.or_insert_with(|| {
@@ -253,23 +270,37 @@ impl<S: Storage> Engine<S> {
             return Err(error);
         }
         if level != Level::None {
-            // As long as they can be, whatever the queue's settings add.
-            let longest = Published {
-                place: 0,
-                size: 0,
-                pri: u8::MAX,
-                due_us: u64::MAX,
-                expires_us: Some(u64::MAX),
-                now_us: now.us,
-            };
-            self.build_sections(level, options, &longest);
-            let head = PUBLISH_HEAD_BYTES_MAX + self.sections.len();
-            plan.log_bytes += count as usize * head + body_bytes as usize;
+            plan.log_bytes += self.publish_log_bytes(level, options, count, body_bytes, now);
         }
         let share = &mut plan.shares[share];
         share.count += count;
         share.body_bytes += body_bytes;
         Ok(())
+    }
+
+    /// Most bytes that a publish takes in the log, whatever the queue's settings add.
+    pub(super) fn publish_log_bytes(
+        &mut self,
+        level: Level,
+        options: &PublishOptions<'_>,
+        count: u32,
+        body_bytes: u64,
+        now: Now,
+    ) -> usize {
+        if level == Level::None {
+            return 0;
+        }
+        let longest = Published {
+            place: 0,
+            size: 0,
+            pri: u8::MAX,
+            due_us: u64::MAX,
+            expires_us: Some(u64::MAX),
+            now_us: now.us,
+        };
+        self.build_sections(level, options, &longest);
+        let head = PUBLISH_HEAD_BYTES_MAX + self.sections.len();
+        count as usize * head + body_bytes as usize
     }
 
     fn count_rejected(&mut self, key: Option<QueueKey>) {
@@ -279,7 +310,7 @@ impl<S: Storage> Engine<S> {
     }
 
     /// Most bytes that the definition of a new queue takes in the log, and those of the groups that come with it.
-    fn definition_bytes(&self, name: &[u8], settings: &Settings) -> usize {
+    pub(super) fn definition_bytes(&self, name: &[u8], settings: &Settings) -> usize {
         let mut encoded = Vec::new();
         settings.encode(&mut encoded);
         let awaited = self

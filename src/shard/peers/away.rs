@@ -31,6 +31,8 @@ pub enum Wait {
     All,
     /// Room in the mail.
     Mail,
+    /// What a crash has left half done on other shards.
+    Start,
 }
 
 /// Where the answers of a run come from.

@@ -23,6 +23,8 @@ pub(in crate::shard) enum Question {
     Stats,
     /// `STATS conns`
     Connections,
+    /// `COMMIT`: one shard tells what became of it, and the weakest level that a publish is told.
+    Commit,
     /// `SYNC`
     Sync,
     /// `DRAIN`
@@ -62,7 +64,7 @@ impl Gather {
 
     /// Does a later `SYNC` have to wait until this is counted?
     pub(super) fn is_quiet_cast(&self) -> bool {
-        self.quiet && self.question == Question::Cast
+        self.quiet && matches!(self.question, Question::Cast | Question::Commit)
     }
 
     pub(super) fn add(&mut self, from: u32, text: Vec<u8>) {
@@ -82,6 +84,21 @@ impl Gather {
         let parts: Vec<&[u8]> = self.parts.iter().flatten().map(Vec::as_slice).collect();
         match &self.question {
             Question::Cast => self.finish_cast(&mut out, tag, &parts, counted),
+            Question::Commit => match merge::committed(&parts) {
+                Ok((count, level)) if self.quiet => {
+                    counted.accepted += 1;
+                    counted.level = counted.level.min(level);
+                    _ = count;
+                }
+                Ok((count, _)) => {
+                    let stale = b"";
+                    encode::reply(&mut out, tag, &Reply::Count { count, stale });
+                }
+                Err(line) => {
+                    merge::tagged(&mut out, tag, line);
+                    counted.rejected += u64::from(self.quiet);
+                }
+            },
             Question::List => encode::reply(&mut out, tag, &Reply::Data(&merge::lists(&parts))),
             Question::Stats => {
                 let text = merge::stats(&parts, self.parts.len());

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use super::commit::gone;
 use super::watch::Part;
 use super::{Leave, Letter, WINDOW_BYTES};
 use crate::broker::queue::WaiterKey;
@@ -24,6 +25,8 @@ pub(super) enum Kind {
     Look(Box<Part>),
     /// A part of a pull takes messages.
     Take(Box<Part>),
+    /// A part of a transaction of several shards, to be prepared.
+    Prepare { number: u64 },
     /// What was queued since `BEGIN`, to be committed.
     Commit {
         commands: u64,
@@ -120,6 +123,7 @@ impl<S: Storage> Shard<S> {
             watches: Vec::new(),
         }));
         let slot = self.conns.insert(conn) as u32;
+        self.wait_for_start(slot as usize);
         let key = ConnKey { slot, generation };
         self.set_holder(holder, key);
         self.mail().guests.insert(home, key);
@@ -238,6 +242,18 @@ impl<S: Storage> Shard<S> {
                 self.take_for_home(slot, &take, now);
                 self.complete_piece(slot, run);
                 self.list_guest(slot);
+                true
+            }
+            Kind::Prepare { number } => {
+                let tail = std::mem::take(&mut self.conns[slot].tail);
+                let name = (self.guest(slot).home.0, number);
+                let done = self.prepare_posted(slot, name, &tail.as_slice()[..left], now);
+                self.conns[slot].tail = tail;
+                if !done {
+                    return false;
+                }
+                self.use_up(slot, left);
+                self.guest(slot).pieces.pop_front();
                 true
             }
             Kind::Commit {
@@ -381,6 +397,12 @@ impl<S: Storage> Shard<S> {
         let taken = guest.taken + unused;
         let peers = self.mail();
         peers.guests.remove(&guest.home);
+        for piece in &guest.pieces {
+            if let Kind::Prepare { number } = piece.kind {
+                let vote = Box::new(Err(gone()));
+                peers.post(to, Letter::Vote { number, vote });
+            }
+        }
         peers.post(to, Letter::Gone { conn, taken });
     }
 }

@@ -33,6 +33,17 @@ fn level(word: &[u8]) -> Level {
     }
 }
 
+/// `OK <commands> <level>` of a transaction, or the error that it was refused with.
+pub(super) fn committed<'a>(parts: &[&'a [u8]]) -> Result<(u64, Level), &'a [u8]> {
+    let part = parts.first().copied().unwrap_or_default();
+    let mut words = words(part);
+    if words.next() != Some(b"OK") {
+        return Err(part);
+    }
+    let count = number(words.next().unwrap_or_default());
+    Ok((count, level(words.next().unwrap_or_default())))
+}
+
 /// `OK <receivers> <level> [refused=k] taken=n` of each; the error of a shard if no other tells of a receiver. The level
 /// is that of the queues, of which `n` took it.
 pub(super) fn cast<'a>(parts: &[&'a [u8]]) -> Result<Cast, &'a [u8]> {

@@ -15,10 +15,12 @@
 //! and is not read further before some of it has arrived.
 
 mod away;
+mod commit;
 mod ending;
 mod gather;
 mod guest;
 mod merge;
+mod moves;
 mod pull;
 mod route;
 #[cfg(test)]
@@ -34,11 +36,13 @@ pub(super) use route::{Errand, Plan};
 
 use std::collections::{HashMap, VecDeque};
 
+use bytes::Bytes;
 use foldhash::fast::FixedState;
 
 use super::conn::Blocked;
-use super::engine::Carried;
-use super::{ConnKey, Ending, Now, Shard};
+use super::engine::{Carried, Ordered};
+use super::{ConnKey, Now, Shard};
+use crate::broker::reply::Error;
 use crate::log::disk::Storage;
 use guest::Kind;
 use watch::{Found, Given};
@@ -128,10 +132,39 @@ enum Letter {
         pull: u64,
         given: Given,
     },
+    /// To the home of a transaction: whether its part can be done.
+    Vote {
+        number: u64,
+        vote: Box<Result<commit::Vote, Error>>,
+    },
+    /// A transaction of that number, which all can do, is to be decided: shard, whether any of it is logged, part.
+    Decide {
+        number: u64,
+        parts: Vec<(u32, bool, Bytes)>,
+    },
+    /// To the home of a transaction: it is done everywhere, or refused.
+    Decided {
+        number: u64,
+        result: Result<(), Error>,
+    },
+    /// The transaction of that number is refused.
+    Abort { number: u64 },
+    /// A part of a transaction that is decided.
+    Order(Box<Ordered>),
+    /// What was left from before the start was posted.
+    Started,
     /// A message that goes to a queue here.
     Carry(Box<Carried>),
     /// It is on stable storage there: the messages' numbers.
     Arrived(Vec<u64>),
+    /// A `MOVE` asks for its target, which is made if it is missing: the piece that waits for the answer, its name.
+    AskTarget { piece: u64, target: Box<[u8]> },
+    /// The target is there: why it takes nothing.
+    Target { piece: u64, refused: Option<Error> },
+    /// A message of a `MOVE` is not taken: its number, and why.
+    Refused(u64, Error),
+    /// A piece of a `MOVE` of which something was refused has ended.
+    PieceOver(u64),
     /// To a guest: a pull has ended.
     Unwatch { conn: ConnKey, pull: u64 },
     /// To a home: the guest is gone.
@@ -168,6 +201,11 @@ pub(super) struct Peers {
     deciding: Vec<(ConnKey, u64)>,
     ended: Vec<(ConnKey, u64)>,
     ending: ending::Endings,
+    commits: commit::Commits,
+    /// So many others have posted what was left from before the start; this one has; connections are served.
+    started: u32,
+    said_started: bool,
+    is_open: bool,
 }
 
 impl Peers {
@@ -188,6 +226,10 @@ impl Peers {
             deciding: Vec::new(),
             ended: Vec::new(),
             ending: ending::Endings::new(count),
+            commits: commit::Commits::default(),
+            started: 0,
+            said_started: false,
+            is_open: false,
         }
     }
 
@@ -203,7 +245,10 @@ impl Peers {
 
     /// Something is to be done without waiting for anything.
     pub fn is_busy(&self) -> bool {
-        !self.posting.is_empty() || !self.moving.is_empty() || !self.deciding.is_empty()
+        !self.posting.is_empty()
+            || !self.moving.is_empty()
+            || !self.deciding.is_empty()
+            || !self.said_started
     }
 }
 
@@ -263,6 +308,10 @@ impl<S: Storage> Shard<S> {
                 // It has gone with the last `Gone`; what comes behind that is used up too.
                 None => {
                     let taken = bytes.len();
+                    if let Kind::Prepare { number } = kind {
+                        let vote = Box::new(Err(commit::gone()));
+                        self.mail().post(from, Letter::Vote { number, vote });
+                    }
                     self.mail().post(from, Letter::Gone { conn, taken });
                 }
             },
@@ -320,16 +369,36 @@ impl<S: Storage> Shard<S> {
                     self.drop_watches(slot, Some(pull), now);
                 }
             }
+            Letter::Vote { number, vote } => self.voted(from, number, *vote, now),
+            Letter::Decide { number, parts } => self.decide_later((from, number), parts),
+            Letter::Decided { number, result } => self.decided(number, result, now),
+            Letter::Abort { number } => self.end_prepared((from, number), false, now),
+            Letter::Order(ordered) => self.engine.outbox.orders.add(from, *ordered),
+            Letter::Started => self.mail().started += 1,
+            Letter::AskTarget { piece, target } => self.find_target(from, piece, &target),
+            Letter::Target { piece, refused } => {
+                self.engine.outbox.target_found(piece, refused);
+                self.housekeeping.look_again();
+            }
+            Letter::Refused(number, error) => {
+                if !self.is_log_closed() && self.failed.is_none() {
+                    self.engine.out_refused(number, error);
+                    self.housekeeping.look_again();
+                }
+            }
+            Letter::PieceOver(piece) => self.engine.outbox.forget_refused(from, piece),
             Letter::Carry(carried) => {
                 // What comes while the log is being closed is sent again after the restart.
-                if self.ending == Ending::No && self.failed.is_none() {
+                if !self.is_log_closed() && self.failed.is_none() {
                     self.engine.take_in(from, *carried, now);
                 }
             }
             Letter::Arrived(numbers) => {
-                if self.ending == Ending::No && self.failed.is_none() {
+                if !self.is_log_closed() && self.failed.is_none() {
                     for number in numbers {
-                        self.engine.out_taken(number);
+                        if !self.engine.order_done(number) {
+                            self.engine.out_taken(number);
+                        }
                     }
                     self.housekeeping.look_again();
                 }
@@ -399,15 +468,16 @@ impl<S: Storage> Shard<S> {
 
     /// Messages that go to other shards are sent, and what has come from them is told to be safe.
     fn exchange_outs(&mut self, now: Now) {
-        if self.engine.outbox.is_idle() || self.ending != Ending::No || self.failed.is_some() {
+        if self.engine.outbox.is_idle() || self.is_log_closed() || self.failed.is_some() {
             return;
         }
+        self.exchange_orders(now);
         self.engine.take_in_again(now);
-        let had = self.engine.outbox.outs().count();
         for (to, carried) in self.engine.poll_out() {
             self.mail().post(to, Letter::Carry(Box::new(carried)));
         }
-        if self.engine.outbox.outs().count() < had {
+        self.tell_pieces();
+        if self.engine.outbox.take_moved_on() {
             // A command may wait for them to be gone.
             for key in std::mem::take(&mut self.cold) {
                 self.unblock_cold(key);
@@ -430,6 +500,7 @@ impl<S: Storage> Shard<S> {
         self.release_captured();
         self.end_cancelled(now);
         self.exchange_outs(now);
+        self.exchange_starts();
         for _ in 0..self.dirty.len() {
             let Some(key) = self.dirty.pop_front() else {
                 break;

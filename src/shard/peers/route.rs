@@ -1,12 +1,14 @@
 //! Where a command is run.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 
 use super::away::{Dest, Wait};
 use super::gather::{Gather, Question};
 use super::guest::Kind;
 use crate::broker::command::{Body, Command, PullOptions, Request, StatsScope, Tokens, Typed};
-use crate::broker::reply::{Error, ErrorCode};
+use crate::broker::reply::Error;
 use crate::log::disk::Storage;
 use crate::protocol::text::fast;
 use crate::protocol::text::handles::{self, Acks};
@@ -44,6 +46,8 @@ pub(in crate::shard) enum Plan {
     Pull(Vec<(u32, Vec<u8>)>, PullOptions),
     /// The transaction is committed at another shard.
     Commit(u32),
+    /// It is committed at several: the commands of each.
+    CommitAcross(Vec<(u32, Vec<u8>)>),
     /// It comes again when this is over.
     Again(Wait),
     /// Nowhere.
@@ -243,10 +247,9 @@ impl<S: Storage> Shard<S> {
             | Command::Stats(StatsScope::Queue(source)) => self.owner_of(slot, source.queue),
             Command::Move { source, target, .. } => {
                 let to = self.owner_of(slot, source.queue);
-                if self.owner_of(slot, *target) != to {
-                    return Plan::Refuse(apart("the two queues", "PULL, PUB and ACK instead"));
-                }
-                to
+                // What is behind it may look at the target.
+                let waits = self.owner_of(slot, *target) != to;
+                return self.post_to(to, waits, None);
             }
             Command::Ack { handles }
             | Command::Nack { handles, .. }
@@ -366,40 +369,45 @@ impl<S: Storage> Shard<S> {
         }
     }
 
-    /// A transaction is committed where all of its queues and leases are.
+    /// A transaction is committed where its queues and leases are.
     fn plan_commit(&mut self, slot: usize) -> Plan {
         let frames = match &self.conns[slot].transaction {
             Some(open) => open.frames().to_vec(),
             None => return Plan::Here,
         };
+        let me = self.shards().1;
         let limits = self.limits.clone();
-        let mut owner = None;
-        let mut is_apart = false;
+        let mut parts: BTreeMap<u32, Vec<u8>> = BTreeMap::new();
         let mut commands = Commands::new(&frames);
-        while let Some(command) = commands.next(&limits) {
-            let owners: Vec<u32> = match command {
-                Command::Publish { queue, .. } | Command::PublishBatch { queue, .. } => {
-                    vec![self.owner_of(slot, queue)]
-                }
-                Command::Ack { handles } | Command::Nack { handles, .. } => handles
-                    .iter()
-                    .filter(|token| handles::parse(token).is_some())
-                    .map(|token| self.owner_of_handle(token))
-                    .collect(),
-                _ => Vec::new(),
+        loop {
+            let before = commands.rest();
+            let Some(command) = commands.next(&limits) else {
+                break;
             };
-            for other in owners {
-                is_apart |= owner.is_some_and(|owner| owner != other);
-                owner = Some(other);
+            match command {
+                Command::Publish { queue, .. } | Command::PublishBatch { queue, .. } => {
+                    let owner = self.owner_of(slot, queue);
+                    let frame = &before[..before.len() - commands.rest().len()];
+                    parts.entry(owner).or_default().extend_from_slice(frame);
+                }
+                Command::Ack { handles } | Command::Nack { handles, .. } => {
+                    let mut owners: BTreeMap<u32, Vec<&[u8]>> = BTreeMap::new();
+                    for token in handles.iter() {
+                        let owner = self.owner_of_handle(token);
+                        owners.entry(owner).or_default().push(token);
+                    }
+                    for (owner, own) in owners {
+                        let line = settle_command(&command, &own);
+                        parts.entry(owner).or_default().extend(line);
+                    }
+                }
+                _ => {}
             }
         }
-        if is_apart {
-            let what = "the queues of this transaction";
-            return Plan::Refuse(apart(what, "nothing of it is done"));
-        }
-        match owner {
-            Some(to) if to != self.shards().1 => Plan::Commit(to),
-            _ => Plan::Here,
+        match (parts.len(), parts.first_key_value()) {
+            (1, Some((to, _))) if *to != me => Plan::Commit(*to),
+            (0 | 1, _) => Plan::Here,
+            _ => Plan::CommitAcross(parts.into_iter().collect()),
         }
     }
 
@@ -494,6 +502,9 @@ impl<S: Storage> Shard<S> {
                 now,
             ),
             (Plan::Commit(to), _) => self.post_commit(slot, to, tag.as_deref(), quiet),
+            (Plan::CommitAcross(parts), _) => {
+                self.commit_across(slot, parts, tag.as_deref(), quiet, now)
+            }
         };
         if flow == Flow::Again {
             self.conns[slot].rare.keep_body(own);
@@ -633,12 +644,4 @@ fn settle_command(command: &Command<'_>, handles: &[&[u8]]) -> Vec<u8> {
     line.extend_from_slice(&options);
     line.push(b'\n');
     line
-}
-
-/// What belongs together lies on two shards.
-fn apart(what: &str, instead: &str) -> Error {
-    let text = format!(
-        "{what} are on different shards of this broker, which cannot do that yet: {instead}, or start it with one shard"
-    );
-    Error::new(ErrorCode::Conflict, text)
 }

@@ -1,6 +1,8 @@
 //! Several shards driven by hand, without sockets and threads.
 
 mod commands;
+mod commit;
+mod moves;
 mod outbox;
 mod pull;
 

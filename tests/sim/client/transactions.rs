@@ -21,7 +21,10 @@ impl Client {
             quiet: false,
             once: theme.once && self.rng.chance(300),
             levels: false,
-            ..self.on_one_shard(theme)
+            ..match self.rng.chance(300) {
+                true => self.on_one_shard(theme),
+                false => theme.clone(),
+            }
         };
         self.say(None, Kind::Begin, acts);
         for _ in 0..self.rng.spread(1, 6) {

@@ -451,7 +451,12 @@ impl Oracle {
 
     /// What an `ack=auto` consumer took and never got is gone for good: at most once.
     fn auto_consumed(&mut self, command: usize, source: &str) {
-        for index in self.members(source) {
+        let mut members = self.members(source);
+        if self.terms.shards > 1 {
+            // What another shard's `MOVE` has brought may have been taken before its answer came.
+            members.extend(self.maybe_moved_to(source));
+        }
+        for index in members {
             self.claim(command, index, Reason::AutoAck, Vec::new());
         }
         if self.terms.shards > 1 {

@@ -341,12 +341,24 @@ impl Oracle {
         let sent = self.commands.get(command);
         let number = sent.and_then(|sent| sent.transaction);
         if let Some(number) = number.filter(|_| !self.messages[index].moved) {
-            self.all_was_done(number, self.messages[index].stored.0);
+            let place = self.messages[index].place.clone();
+            self.all_was_done(number, self.messages[index].stored.0, Some(&place));
         }
     }
 
-    fn all_was_done(&mut self, number: usize, level: Level) {
+    /// All of it was done, as was seen in the queue `seen`. On other shards than that queue's it is done within a
+    /// sync and some hops, and until its `OK` need not be seen yet.
+    fn all_was_done(&mut self, number: usize, level: Level, seen: Option<&str>) {
         let now = self.now;
+        let shard = |queue: &str| {
+            ringmq::shard::shard_of(queue.replace("%20", " ").as_bytes(), self.terms.shards)
+        };
+        let seen_on = seen.map(shard);
+        let parts = self.transactions[number].parts.clone();
+        let bodies = parts.iter().flat_map(|part| self.bodies_in(*part));
+        let is_near = |index: &usize| seen_on == Some(shard(&self.messages[*index].place));
+        let is_shown = self.transactions[number].state == State::Done;
+        let shown: BTreeSet<usize> = bodies.filter(|index| is_shown || is_near(index)).collect();
         let transaction = self.transactions[number].clone();
         if transaction.state == State::Undone {
             let text = format!("a part of {transaction:?} was done, which was not");
@@ -369,7 +381,7 @@ impl Oracle {
                 }
                 if survives && matches!(message.fate, Fate::Confirmed { .. }) {
                     message.weak = None;
-                    if level >= message.stored.1 || !is_same_run {
+                    if shown.contains(&index) && (level >= message.stored.1 || !is_same_run) {
                         message.visible.get_or_insert(now);
                     }
                 }
@@ -450,7 +462,7 @@ impl Oracle {
                         .any(|index| self.only_acked_by(*index, *part))
                 });
             if gone {
-                self.all_was_done(number, Level::Disk);
+                self.all_was_done(number, Level::Disk, None);
             }
         }
     }

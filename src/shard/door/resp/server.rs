@@ -393,7 +393,8 @@ impl<S: Storage> Shard<S> {
                 _ => None,
             });
         if let Some((other, waiter)) = found {
-            self.conns[other].resp().unblocked = with_error;
+            let error = ("UNBLOCKED", "client unblocked via CLIENT UNBLOCK");
+            self.conns[other].resp().unblocked = with_error.then_some(error);
             self.finish_pull(waiter, 0);
         }
         let count = u64::from(found.is_some());

@@ -279,15 +279,6 @@ fn transactions_are_committed_where_their_queue_is() {
         );
         assert!(said.ends_with("END 2\n"), "{said}");
     }
-    let text = format!("BEGIN\nPUB {near} :a\nPUB {far} :b\nCOMMIT\nPULL {near}\nCOMMIT\n");
-    let said = broker.ask(client, &text);
-    assert!(
-        said.starts_with("OK\nOK queued\nOK queued\nERR CONFLICT :the queues"),
-        "{said}"
-    );
-    assert!(said.contains("END 0\nERR CONFLICT :there is no"), "{said}");
-    let said = broker.ask(client, &format!("MOVE {near} {far}\n"));
-    assert!(said.starts_with("ERR CONFLICT"), "{said}");
 }
 
 #[test]
