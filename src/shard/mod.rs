@@ -512,8 +512,9 @@ impl<S: Storage> Shard<S> {
             }
         }
         let mut conn = self.conns.remove(slot);
-        if let Some(progress) = conn.progress.filter(|progress| progress.piece != 0) {
+        if let Some(progress) = conn.progress {
             self.engine.outbox.forget_piece(progress.piece);
+            self.forget_walk(progress.walk);
         }
         while let Some(serial) = self.engine.leases.any_of(conn.holder) {
             let lease = self.engine.leases.end(serial).expect("the holder has it");
