@@ -72,6 +72,10 @@ pub enum Fault {
     LeasesEndAtDrain,
     /// RESP: what was popped is settled by the next command, whether its reply was written out or not.
     PopSettledEarly,
+    /// RESP: what is read of several streams at once belongs to the consumer of the first one's group.
+    StreamsOfOneConsumer,
+    /// RESP: a read of several streams leaves out those whose next entry is on the disk.
+    ColdStreamLeftOut,
     /// AMQP: a confirm leaves before its message has reached its level.
     ConfirmSentEarly,
     /// AMQP: a method is answered before what was published in front of it is safe.
@@ -83,7 +87,7 @@ pub enum Fault {
 }
 
 /// Every one of them.
-pub const ALL: [Fault; 38] = [
+pub const ALL: [Fault; 40] = [
     Fault::SyncSkipped,
     Fault::ConfirmedBeforeSync,
     Fault::VisibleBeforeDurable,
@@ -118,6 +122,8 @@ pub const ALL: [Fault; 38] = [
     Fault::ErrorVoidsNothing,
     Fault::LeasesEndAtDrain,
     Fault::PopSettledEarly,
+    Fault::StreamsOfOneConsumer,
+    Fault::ColdStreamLeftOut,
     Fault::ConfirmSentEarly,
     Fault::AnswerBeforePublishes,
     Fault::ArrivalNotLogged,

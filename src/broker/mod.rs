@@ -12,6 +12,7 @@ pub mod id;
 pub mod index;
 pub mod keys;
 pub mod lease;
+pub mod name;
 pub mod pattern;
 pub mod queue;
 pub mod ready;

@@ -13,11 +13,19 @@
 //!
 //! A message with a key that another message has is *locked* where it would be ready.
 
+mod changes;
+mod counters;
+mod dead;
 mod image;
 mod keyed;
+mod rate;
+mod replayed;
 mod run;
 mod shared;
+#[cfg(test)]
+mod tests;
 
+pub use counters::Counters;
 pub use image::{Image, Runs, leave_out, push_runs};
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
@@ -25,7 +33,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use super::arena::{Arena, PushRun};
 use super::dedup::Dedup;
 use super::delayed::Delayed;
-use super::exchanges::{DeadRoute, Declared};
+use super::exchanges::Declared;
 use super::expiry::Expiry;
 use super::id::{MessageId, QueueUid};
 use super::index::Index;
@@ -47,64 +55,8 @@ pub struct WaiterKey(pub u32);
 /// Hash maps that iterate the same way in every run: ids are the broker's own, not the peer's.
 pub type IdMap<V> = HashMap<MessageId, V, foldhash::fast::FixedState>;
 
-/// What a queue has counted since the broker's start.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[allow(missing_docs)]
-pub struct Counters {
-    pub published: u64,
-    pub delivered: u64,
-    pub redelivered: u64,
-    pub acked: u64,
-    pub nacked: u64,
-    pub expired: u64,
-    pub dead: u64,
-    pub deduplicated: u64,
-    pub rejected: u64,
-    pub dropped: u64,
-    pub damaged: u64,
-    /// Published by schedules; among `published` too.
-    pub scheduled: u64,
-}
-
-impl Counters {
-    /// Adds what another queue has counted.
-    pub fn add(&mut self, other: &Counters) {
-        let Counters {
-            published,
-            delivered,
-            redelivered,
-            acked,
-            nacked,
-            expired,
-            dead,
-            deduplicated,
-            rejected,
-            dropped,
-            damaged,
-            scheduled,
-        } = other;
-        self.published += published;
-        self.delivered += delivered;
-        self.redelivered += redelivered;
-        self.acked += acked;
-        self.nacked += nacked;
-        self.expired += expired;
-        self.dead += dead;
-        self.deduplicated += deduplicated;
-        self.rejected += rejected;
-        self.dropped += dropped;
-        self.damaged += damaged;
-        self.scheduled += scheduled;
-    }
-}
-
-/// What may come at once of a queue with a rate: what comes in so long, microseconds.
-const RATE_BURST_US: u64 = 1_000_000;
 /// Longest name of a queue, octets.
 pub const NAME_BYTES_MAX: usize = 255;
-/// Behind a queue's name: its dead-letter queue's.
-const DEAD_SUFFIX: &[u8] = b".dead";
-
 /// A hidden message that will not simply become ready with the others.
 #[derive(Clone, Copy, Debug)]
 struct Special {
@@ -323,28 +275,6 @@ impl Queue {
     /// Messages not before their time.
     pub fn delayed(&self) -> u64 {
         self.delayed.len() as u64
-    }
-
-    /// For how long the queue's rate doesn't let so many more messages in, microseconds; 0 = they
-    /// may come. A second's worth may come at once, and a larger batch when nothing came for as
-    /// long as it takes up (the generic cell rate algorithm, ITU-T I.371, in its virtual scheduling
-    /// form).
-    pub fn wait_for_rate_us(&self, now_us: u64, count: u32) -> u64 {
-        let ahead_us = self.paced_until_us.saturating_sub(now_us);
-        let limit_us = RATE_BURST_US.saturating_sub(self.rate_share_us(count));
-        ahead_us.saturating_sub(limit_us)
-    }
-
-    /// So many messages came.
-    pub fn count_for_rate(&mut self, now_us: u64, count: u32) {
-        let share_us = self.rate_share_us(count);
-        self.paced_until_us = self.paced_until_us.max(now_us).saturating_add(share_us);
-    }
-
-    /// The time that so many messages take up at the queue's rate, microseconds.
-    fn rate_share_us(&self, count: u32) -> u64 {
-        let rate = self.settings.rate.map_or(u64::MAX, u64::from);
-        u64::from(count) * 1_000_000 / rate
     }
 
     /// Messages published and not at their level yet.
@@ -629,28 +559,6 @@ impl Queue {
         true
     }
 
-    /// Settles a message of which only the log speaks, in recovery: there are no leases then.
-    pub fn settle_replayed(&mut self, id: MessageId, size: Option<u32>) {
-        if self.state(id) == State::Leased {
-            self.leased = self.leased.saturating_sub(1);
-            self.forget(id, size);
-        } else {
-            self.settle_waiting(id, size);
-        }
-    }
-
-    /// Lets a waiting message wait differently, in recovery: ready when `due_us` is 0, else delayed.
-    pub fn wait_replayed(&mut self, id: MessageId, due_us: u64) {
-        let pri = match self.state(id) {
-            State::Ready | State::Locked => self.remove_ready(id),
-            State::Delayed => self.delayed.remove(id).map(|(_, pri)| pri),
-            State::Hidden | State::Leased | State::Gone => None,
-        };
-        if let Some(pri) = pri {
-            self.become_waiting(id, pri, due_us);
-        }
-    }
-
     /// In which state a message is.
     pub fn state(&self, id: MessageId) -> State {
         if !self.is_unsettled(id) {
@@ -703,52 +611,6 @@ impl Queue {
         Some(pri)
     }
 
-    /// Messages that are dead go somewhere.
-    pub fn buries(&self) -> bool {
-        self.dead_route().is_some() || self.dead_name().is_some()
-    }
-
-    /// Where its dead letters are published to, if it was declared so.
-    pub fn dead_route(&self) -> Option<&DeadRoute> {
-        self.declared.as_ref()?.dead.as_ref()
-    }
-
-    /// A message whose tries are spent is dropped where there is no place for the dead.
-    pub fn drops_spent(&self) -> bool {
-        self.declared.is_some() && self.settings.maxdeliver > 0
-    }
-
-    /// Its dead-letter queue, if it has one.
-    pub fn dead_name(&self) -> Option<Box<[u8]>> {
-        match &self.settings.dead {
-            Some(name) if name.is_empty() => None,
-            Some(name) => Some(name.clone()),
-            None => {
-                let stem = &self.name[..self.name.len().min(NAME_BYTES_MAX - DEAD_SUFFIX.len())];
-                Some([stem, DEAD_SUFFIX].concat().into())
-            }
-        }
-    }
-
-    /// The new default priority is for later publishes: hidden messages keep theirs.
-    pub fn pri_changed(&mut self, before: u8) {
-        if before == self.settings.pri {
-            return;
-        }
-        let mut specials = VecDeque::new();
-        for id in self.visible..self.next_id {
-            match self.specials.front() {
-                Some(special) if special.id == id => specials.extend(self.specials.pop_front()),
-                _ => specials.push_back(Special {
-                    id,
-                    pri: before,
-                    due_us: 0,
-                }),
-            }
-        }
-        self.specials = specials;
-    }
-
     /// The oldest message from an id on that is ready, locked or delayed; hidden ones are not looked at.
     pub fn next_unleased(&self, from: MessageId) -> Option<MessageId> {
         let mut id = self.next_unsettled(from)?;
@@ -764,158 +626,5 @@ impl Queue {
     /// Delayed messages by time.
     pub fn iter_delayed(&self) -> impl Iterator<Item = (u64, MessageId)> {
         self.delayed.iter().map(|(due_us, id, _)| (due_us, id))
-    }
-
-    /// The queue follows a new time to live: messages without a deadline count from now, those whose first
-    /// delay has not ended from its end.
-    pub fn ttl_changed(&mut self, before: Option<u64>, now_us: u64) {
-        let Some(ttl_us) = self.settings.ttl_us.filter(|_| before.is_none()) else {
-            return;
-        };
-        if self.next_id > 1 {
-            self.expiry.follow_all(self.next_id - 1, now_us);
-        }
-        let delayed: Vec<(u64, MessageId)> = self.iter_delayed().collect();
-        for (due_us, id) in delayed {
-            if self.next_try(id) == 1 && !self.expiry.has_own(id) {
-                self.expiry.own(id, due_us.saturating_add(ttl_us));
-            }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::broker::arena::REQUEST;
-
-    fn queue() -> Queue {
-        Queue::new(QueueUid(1), b"q", b"q".to_vec(), Settings::default())
-    }
-
-    fn plain(place: u64) -> Published {
-        Published {
-            place,
-            size: 10,
-            pri: 0,
-            due_us: 0,
-            expires_us: None,
-            now_us: 0,
-        }
-    }
-
-    #[test]
-    fn a_message_is_hidden_then_ready_then_leased_then_gone() {
-        let mut queue = queue();
-        let id = queue.publish(plain(5));
-        assert_eq!((id, queue.state(1), queue.take()), (1, State::Hidden, None));
-        queue.reveal(2);
-        assert_eq!(queue.state(1), State::Ready);
-        assert_eq!(queue.take(), Some((1, 0)));
-        assert_eq!((queue.state(1), queue.leased()), (State::Leased, 1));
-        queue.set_failed(1, 1);
-        queue.put_back(1, 0, 0);
-        assert_eq!((queue.take(), queue.next_try(1)), (Some((1, 0)), 2));
-        queue.settle_leased(1, Some(10));
-        assert_eq!(
-            (queue.state(1), queue.leased(), queue.index.bytes()),
-            (State::Gone, 0, 0)
-        );
-        assert_eq!(queue.next_try(1), 1);
-    }
-
-    #[test]
-    fn a_rate_lets_a_second_in_at_once_and_then_its_share() {
-        let mut queue = queue();
-        queue.settings.rate = Some(10);
-        let mut now_us = 5_000_000;
-        let publish = |queue: &mut Queue, now_us, count| {
-            let wait_us = queue.wait_for_rate_us(now_us, count);
-            if wait_us == 0 {
-                queue.count_for_rate(now_us, count);
-            }
-            wait_us
-        };
-        for _ in 0..10 {
-            assert_eq!(publish(&mut queue, now_us, 1), 0);
-        }
-        assert_eq!(publish(&mut queue, now_us, 1), 100_000);
-        assert_eq!(publish(&mut queue, now_us, 5), 500_000);
-        now_us += 100_000;
-        assert_eq!(publish(&mut queue, now_us, 1), 0);
-        assert_eq!(publish(&mut queue, now_us, 1), 100_000);
-        // A batch of three seconds comes when nothing is ahead, and then waits are as long.
-        now_us += 1_000_000;
-        assert_eq!(publish(&mut queue, now_us, 30), 0);
-        assert_eq!(publish(&mut queue, now_us, 1), 2_100_000);
-        queue.settings.rate = Some(1_000_000);
-        assert_eq!(publish(&mut queue, now_us + 10_000_000, 1_000_000), 0);
-        assert_eq!(publish(&mut queue, now_us + 10_000_000, 1), 1);
-    }
-
-    #[test]
-    fn delayed_and_priority_messages_find_their_place() {
-        let mut queue = queue();
-        queue.publish(plain(1));
-        queue.publish(Published {
-            due_us: 50,
-            pri: 3,
-            ..plain(2)
-        });
-        queue.publish(Published { pri: 7, ..plain(3) });
-        queue.publish(plain(4));
-        queue.reveal(5);
-        assert_eq!(
-            (queue.ready(), queue.delayed(), queue.next_timer_us()),
-            (3, 1, Some(50))
-        );
-        assert_eq!(queue.wake_due(49, 10), 0);
-        assert_eq!(queue.wake_due(50, 10), 1);
-        let order: Vec<_> = std::iter::from_fn(|| queue.take()).collect();
-        assert_eq!(order, [(3, 7), (2, 3), (1, 0), (4, 0)]);
-    }
-
-    #[test]
-    fn an_image_leaves_requests_out() {
-        let mut queue = queue();
-        for n in 0..12 {
-            let place = if n % 3 == 0 { REQUEST | n } else { 1000 + n };
-            queue.publish(plain(place));
-        }
-        queue.reveal(13);
-        let (leased, pri) = queue.take().expect("some are ready");
-        queue.set_failed(4, 2);
-        let requests = queue.index.requests().collect();
-        let image = queue.image(&[(leased, pri)], &requests);
-        let runs = [(2, 2), (5, 2), (8, 2), (11, 2)];
-        assert_eq!(image.lanes.values().collect::<Vec<_>>(), [&runs.to_vec()]);
-        assert_eq!((image.next_id, image.tries.len()), (13, 0));
-    }
-
-    #[test]
-    fn an_image_keeps_every_state() {
-        let mut queue = queue();
-        for n in 0..10 {
-            queue.publish(Published {
-                due_us: if n == 4 { 99 } else { 0 },
-                pri: (n % 3) as u8,
-                ..plain(n)
-            });
-        }
-        queue.reveal(8);
-        let (leased, pri) = queue.take().expect("some are ready");
-        queue.set_failed(leased, 2);
-        queue.settle_waiting(1, None);
-        let image = queue.image(&[(leased, pri)], &BTreeSet::new());
-        let mut twin = Queue::new(QueueUid(1), b"q", b"q".to_vec(), Settings::default());
-        for block in queue.index.images(|_| 0) {
-            twin.index.restore(block).expect("it is whole");
-        }
-        twin.restore(&image);
-        assert_eq!(twin.ready() + twin.delayed(), 9);
-        assert_eq!(twin.next_try(leased), 3);
-        assert_eq!(twin.state(5), State::Delayed);
-        assert_eq!(twin.state(leased), State::Ready);
-        assert_eq!(twin.next_id(), 11);
     }
 }

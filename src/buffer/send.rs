@@ -66,22 +66,45 @@ impl Pool {
     }
 }
 
+/// Referenced pieces, in order.
+#[derive(Debug, Default)]
+struct Shared {
+    /// Each with the place in the copied bytes behind which it stands.
+    pieces: VecDeque<(usize, Bytes)>,
+}
+
 /// Output of one connection. Offsets into the stream count every byte since the connection began.
 ///
 /// Invariant: `sent <= gate <= end`, and `end - sent` = inline bytes left + shared bytes left.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct SendRing {
     /// Copied bytes; those before `start` were sent.
     inline: Vec<u8>,
     start: usize,
-    /// Referenced pieces: each stands after `inline[..at]`.
-    shared: VecDeque<(usize, Bytes)>,
+    /// Referenced pieces: each stands after `inline[..at]`. There are none in most rings.
+    shared: Option<Box<Shared>>,
     /// Bytes of `shared` not sent yet.
     shared_bytes: usize,
     /// Stream offset of the next byte to send.
     sent: u64,
-    /// Stream offset up to which bytes may be sent; `None` = all.
-    gate: Option<u64>,
+    /// Stream offset up to which bytes may be sent; [`OPEN`] = all.
+    gate: u64,
+}
+
+/// The gate of a ring that is open.
+const OPEN: u64 = u64::MAX;
+
+impl Default for SendRing {
+    fn default() -> SendRing {
+        SendRing {
+            inline: Vec::new(),
+            start: 0,
+            shared: None,
+            shared_bytes: 0,
+            sent: 0,
+            gate: OPEN,
+        }
+    }
 }
 
 impl SendRing {
@@ -98,7 +121,8 @@ impl SendRing {
     pub fn share(&mut self, bytes: Bytes) {
         if !bytes.is_empty() {
             self.shared_bytes += bytes.len();
-            self.shared.push_back((self.inline.len(), bytes));
+            let shared = self.shared.get_or_insert_default();
+            shared.pieces.push_back((self.inline.len(), bytes));
         }
     }
 
@@ -129,15 +153,15 @@ impl SendRing {
     #[inline]
     pub fn set_gate(&mut self, gate: Option<u64>) {
         debug_assert!(gate.is_none_or(|gate| gate >= self.sent));
-        self.gate = gate;
+        self.gate = gate.unwrap_or(OPEN);
     }
 
     /// Bytes that may be sent now.
     #[inline]
     pub fn sendable(&self) -> usize {
         match self.gate {
-            Some(gate) => (gate - self.sent) as usize,
-            None => self.len(),
+            OPEN => self.len(),
+            gate => (gate - self.sent) as usize,
         }
     }
 
@@ -146,7 +170,7 @@ impl SendRing {
         let mut left = self.sendable();
         let mut filled = 0;
         let mut at = self.start;
-        let mut pieces = self.shared.iter().peekable();
+        let mut pieces = self.pieces().peekable();
         while left > 0 && filled < slices.len() {
             let piece = match pieces.peek() {
                 Some((place, bytes)) if *place == at => {
@@ -180,14 +204,20 @@ impl SendRing {
         self.sent += count as u64;
         let mut left = count;
         while left > 0 {
-            match self.shared.front_mut() {
+            match self
+                .shared
+                .as_mut()
+                .and_then(|shared| shared.pieces.front_mut())
+            {
                 Some((place, bytes)) if *place == self.start => {
                     let taken = bytes.len().min(left);
                     bytes::Buf::advance(bytes, taken);
                     self.shared_bytes -= taken;
                     left -= taken;
-                    if bytes.is_empty() {
-                        self.shared.pop_front();
+                    if bytes.is_empty()
+                        && let Some(shared) = &mut self.shared
+                    {
+                        shared.pieces.pop_front();
                     }
                 }
                 next => {
@@ -201,7 +231,7 @@ impl SendRing {
         if self.is_empty() {
             self.start = 0;
             pool.give(std::mem::take(&mut self.inline));
-            self.shared = VecDeque::new();
+            self.shared = None;
         } else if self.start >= 64 << 10 && self.start * 2 >= self.inline.len() {
             self.compact();
         }
@@ -214,7 +244,7 @@ impl SendRing {
     pub fn take(&mut self, count: usize, pool: &mut Pool) -> Vec<u8> {
         if count >= TAKEN_BYTES_MIN
             && count == self.len()
-            && self.shared.is_empty()
+            && self.shared_bytes == 0
             && self.start == 0
         {
             assert!(count <= self.sendable(), "it waits for the log");
@@ -237,10 +267,16 @@ impl SendRing {
         taken
     }
 
+    /// The referenced pieces, in order.
+    fn pieces(&self) -> impl Iterator<Item = &(usize, Bytes)> {
+        self.shared.iter().flat_map(|shared| shared.pieces.iter())
+    }
+
     /// Moves what is left to the front, so that a ring that never empties does not grow.
     fn compact(&mut self) {
         self.inline.drain(..self.start);
-        for (place, _) in &mut self.shared {
+        let pieces = self.shared.iter_mut().flat_map(|shared| &mut shared.pieces);
+        for (place, _) in pieces {
             *place -= self.start;
         }
         self.start = 0;
@@ -252,7 +288,7 @@ impl SendRing {
         let open = self.sendable();
         let mut all = Vec::with_capacity(self.len());
         let mut at = self.start;
-        for (place, bytes) in &self.shared {
+        for (place, bytes) in self.pieces() {
             all.extend_from_slice(&self.inline[at..*place]);
             all.extend_from_slice(bytes);
             at = *place;
@@ -261,9 +297,9 @@ impl SendRing {
         let gated = all.split_off(open);
         self.inline = all;
         self.start = 0;
-        self.shared.clear();
+        self.shared = None;
         self.shared_bytes = 0;
-        self.gate = None;
+        self.gate = OPEN;
         gated
     }
 
@@ -277,8 +313,8 @@ impl SendRing {
         self.sent = self.end();
         self.start = 0;
         self.shared_bytes = 0;
-        self.shared = VecDeque::new();
-        self.gate = None;
+        self.shared = None;
+        self.gate = OPEN;
         pool.give(std::mem::take(&mut self.inline));
     }
 }

@@ -122,6 +122,12 @@ impl Manifest {
         Ok(manifest)
     }
 
+    /// The shard's directory may be missing: the start that made the manifest may have ended before it made that.
+    /// Before a segment is used, the manifest lists it, so nothing was ever written to the log.
+    pub fn may_lack_shard(&self) -> bool {
+        self.incarnation == 0 || (self.incarnation == 1 && self.segments.is_empty())
+    }
+
     /// Reads the manifest of a directory; `None` when there is none.
     pub fn load<D: Disk>(disk: &D) -> Result<Option<Manifest>, OpenError> {
         let text = match read_file(disk, FILE, BYTES_MAX) {

@@ -172,19 +172,32 @@ pub(crate) struct Opened {
     pub recovered: Recovered,
 }
 
-/// The manifest, and whether the directory is new. Makes both if there is nothing yet.
+/// What the manifest was found as.
+enum Found {
+    /// It was made, with the directory of the shard, for this start.
+    Made,
+    /// A start that never served made it.
+    Unused,
+    /// The directory was in use.
+    Used,
+}
+
+/// The manifest, and how it was found. Makes it and the shard's directory if there is nothing yet.
 fn open_manifest<D: Disk>(
     disk: &D,
     segment_bytes: u64,
     options: &OpenOptions,
-) -> Result<(Manifest, bool), OpenError> {
+) -> Result<(Manifest, Found), OpenError> {
     let root = disk
         .list("")
         .map_err(|error| OpenError::io("", "listing", error))?;
-    let found = Manifest::load(disk)?;
-    let was_there = found.is_some();
-    let fresh = found.as_ref().is_none_or(|found| found.incarnation == 0);
-    let manifest = match found {
+    let loaded = Manifest::load(disk)?;
+    let mut found = match &loaded {
+        None => Found::Made,
+        Some(manifest) if manifest.incarnation == 0 => Found::Unused,
+        Some(_) => Found::Used,
+    };
+    let manifest = match loaded {
         Some(manifest) => manifest,
         None => {
             manifest::expect_empty(&root)?;
@@ -195,7 +208,8 @@ fn open_manifest<D: Disk>(
                 directory_id: options.directory_id,
                 shards: 1,
                 segment_bytes,
-                incarnation: 0,
+                // This start's: nothing else of the manifest changes before the first segment is ready.
+                incarnation: 1,
                 segments: Vec::new(),
             };
             manifest.store(disk)?;
@@ -204,12 +218,13 @@ fn open_manifest<D: Disk>(
     };
     manifest.check(segment_bytes)?;
     if !root.iter().any(|(name, _)| name == &format!("{SHARD}/")) {
-        if manifest.incarnation > 0 {
+        if !manifest.may_lack_shard() {
             return Err(OpenError::corrupt(SHARD, 0, "the directory is missing"));
         }
         // The manifest may have been renamed by a start that died before it could sync that. If power
         // failed now the shard's directory could stay without it, which would look like another's.
-        if was_there {
+        if !matches!(found, Found::Made) {
+            found = Found::Unused;
             disk.sync_dir("")
                 .map_err(|error| OpenError::io("", "syncing", error))?;
         }
@@ -218,7 +233,7 @@ fn open_manifest<D: Disk>(
         disk.sync_dir("")
             .map_err(|error| OpenError::io("", "syncing", error))?;
     }
-    Ok((manifest, fresh))
+    Ok((manifest, found))
 }
 
 /// Makes a directory that was opened so many times.
@@ -305,7 +320,7 @@ pub(crate) fn open<D: Disk, R: Replay>(
     options: &OpenOptions,
     replay: &mut R,
 ) -> Result<Opened, OpenError> {
-    let (mut manifest, fresh) = open_manifest(disk, segment_bytes, options)?;
+    let (mut manifest, found) = open_manifest(disk, segment_bytes, options)?;
     let Seen {
         listing,
         mut scan,
@@ -313,7 +328,7 @@ pub(crate) fn open<D: Disk, R: Replay>(
         damaged,
         reader,
     } = see(disk, &manifest, replay)?;
-    scan.recovered.fresh = fresh;
+    scan.recovered.fresh = !matches!(found, Found::Used);
     let newest = whole.first();
     let slots = newest.map_or(&[][..], |newest| &newest.meta.slots);
 
@@ -332,7 +347,11 @@ pub(crate) fn open<D: Disk, R: Replay>(
     let next_segment = listing.last(false).max(listed) + 1;
     let next_kept = listing.last(true) + 1;
 
-    let free = repair(disk, reader, &mut manifest, &mut scan, &listing, &whole)?;
+    let free = match found {
+        // Nothing can need repair, and the manifest counts this start already.
+        Found::Made => Vec::new(),
+        _ => repair(disk, reader, &mut manifest, &mut scan, &listing, &whole)?,
+    };
     scan.table.set_emptied(scan.index);
     scan.recovered.incarnation = manifest.incarnation;
     scan.recovered.last_wall_ms = scan.wall_ms;

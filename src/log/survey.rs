@@ -6,7 +6,7 @@ use super::Replay;
 use super::blocks;
 use super::disk::Disk;
 use super::error::OpenError;
-use super::manifest::{self, Manifest};
+use super::manifest::{self, Manifest, SHARD};
 use super::patient::Patient;
 use super::place::{BlockSlot, Position, SegmentRange};
 use super::recovery;
@@ -50,9 +50,14 @@ impl<D: Disk> Survey<D> {
             return Ok(None);
         };
         manifest.check(manifest.segment_bytes)?;
-        if manifest.incarnation == 0 {
-            // A start that died while it made the directory.
-            return Ok(None);
+        if manifest.may_lack_shard() {
+            let root = patient.list("");
+            let root = root.map_err(|error| OpenError::io("", "listing", error))?;
+            let has_shard = root.iter().any(|(name, _)| *name == format!("{SHARD}/"));
+            if manifest.incarnation == 0 || !has_shard {
+                // A start that died while it made the directory.
+                return Ok(None);
+            }
         }
         let seen = recovery::see(&patient, &manifest, replay)?;
         let newest = seen.whole.first();

@@ -45,9 +45,8 @@ impl<S: Storage> Shard<S> {
         let name = name.decoded(&mut scratch);
         let found = self.engine.find(name);
         if let Err(error) = self.check_patch(name, found, patch) {
-            if let Some(progress) = self.conn_mut(asker).progress.take() {
-                self.forget_walk(progress.walk);
-            }
+            let progress = self.take_progress(asker);
+            self.forget_walk(progress.walk);
             return Followed::Refused(error);
         }
         let before = match found {
@@ -382,6 +381,10 @@ impl<S: Storage> Shard<S> {
         let uid = self.engine.queue(key).uid;
         let is_group = self.engine.queue(key).group.is_some();
         let readers = self.engine.readers(self.engine.store_of(key));
+        match is_group {
+            true => self.refuse_stream_readers(&[key]),
+            false => self.refuse_stream_readers(&readers),
+        }
         let is_awaited = readers
             .iter()
             .any(|key| self.engine.queue(*key).consumers > 0);

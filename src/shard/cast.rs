@@ -48,7 +48,7 @@ impl<S: Storage> Shard<S> {
             }
             Err(Refused::Cold) => {
                 if let Body::Owned(bytes) = body {
-                    self.conns[asker.slot].kept_body = Some(bytes);
+                    self.conns[asker.slot].rare.make().kept_body = Some(bytes);
                 }
                 self.receivers = found;
                 self.block_cold(asker.slot);
@@ -64,7 +64,7 @@ impl<S: Storage> Shard<S> {
             conn.published.add(receipt.visible);
         }
         if asker.quiet {
-            let quiet = &mut conn.quiet;
+            let quiet = &mut conn.rare.make().quiet;
             quiet.need = quiet.need.and(receipt.need);
             if receipt.refused > 0 {
                 quiet.rejected += 1;

@@ -1,23 +1,22 @@
 //! One connection's state between turns: input left over, output, and what it waits for.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+mod rare;
 
-use bytes::Bytes;
+use std::collections::VecDeque;
 
 use super::door::Session;
-use super::jobs::Progress;
 use super::peers::{Away, Guest, Wait as AwayWait};
 use super::transaction::Transaction;
 use crate::broker::id::Level;
 use crate::broker::id::QueueUid;
 use crate::broker::lease::HolderKey;
-use crate::broker::pattern::Pattern;
 use crate::broker::queue::{QueueKey, WaiterKey};
 use crate::broker::reply::Error;
 use crate::buffer::send::{Pool, SendRing};
 use crate::config::Door;
 use crate::log::LogIndex;
 use crate::protocol::text::decode::Decoder;
+pub use rare::IfAny;
 
 /// When an answer may leave: at once, or when the log has got that far.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -262,14 +261,19 @@ pub struct QuietCount {
     pub need: Need,
 }
 
+impl QuietCount {
+    /// None yet.
+    pub const NONE: QuietCount = QuietCount {
+        accepted: 0,
+        rejected: 0,
+        level: Level::Quorum,
+        need: Need::NOW,
+    };
+}
+
 impl Default for QuietCount {
     fn default() -> QuietCount {
-        QuietCount {
-            accepted: 0,
-            rejected: 0,
-            level: Level::Quorum,
-            need: Need::NOW,
-        }
+        QuietCount::NONE
     }
 }
 
@@ -289,8 +293,6 @@ pub struct Conn {
     pub generation: u32,
     /// Where the peer is, for people.
     pub peer: Box<str>,
-    /// What it calls itself.
-    pub name: Box<[u8]>,
     /// Wants `EXPIRED` lines.
     pub wants_expired: bool,
     /// How far it is on its way out.
@@ -314,46 +316,24 @@ pub struct Conn {
     /// Output.
     pub out: SendRing,
     gates: VecDeque<Gate>,
-    /// The body of a publish that could not be run yet, taken out of the input.
-    pub kept_body: Option<Bytes>,
     /// Is in the list of those that wait for the log.
     pub gate_listed: bool,
     /// Is in the list of those that may be read again.
     pub read_listed: bool,
     /// The turn that `turn_bytes` is of.
     pub turn: u64,
-    /// How far a command that takes several turns has got.
-    pub progress: Option<Progress>,
     /// Is in the list of connections with output.
     pub dirty: bool,
     /// Is in the list of connections to be run or read again.
     pub resuming: bool,
     /// Its pulls' leases.
     pub holder: HolderKey,
-    /// Leases that outlive it once the reply that ends at this stream offset was sent: (end, serial).
-    pub holding: VecDeque<(u64, u64)>,
     /// The deadline of a delivery passed behind a closed gate: they begin anew when it opens.
     pub is_late: bool,
-    /// Its waiting pulls and subscriptions.
-    pub waits: Vec<Wait>,
-    /// Its tagged requests that wait for an answer, by their tags without the `@`.
-    pub requests: BTreeMap<Box<[u8]>, u64>,
-    /// Its live subscriptions by their patterns.
-    pub live: BTreeMap<Pattern, u32>,
-    /// Tags of its live subscriptions, without the `@`.
-    pub live_tags: BTreeSet<Box<[u8]>>,
-    /// Its live subscriptions miss what comes, until it has read half of its output.
-    pub is_lagging: bool,
-    /// Queues that it has pulled from, in order; deleted ones may be among them.
-    pub pulled: Vec<QueueUid>,
-    /// The one it has pulled from last.
-    pub last_pulled: QueueUid,
     /// The last queue used.
     pub last_queue: LastQueue,
     /// Its publishes that must be visible before a later command of its own reads.
     pub published: Unseen,
-    /// Quiet publishes since the last `SYNC`.
-    pub quiet: QuietCount,
     /// What it has queued since `BEGIN`.
     pub transaction: Option<Box<Transaction>>,
     /// When its last byte came, microseconds.
@@ -362,7 +342,12 @@ pub struct Conn {
     pub away: Option<Box<Away>>,
     /// It is a guest of another shard's connection.
     pub guest: Option<Box<Guest>>,
+    /// What most connections never have.
+    pub rare: IfAny,
 }
+
+// Ten thousand that do nothing are most of what a server with many clients has.
+const _: () = assert!(size_of::<Conn>() <= 384);
 
 impl Conn {
     /// A new connection.
@@ -376,7 +361,6 @@ impl Conn {
         Conn {
             generation,
             peer: peer.into(),
-            name: Box::default(),
             wants_expired: false,
             life: Life::Open,
             decoder: Decoder::default(),
@@ -389,30 +373,20 @@ impl Conn {
             blocked: Blocked::No,
             out: SendRing::default(),
             gates: VecDeque::new(),
-            kept_body: None,
             gate_listed: false,
             read_listed: false,
             turn: 0,
-            progress: None,
             dirty: false,
             resuming: false,
             holder,
-            holding: VecDeque::new(),
             is_late: false,
-            waits: Vec::new(),
-            requests: BTreeMap::new(),
-            live: BTreeMap::new(),
-            live_tags: BTreeSet::new(),
-            is_lagging: false,
-            pulled: Vec::new(),
-            last_pulled: QueueUid(0),
             last_queue: LastQueue::default(),
             published: Unseen::default(),
-            quiet: QuietCount::default(),
             transaction: None,
             heard_us: now_us,
             away: None,
             guest: None,
+            rare: IfAny::default(),
         }
     }
 
@@ -516,9 +490,9 @@ impl Conn {
 
     /// Tags in use, an empty one among them if there is an untagged subscription.
     pub fn tags_in_use(&self) -> Vec<Box<[u8]>> {
-        let waits = self.waits.iter();
+        let waits = self.rare.waits.iter();
         let waits = waits.filter(|wait| wait.subscription || !wait.tag.is_empty());
-        let requests = self.requests.keys().cloned();
+        let requests = self.rare.requests.keys().cloned();
         waits.map(|wait| wait.tag.clone()).chain(requests).collect()
     }
 
@@ -619,21 +593,22 @@ impl Conn {
 
     /// The untagged subscription or wait, if there is one.
     pub fn has_untagged_subscription(&self) -> bool {
-        let live = self.live.len() > self.live_tags.len();
-        let mut waits = self.waits.iter();
+        let live = self.rare.live.len() > self.rare.live_tags.len();
+        let mut waits = self.rare.waits.iter();
         live || waits.any(|wait| wait.subscription && wait.tag.is_empty())
     }
 
     /// Is something under way that has that tag?
     pub fn uses(&self, tag: &[u8]) -> bool {
         self.tagged(tag).is_some()
-            || self.requests.contains_key(tag)
-            || self.live_tags.contains(tag)
+            || self.rare.requests.contains_key(tag)
+            || self.rare.live_tags.contains(tag)
     }
 
     /// The wait with that tag.
     pub fn tagged(&self, tag: &[u8]) -> Option<&Wait> {
-        self.waits
+        self.rare
+            .waits
             .iter()
             .find(|wait| *wait.tag == *tag && !wait.tag.is_empty())
     }
@@ -644,7 +619,7 @@ impl Conn {
             + self.tail.memory()
             + self.decoder.memory()
             + self.session.memory()
-            + self.pulled.capacity() * size_of::<QueueUid>()
+            + self.rare.memory()
             + self.transaction.as_ref().map_or(0, |open| open.memory())
             + self.away.as_ref().map_or(0, |away| away.memory())
     }

@@ -15,6 +15,7 @@ use crate::broker::command::PullOptions;
 use crate::broker::lease::{HolderKey, Leases};
 use crate::broker::queue::{QueueKey, WaiterKey};
 use crate::broker::reply::Reply;
+use crate::fault::{Fault, planted};
 use crate::log::disk::Storage;
 use crate::protocol::text::encode;
 
@@ -27,7 +28,7 @@ impl<S: Storage> Shard<S> {
         tag: &[u8],
         sources: &[QueueKey],
         options: &PullOptions,
-        taking: Taking,
+        taking: Taking<'_>,
         now: Now,
     ) {
         for key in sources {
@@ -44,6 +45,7 @@ impl<S: Storage> Shard<S> {
             tag,
             sources.iter().copied(),
             &terms,
+            taking.consumer,
             options.count,
             bytes_max,
             now,
@@ -65,6 +67,7 @@ impl<S: Storage> Shard<S> {
             tag: tag.into(),
             first: sources[0],
             others: sources[1..].to_vec(),
+            consumer: taking.consumer.map(Box::from),
             count: options.count,
             bytes_max,
             terms,
@@ -79,7 +82,7 @@ impl<S: Storage> Shard<S> {
             }
         }
         let conn = &mut self.conns[slot];
-        conn.waits.push(Wait {
+        conn.rare.make().waits.push(Wait {
             tag: tag.into(),
             waiter: key,
             subscription: false,
@@ -90,7 +93,8 @@ impl<S: Storage> Shard<S> {
     }
 
     /// Gives what is ready of several sources, in order: how many messages, and bytes of their bodies. `Err` if nothing
-    /// was given and a next message is on the disk.
+    /// was given and a next message is on the disk. A consumer of streams gets at most so many of each source, as its
+    /// consumer of that name; anybody else so many of all.
     #[allow(clippy::too_many_arguments)]
     pub(super) fn give(
         &mut self,
@@ -98,14 +102,31 @@ impl<S: Storage> Shard<S> {
         tag: &[u8],
         sources: impl Iterator<Item = QueueKey>,
         terms: &Terms,
+        consumer: Option<&[u8]>,
         most: u32,
         bytes_max: u64,
         now: Now,
     ) -> Result<(u32, u64), Cold> {
         let (mut count, mut bytes, mut cold) = (0, 0, false);
+        let mut holder = None;
         for key in sources {
-            if count == most || bytes >= bytes_max {
+            let wanted = match consumer {
+                None => most - count,
+                Some(_) => most,
+            };
+            if wanted == 0 || bytes >= bytes_max {
                 break;
+            }
+            let mut own = *terms;
+            if let Some(name) = consumer {
+                if self.engine.queue(key).ready() == 0 {
+                    continue;
+                }
+                own.holder = match holder {
+                    Some(holder) if planted(Fault::StreamsOfOneConsumer) => holder,
+                    _ => self.stream_consumer(key, name),
+                };
+                holder = Some(own.holder);
             }
             if self.engine.queue(key).settings.single && !self.may_consume(key, self.key(slot)) {
                 continue;
@@ -116,9 +137,9 @@ impl<S: Storage> Shard<S> {
                 &mut self.conns[slot],
                 &mut self.pool,
                 key,
-                terms,
+                &own,
                 tag,
-                most - count,
+                wanted,
                 bytes_max - bytes,
                 limit,
                 now,
@@ -153,7 +174,10 @@ impl<S: Storage> Shard<S> {
     pub(super) fn end_holding(&mut self, slot: usize) {
         let conn = &mut self.conns[slot];
         let end = conn.out.end();
-        for (until, _) in conn
+        let Some(rare) = conn.rare.any() else {
+            return;
+        };
+        for (until, _) in rare
             .holding
             .iter_mut()
             .rev()
@@ -221,9 +245,10 @@ impl<S: Storage> Shard<S> {
             waiter.bytes_max,
         );
         let (first, others) = (waiter.first, waiter.others.clone());
-        let tag = waiter.tag.clone();
+        let (tag, consumer) = (waiter.tag.clone(), waiter.consumer.clone());
         let sources = std::iter::once(first).chain(others);
-        match self.give(slot, &tag, sources, &terms, count, bytes_max, now) {
+        let consumer = consumer.as_deref();
+        match self.give(slot, &tag, sources, &terms, consumer, count, bytes_max, now) {
             Err(Cold) => Stopped::Cold,
             Ok((0, _)) => Stopped::Empty,
             Ok((given, _)) => {
@@ -249,7 +274,7 @@ impl<S: Storage> Shard<S> {
         let slot = waiter.conn.slot as usize;
         self.end_pull(slot, &waiter.tag, given);
         let conn = &mut self.conns[slot];
-        conn.waits.retain(|wait| wait.waiter != key);
+        conn.rare.end_wait(key);
         if conn.blocked == Blocked::Pull(key) {
             conn.blocked = Blocked::No;
             self.resume(slot);
@@ -427,7 +452,7 @@ impl<S: Storage> Shard<S> {
         by_holder[terms.holder.0 as usize] = Some(key);
         self.engine.queue_mut(queue).consumers += 1;
         let conn = &mut self.conns[at.slot as usize];
-        conn.waits.push(Wait {
+        conn.rare.make().waits.push(Wait {
             tag: tag.into(),
             waiter: key,
             subscription: true,
@@ -440,6 +465,7 @@ impl<S: Storage> Shard<S> {
     pub(super) fn find_subscription(&mut self, at: ConnKey, queue: QueueKey) -> Option<WaiterKey> {
         let waiters = &mut self.waiters;
         self.conns[at.slot as usize]
+            .rare
             .waits
             .iter()
             .filter(|wait| wait.subscription)
@@ -494,7 +520,7 @@ impl<S: Storage> Shard<S> {
         self.leave_line(queue, key);
         self.waiters.by_holder[holder.0 as usize] = None;
         let conn = &mut self.conns[subscription.conn.slot as usize];
-        conn.waits.retain(|wait| wait.waiter != key);
+        conn.rare.end_wait(key);
         if let Session::Amqp(amqp) = &mut conn.session {
             amqp.forget_consumer(&subscription.tag, key);
         }
@@ -508,10 +534,10 @@ impl<S: Storage> Shard<S> {
     /// Leases of replies that were sent whole outlive the connection from now on.
     pub(super) fn release_holds(&mut self, slot: usize) {
         let conn = &mut self.conns[slot];
-        while let Some((end, serial)) = conn.holding.front().copied()
+        while let Some((end, serial)) = conn.rare.holding.front().copied()
             && end <= conn.confirmed()
         {
-            conn.holding.pop_front();
+            conn.rare.make().holding.pop_front();
             self.engine.leases.hand_over(serial, Leases::NOBODY);
             if let Some(queue) = self.engine.leases.get(serial).map(|lease| lease.queue)
                 && self.engine.queue(queue).settings.single

@@ -53,7 +53,7 @@ impl<S: Storage> Shard<S> {
     /// `END <src> gone=drain` for every subscription of a connection.
     fn tell_drain(&mut self, slot: usize) {
         self.tell_live_drain(slot);
-        for wait in self.conns[slot].waits.clone() {
+        for wait in self.conns[slot].rare.waits.clone() {
             if let Some(subscription) = self.waiters.subscription(wait.waiter) {
                 let source = &self.engine.queue(subscription.queue).printed;
                 let tag = (!wait.tag.is_empty()).then_some(&*wait.tag);

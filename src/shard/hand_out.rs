@@ -195,7 +195,7 @@ fn send<S: Storage>(
     } else {
         engine.leases.set_size(serial, size);
         if terms.hold {
-            conn.holding.push_back((u64::MAX, serial));
+            conn.rare.make().holding.push_back((u64::MAX, serial));
         }
     }
     u64::from(size)

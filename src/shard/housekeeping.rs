@@ -350,6 +350,7 @@ impl<S: Storage> Shard<S> {
         self.conns[slot].is_late = self.conns[slot].is_gated();
         let conn = &self.conns[slot];
         let waiters = conn
+            .rare
             .waits
             .iter()
             .filter_map(|wait| self.waiters.holder_of(wait.waiter));

@@ -20,7 +20,7 @@ impl<S: Storage> Shard<S> {
         asker: Asker<'_>,
         sources: crate::broker::command::Sources<'_>,
         options: &crate::broker::command::PullOptions,
-        taking: Taking,
+        taking: Taking<'_>,
         now: Now,
     ) -> Flow {
         let slot = asker.slot;
@@ -52,7 +52,7 @@ impl<S: Storage> Shard<S> {
             },
         }
         for key in &keys {
-            if self.engine.queue(*key).uid != self.conns[slot].last_pulled {
+            if self.engine.queue(*key).uid != self.conns[slot].rare.pulled.last {
                 self.note_puller(slot, *key);
             }
         }

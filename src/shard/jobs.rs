@@ -5,7 +5,6 @@
 
 use bytes::Bytes;
 
-use super::conn::Conn;
 use super::hand_out::{Shown, write_message};
 use super::session::{Asker, Flow};
 use super::trace;
@@ -116,16 +115,18 @@ impl<S: Storage> Shard<S> {
     }
 
     pub(super) fn fail_command(&mut self, asker: Asker<'_>, error: &Error) -> Flow {
-        if let Some(progress) = self.conn_mut(asker).progress.take() {
-            self.engine.outbox.forget_piece(progress.piece);
-        }
+        let progress = self.take_progress(asker);
+        self.engine.outbox.forget_piece(progress.piece);
         self.totals.count_error(error.code);
         self.answer_error(asker.slot, asker.tag, error);
         Flow::Done
     }
 
-    pub(super) fn conn_mut(&mut self, asker: Asker<'_>) -> &mut Conn {
-        &mut self.conns[asker.slot]
+    /// How far the command that goes on has got; nothing is kept of it.
+    pub(super) fn take_progress(&mut self, asker: Asker<'_>) -> Progress {
+        let rare = self.conns[asker.slot].rare.any();
+        rare.and_then(|rare| rare.progress.take())
+            .unwrap_or_default()
     }
 
     /// The command's piece of this turn is done, or it waits for the disk.
@@ -135,7 +136,7 @@ impl<S: Storage> Shard<S> {
         progress: Progress,
         for_disk: bool,
     ) -> Flow {
-        self.conn_mut(asker).progress = Some(progress);
+        self.conns[asker.slot].rare.make().progress = Some(progress);
         self.block_cold(asker.slot);
         if !for_disk {
             self.goes_on = true;
@@ -161,7 +162,7 @@ impl<S: Storage> Shard<S> {
             );
             return self.fail_command(asker, &error);
         }
-        let mut progress = self.conn_mut(asker).progress.take().unwrap_or_default();
+        let mut progress = self.take_progress(asker);
         if progress.end == 0 {
             progress.end = self.engine.queue(key).next_id();
         }
@@ -232,7 +233,7 @@ impl<S: Storage> Shard<S> {
             );
             return self.fail_command(asker, &error);
         }
-        let mut progress = self.conn_mut(asker).progress.take().unwrap_or_default();
+        let mut progress = self.take_progress(asker);
         if progress.end == 0 {
             progress.end = self.engine.queue(key).next_id();
         }
@@ -345,7 +346,7 @@ impl<S: Storage> Shard<S> {
         };
         let (key, ids) = self.peeked(key, (count as usize).min(PEEK_MAX), state, from);
         // What was shown before something had to be read from the disk is not shown again.
-        let mut progress = self.conn_mut(asker).progress.take().unwrap_or_default();
+        let mut progress = self.take_progress(asker);
         for id in ids.into_iter().skip(progress.looked as usize) {
             if progress.done > 0 && self.conns[asker.slot].out.len() >= self.limits.send_bytes_max {
                 break;

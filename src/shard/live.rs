@@ -83,7 +83,7 @@ impl<S: Storage> Shard<S> {
     ) -> Result<(), Error> {
         let pattern = Pattern::new(pattern)?;
         let slot = asker.slot;
-        let known = self.conns[slot].live.get(&pattern).copied();
+        let known = self.conns[slot].rare.live.get(&pattern).copied();
         if let Some(tag) = asker.tag
             && self.conns[slot].uses(tag)
         {
@@ -130,9 +130,9 @@ impl<S: Storage> Shard<S> {
         let key = self.live.subscriptions.insert(subscription) as u32;
         self.engine.topics.insert(&pattern, Receiver::Live(key));
         let conn = &mut self.conns[slot];
-        conn.live.insert(pattern, key);
+        conn.rare.make().live.insert(pattern, key);
         if !tag.is_empty() {
-            conn.live_tags.insert(tag.into());
+            conn.rare.make().live_tags.insert(tag.into());
         }
     }
 
@@ -156,7 +156,7 @@ impl<S: Storage> Shard<S> {
 
     /// Ends a live subscription and tells what it has missed; false if there is none.
     pub(super) fn unsubscribe_live(&mut self, slot: usize, pattern: &Pattern) -> bool {
-        let Some(key) = self.conns[slot].live.get(pattern).copied() else {
+        let Some(key) = self.conns[slot].rare.live.get(pattern).copied() else {
             return false;
         };
         self.tell_lag(slot, key);
@@ -166,7 +166,7 @@ impl<S: Storage> Shard<S> {
 
     /// Ends all of a connection, whose peer sends nothing more.
     pub(super) fn end_live(&mut self, slot: usize) {
-        while let Some(key) = self.conns[slot].live.values().next().copied() {
+        while let Some(key) = self.conns[slot].rare.live.values().next().copied() {
             self.tell_lag(slot, key);
             self.drop_live(slot, key);
         }
@@ -174,7 +174,7 @@ impl<S: Storage> Shard<S> {
 
     /// The broker goes down: it is told, behind what the subscriptions have missed.
     pub(super) fn tell_live_drain(&mut self, slot: usize) {
-        let keys: Vec<u32> = self.conns[slot].live.values().copied().collect();
+        let keys: Vec<u32> = self.conns[slot].rare.live.values().copied().collect();
         for key in keys {
             self.tell_lag(slot, key);
             let subscription = &self.live.subscriptions[key as usize];
@@ -187,7 +187,7 @@ impl<S: Storage> Shard<S> {
 
     /// The connection is gone: nobody is told anything.
     pub(super) fn forget_live(&mut self, slot: usize) {
-        while let Some(key) = self.conns[slot].live.values().next().copied() {
+        while let Some(key) = self.conns[slot].rare.live.values().next().copied() {
             self.drop_live(slot, key);
         }
     }
@@ -196,9 +196,9 @@ impl<S: Storage> Shard<S> {
         let subscription = self.live.subscriptions.remove(key as usize);
         let pattern = &subscription.pattern;
         self.engine.topics.remove(pattern, Receiver::Live(key));
-        let conn = &mut self.conns[slot];
-        conn.live.remove(pattern);
-        conn.live_tags.remove(&subscription.tag);
+        let rare = self.conns[slot].rare.make();
+        rare.live.remove(pattern);
+        rare.live_tags.remove(&subscription.tag);
     }
 
     /// The live subscriptions among the receivers, one for each connection: the oldest. The list is scratch, to be
@@ -267,11 +267,11 @@ impl<S: Storage> Shard<S> {
             }
             let subscription = &mut self.live.subscriptions[*key as usize];
             let conn = &mut self.conns[slot];
-            if !has_memory || conn.is_lagging || conn.out.len() >= self.limits.send_bytes_max {
-                if !has_memory && !conn.is_lagging {
+            if !has_memory || conn.rare.is_lagging || conn.out.len() >= self.limits.send_bytes_max {
+                if !has_memory && !conn.rare.is_lagging {
                     self.live.starved.push(subscription.conn);
                 }
-                conn.is_lagging = true;
+                conn.rare.make().is_lagging = true;
                 subscription.dropped += u64::from(!planted(Fault::LagNotCounted));
                 self.live.dropped_total += 1;
                 continue;
@@ -363,7 +363,7 @@ impl<S: Storage> Shard<S> {
         let room = limit.saturating_sub(conn.out.len());
         // A copy is given if there is room for its first octet.
         let taken = match ends {
-            _ if conn.is_lagging => 0,
+            _ if conn.rare.is_lagging => 0,
             [.., before, _] if room > *before => ends.len(),
             _ => {
                 let begins = std::iter::once(0).chain(ends.iter().copied());
@@ -386,7 +386,7 @@ impl<S: Storage> Shard<S> {
         self.live.given_total += taken as u64;
         let missed = (ends.len() - taken) as u64;
         if missed > 0 {
-            self.conns[slot].is_lagging = true;
+            self.conns[slot].rare.make().is_lagging = true;
             self.live.dropped_total += missed;
             let told = u64::from(!planted(Fault::LagNotCounted));
             self.live.subscriptions[key as usize].dropped += missed * told;
@@ -417,16 +417,16 @@ impl<S: Storage> Shard<S> {
 
     /// The output has room again: the connection is told what it has missed, and misses no more.
     pub(super) fn catch_up(&mut self, slot: usize) {
-        if !self.conns[slot].is_lagging {
+        if !self.conns[slot].rare.is_lagging {
             return;
         }
-        let keys: Vec<u32> = self.conns[slot].live.values().copied().collect();
+        let keys: Vec<u32> = self.conns[slot].rare.live.values().copied().collect();
         for key in keys {
             if self.conns[slot].out.len() >= self.limits.send_bytes_max {
                 return;
             }
             self.tell_lag(slot, key);
         }
-        self.conns[slot].is_lagging = false;
+        self.conns[slot].rare.make().is_lagging = false;
     }
 }

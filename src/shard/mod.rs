@@ -435,7 +435,7 @@ impl<S: Storage> Shard<S> {
     fn end_interests(&mut self, slot: usize, now: Now) {
         self.end_live(slot);
         self.end_across(slot, now);
-        for wait in self.conns[slot].waits.clone() {
+        for wait in self.conns[slot].rare.waits.clone() {
             if wait.subscription {
                 self.unsubscribe(wait.waiter);
             } else {
@@ -452,7 +452,7 @@ impl<S: Storage> Shard<S> {
             Life::HalfClosed => {
                 let waiting = conn.blocked != Blocked::No
                     || conn.resuming
-                    || !conn.waits.is_empty()
+                    || !conn.rare.waits.is_empty()
                     || conn.has_confirms()
                     || self.has_requests(slot);
                 if !waiting && conn.away.is_some() {
@@ -504,7 +504,7 @@ impl<S: Storage> Shard<S> {
         self.abort_transaction(slot);
         self.guests_reset(slot);
         self.drop_watches(slot, None, now);
-        for wait in std::mem::take(&mut self.conns[slot].waits) {
+        for wait in self.conns[slot].rare.take_waits() {
             if wait.subscription {
                 self.unsubscribe(wait.waiter);
             } else {
@@ -512,7 +512,8 @@ impl<S: Storage> Shard<S> {
             }
         }
         let mut conn = self.conns.remove(slot);
-        if let Some(progress) = conn.progress {
+        let progress = conn.rare.any().and_then(|rare| rare.progress.take());
+        if let Some(progress) = progress {
             self.engine.outbox.forget_piece(progress.piece);
             self.forget_walk(progress.walk);
         }
@@ -537,7 +538,7 @@ impl<S: Storage> Shard<S> {
         if let Some(guest) = conn.guest.take() {
             self.guest_goes(&guest, left);
         }
-        self.pullers_gone(&conn.pulled);
+        self.pullers_gone(conn.rare.pulled.iter());
     }
 
     #[inline]
@@ -628,7 +629,7 @@ impl<S: Storage> Shard<S> {
         conn.out.consume(count, &mut self.pool);
         let more = conn.out.sendable() > 0;
         let has_room = conn.out.len() < self.limits.send_bytes_max / 2;
-        if !conn.holding.is_empty() {
+        if !conn.rare.holding.is_empty() {
             self.release_holds(slot);
         }
         if was_full && has_room {
@@ -641,7 +642,7 @@ impl<S: Storage> Shard<S> {
     /// The output has room again: commands, reads and subscriptions go on.
     fn room_again(&mut self, slot: usize) {
         self.catch_up(slot);
-        for wait in self.conns[slot].waits.clone() {
+        for wait in self.conns[slot].rare.waits.clone() {
             if wait.subscription {
                 self.line_up(wait.waiter);
             }

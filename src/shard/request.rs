@@ -163,7 +163,7 @@ impl<S: Storage> Shard<S> {
             Ok(()) => Flow::Done,
             Err(Refused::Cold) => {
                 if let Body::Owned(bytes) = body {
-                    self.conns[asker.slot].kept_body = Some(bytes);
+                    self.conns[asker.slot].rare.make().kept_body = Some(bytes);
                 }
                 self.block_cold(asker.slot);
                 Flow::Again
@@ -211,7 +211,7 @@ impl<S: Storage> Shard<S> {
         let conn = &mut self.conns[asker.slot];
         match asker.tag {
             Some(tag) => {
-                conn.requests.insert(tag.into(), serial);
+                conn.rare.make().requests.insert(tag.into(), serial);
             }
             None => conn.blocked = Blocked::Request(serial),
         }
@@ -286,7 +286,7 @@ impl<S: Storage> Shard<S> {
             conn.blocked = Blocked::No;
             self.resume(slot);
         } else {
-            conn.requests.remove(&pending.tag);
+            conn.rare.make().requests.remove(&pending.tag);
         }
         pending
     }
@@ -338,7 +338,7 @@ impl<S: Storage> Shard<S> {
         if let Blocked::Request(serial) = conn.blocked {
             self.requests.remove(serial);
         }
-        for serial in std::mem::take(&mut conn.requests).into_values() {
+        for serial in conn.rare.take_requests().into_values() {
             self.requests.remove(serial);
         }
     }
@@ -355,7 +355,7 @@ impl<S: Storage> Shard<S> {
 
     fn fail_requests(&mut self, slot: usize, error: &Error) {
         let conn = &self.conns[slot];
-        let mut serials: Vec<u64> = conn.requests.values().copied().collect();
+        let mut serials: Vec<u64> = conn.rare.requests.values().copied().collect();
         if let Blocked::Request(serial) = conn.blocked {
             serials.push(serial);
         }
@@ -367,7 +367,7 @@ impl<S: Storage> Shard<S> {
 
     /// `CANCEL` of a request; false if none has that tag.
     pub(super) fn cancel_request(&mut self, slot: usize, tag: &[u8]) -> bool {
-        let found = self.conns[slot].requests.get(tag).copied();
+        let found = self.conns[slot].rare.requests.get(tag).copied();
         if let Some(serial) = found {
             self.fail_request(serial, &timed_out());
         }
@@ -379,26 +379,17 @@ impl<S: Storage> Shard<S> {
     pub(super) fn note_puller(&mut self, slot: usize, key: QueueKey) {
         let queue = self.engine.queue(key);
         let uid = queue.uid;
-        let conn = &mut self.conns[slot];
-        conn.last_pulled = uid;
-        let Err(at) = conn.pulled.binary_search(&uid) else {
-            return;
-        };
-        if conn.pulled.len() == conn.pulled.capacity() {
-            let engine = &self.engine;
-            conn.pulled.retain(|uid| engine.find_uid(*uid).is_some());
-            conn.pulled.push(uid);
-            conn.pulled.sort_unstable();
-        } else {
-            conn.pulled.insert(at, uid);
+        let pulled = &mut self.conns[slot].rare.make().pulled;
+        let engine = &self.engine;
+        if pulled.add(uid, |uid| engine.find_uid(uid).is_some()) {
+            self.engine.queue_mut(key).pullers += 1;
         }
-        self.engine.queue_mut(key).pullers += 1;
     }
 
     /// The connection is gone, and with it one who pulled from these.
-    pub(super) fn pullers_gone(&mut self, pulled: &[QueueUid]) {
+    pub(super) fn pullers_gone(&mut self, pulled: impl Iterator<Item = QueueUid>) {
         for uid in pulled {
-            if let Some(key) = self.engine.find_uid(*uid) {
+            if let Some(key) = self.engine.find_uid(uid) {
                 self.engine.queue_mut(key).pullers -= 1;
                 self.consumer_gone(key);
             }
@@ -407,7 +398,7 @@ impl<S: Storage> Shard<S> {
 
     /// Does the connection wait for an answer?
     pub(super) fn has_requests(&self, slot: usize) -> bool {
-        !self.conns[slot].requests.is_empty()
+        !self.conns[slot].rare.requests.is_empty()
     }
 }
 

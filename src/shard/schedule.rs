@@ -33,14 +33,14 @@ impl<S: Storage> Shard<S> {
             Ok(number) => self.scheduled(asker, number),
             Err(Refused::Cold) => {
                 if let Body::Owned(bytes) = body {
-                    self.conns[asker.slot].kept_body = Some(bytes);
+                    self.conns[asker.slot].rare.make().kept_body = Some(bytes);
                 }
                 self.block_cold(asker.slot);
                 return Flow::Again;
             }
             Err(Refused::Error(error)) => {
                 if asker.quiet {
-                    self.conns[asker.slot].quiet.rejected += 1;
+                    self.conns[asker.slot].rare.make().quiet.rejected += 1;
                 }
                 return self.conclude(asker, Err(error));
             }
@@ -105,7 +105,7 @@ impl<S: Storage> Shard<S> {
         };
         let need = self.engine.need(level);
         if asker.quiet {
-            let quiet = &mut self.conns[asker.slot].quiet;
+            let quiet = &mut self.conns[asker.slot].rare.make().quiet;
             quiet.accepted += 1;
             quiet.level = quiet.level.min(level);
             quiet.need = quiet.need.and(need);

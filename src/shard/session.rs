@@ -99,7 +99,7 @@ impl<S: Storage> Shard<S> {
                             let frame = &input[used..used + consumed];
                             let line = &decoder.told;
                             if self.carry_out_plan(slot, errand, frame, line, now) == Flow::Again {
-                                if let Some(body) = self.conns[slot].kept_body.take() {
+                                if let Some(body) = self.conns[slot].rare.take_kept_body() {
                                     decoder.again(body);
                                     used += consumed;
                                 }
@@ -120,7 +120,7 @@ impl<S: Storage> Shard<S> {
                             Kept::Again => return used,
                         }
                     } else if self.execute(slot, request, now) == Flow::Again {
-                        if let Some(body) = self.conns[slot].kept_body.take() {
+                        if let Some(body) = self.conns[slot].rare.take_kept_body() {
                             decoder.again(body);
                             used += consumed;
                         }
@@ -555,7 +555,7 @@ impl<S: Storage> Shard<S> {
                 Flow::Done
             }
             Err(Refused::Cold) => {
-                self.conns[asker.slot].kept_body = own;
+                self.conns[asker.slot].rare.keep_body(own);
                 self.block_cold(asker.slot);
                 Flow::Again
             }
@@ -565,7 +565,7 @@ impl<S: Storage> Shard<S> {
 
     fn refuse_publish(&mut self, asker: Asker<'_>, error: &Error) -> Flow {
         if asker.quiet {
-            self.conns[asker.slot].quiet.rejected += 1;
+            self.conns[asker.slot].rare.make().quiet.rejected += 1;
         }
         self.refuse(asker.slot, asker.tag, error);
         Flow::Done
@@ -580,7 +580,7 @@ impl<S: Storage> Shard<S> {
             conn.published.add(self.engine.visible_need(key));
         }
         if asker.quiet {
-            let quiet = &mut conn.quiet;
+            let quiet = &mut conn.rare.make().quiet;
             quiet.accepted += 1;
             quiet.level = quiet.level.min(receipt.level);
             if need.level != Level::None {
@@ -632,7 +632,7 @@ impl<S: Storage> Shard<S> {
     }
 
     fn sync(&mut self, asker: Asker<'_>, level: Option<Level>) {
-        let quiet = std::mem::take(&mut self.conns[asker.slot].quiet);
+        let quiet = self.conns[asker.slot].rare.take_quiet();
         let mut need = quiet.need;
         let mut reached = quiet.level;
         if quiet.accepted == 0 {
@@ -675,7 +675,7 @@ impl<S: Storage> Shard<S> {
         let mut scratch = Vec::new();
         let conn = &mut self.conns[asker.slot];
         if let Some(name) = name {
-            conn.name = name.decoded(&mut scratch).into();
+            conn.rare.set_name(name.decoded(&mut scratch));
         }
         conn.wants_expired = expired;
         self.guests_named(asker.slot);

@@ -164,7 +164,9 @@ impl<S: Storage> Shard<S> {
             serial: lease.serial,
         };
         let conn = &mut self.conns[slot];
-        conn.holding.retain(|(_, serial)| *serial != lease.serial);
+        if let Some(rare) = conn.rare.any() {
+            rare.holding.retain(|(_, serial)| *serial != lease.serial);
+        }
         if conn.wants_expired && conn.out.len() < self.limits.send_bytes_max {
             conn.tell(&mut self.pool, None, Told::Expired(handle));
             self.mark_dirty(slot);

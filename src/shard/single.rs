@@ -65,14 +65,13 @@ impl<S: Storage> Shard<S> {
             return false;
         };
         let conn = &self.conns[slot];
-        let waits =
-            conn.waits
-                .iter()
-                .any(|wait| match self.waiters.slab.get(wait.waiter.0 as usize) {
-                    Some(Waiter::Pull(pull)) => pull.sources().any(|source| source == queue),
-                    Some(Waiter::Subscription(subscription)) => subscription.queue == queue,
-                    Some(Waiter::Across(_) | Waiter::Watch(_)) | None => false,
-                });
+        let waits = conn.rare.waits.iter().any(|wait| {
+            match self.waiters.slab.get(wait.waiter.0 as usize) {
+                Some(Waiter::Pull(pull)) => pull.sources().any(|source| source == queue),
+                Some(Waiter::Subscription(subscription)) => subscription.queue == queue,
+                Some(Waiter::Across(_) | Waiter::Watch(_)) | None => false,
+            }
+        });
         let watches = conn.watches().iter();
         let watches = watches.filter_map(|key| self.waiters.slab.get(key.0 as usize));
         let mut watches = watches.filter_map(|waiter| match waiter {

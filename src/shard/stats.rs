@@ -210,16 +210,22 @@ impl<S: Storage> Shard<S> {
         let mut text = Vec::new();
         let (shards, me) = self.shards();
         for (slot, conn) in &self.conns {
-            let of_queues = conn.waits.iter().filter(|wait| wait.subscription).count();
-            let subscriptions = of_queues + conn.live.len();
+            let of_queues = conn
+                .rare
+                .waits
+                .iter()
+                .filter(|wait| wait.subscription)
+                .count();
+            let subscriptions = of_queues + conn.rare.live.len();
             let leased: u32 = self.engine.leases.held(conn.holder)
                 + conn
+                    .rare
                     .waits
                     .iter()
                     .filter_map(|wait| self.waiters.holder_of(wait.waiter))
                     .map(|holder| self.engine.leases.held(holder))
                     .sum::<u32>();
-            let waiting = conn.waits.len() - of_queues;
+            let waiting = conn.rare.waits.len() - of_queues;
             if let Some(guest) = &conn.guest {
                 let (home, key) = guest.home;
                 let id = shown(key, (shards, home));
@@ -231,7 +237,7 @@ impl<S: Storage> Shard<S> {
             }
             let id = shown(self.key(slot), (shards, me));
             text.extend_from_slice(format!("conn={id} peer={} name=", conn.peer).as_bytes());
-            encode::typed(&mut text, &conn.name);
+            encode::typed(&mut text, &conn.rare.name);
             let rest = format!(
                 " leased={leased} subscriptions={subscriptions} waiting={waiting} unsent_bytes={} idle_ms={}\n",
                 conn.unsent(),

@@ -198,7 +198,9 @@ impl<S: Storage> Shard<S> {
     pub(super) fn refuse_commit(&mut self, slot: usize, quiet: bool) {
         if self.conns[slot].transaction.take().is_some() {
             self.totals.transactions.voided += 1;
-            self.conns[slot].quiet.rejected += u64::from(quiet);
+            if quiet {
+                self.conns[slot].rare.make().quiet.rejected += 1;
+            }
         }
     }
 
@@ -334,7 +336,7 @@ impl<S: Storage> Shard<S> {
             }
             Err(Refused::Error(error)) => {
                 if asker.quiet {
-                    self.conns[slot].quiet.rejected += 1;
+                    self.conns[slot].rare.make().quiet.rejected += 1;
                 }
                 self.totals.transactions.voided += u64::from(!open.is_void);
                 self.refuse(slot, asker.tag, &error);
@@ -346,7 +348,7 @@ impl<S: Storage> Shard<S> {
         let need = self.engine.need(sum.settled).and(sum.need);
         self.engine.sync_wanted |= need.level >= Level::Disk && !self.engine.reached(need);
         if asker.quiet {
-            let quiet = &mut self.conns[slot].quiet;
+            let quiet = &mut self.conns[slot].rare.make().quiet;
             quiet.accepted += 1;
             quiet.level = quiet.level.min(sum.told);
             quiet.need = quiet.need.and(need);

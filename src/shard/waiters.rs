@@ -16,9 +16,9 @@ pub const FOREVER_US: u64 = u64::MAX;
 
 /// What a pull can have that no command of the line protocol says.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Taking {
-    /// Whose leases they are; the connection's when absent.
-    pub holder: Option<HolderKey>,
+pub struct Taking<'a> {
+    /// The consumer of streams whose leases they are, in each source's group; the connection's when absent.
+    pub consumer: Option<&'a [u8]>,
     /// Messages are taken at the end that leaves last.
     pub from_tail: bool,
 }
@@ -41,10 +41,10 @@ pub struct Terms {
 }
 
 impl Terms {
-    /// Those of a pull whose leases `holder` gets unless it is taken for somebody else.
-    pub fn of_pull(options: &PullOptions, taking: Taking, holder: HolderKey) -> Terms {
+    /// Those of a pull whose leases `holder` gets.
+    pub fn of_pull(options: &PullOptions, taking: Taking<'_>, holder: HolderKey) -> Terms {
         Terms {
-            holder: taking.holder.unwrap_or(holder),
+            holder,
             lease_us: options.lease_us,
             ack_auto: options.ack_auto,
             timestamps: options.timestamps,
@@ -127,7 +127,9 @@ pub struct PullWaiter {
     pub first: QueueKey,
     /// The other sources.
     pub others: Vec<QueueKey>,
-    /// Most messages.
+    /// The consumer of streams that it is for.
+    pub consumer: Option<Box<[u8]>>,
+    /// Most messages; of each source if it is for a consumer of streams.
     pub count: u32,
     /// Most bytes of bodies.
     pub bytes_max: u64,

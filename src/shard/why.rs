@@ -127,7 +127,7 @@ impl<S: Storage> Shard<S> {
                     let conn = &self.conns[slot];
                     let who = format!("holder={slot}.{} peer={} name=", conn.generation, conn.peer);
                     text.extend_from_slice(who.as_bytes());
-                    encode::typed(text, &conn.name);
+                    encode::typed(text, &conn.rare.name);
                 }
                 None => text.extend_from_slice(b"holder=- peer=- name="),
             }

@@ -27,6 +27,7 @@ mod script;
 mod settings;
 mod settle;
 mod stats;
+mod streams;
 mod subscribe;
 #[path = "../support/mod.rs"]
 mod support;

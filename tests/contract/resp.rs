@@ -12,10 +12,10 @@ use crate::support::{Broker, Launch, TempDir};
 const ANSWER_MAX: Duration = Duration::from_secs(20);
 
 /// One connection.
-struct Resp(BufReader<TcpStream>);
+pub(crate) struct Resp(BufReader<TcpStream>);
 
 impl Resp {
-    fn connect(address: SocketAddr) -> Resp {
+    pub(crate) fn connect(address: SocketAddr) -> Resp {
         let stream = TcpStream::connect(address).expect("the broker listens");
         stream.set_nodelay(true).expect("a socket takes it");
         stream
@@ -24,20 +24,20 @@ impl Resp {
         Resp(BufReader::new(stream))
     }
 
-    fn send_raw(&mut self, bytes: &[u8]) {
+    pub(crate) fn send_raw(&mut self, bytes: &[u8]) {
         let _ = self.0.get_mut().write_all(bytes);
     }
 
     /// Sends a command whose words are separated by spaces.
-    fn send(&mut self, line: &str) {
+    pub(crate) fn send(&mut self, line: &str) {
         self.send_words(&line.split(' ').map(str::as_bytes).collect::<Vec<_>>());
     }
 
-    fn send_words(&mut self, words: &[&[u8]]) {
+    pub(crate) fn send_words(&mut self, words: &[&[u8]]) {
         self.send_raw(&resp_command(words));
     }
 
-    fn line(&mut self) -> String {
+    pub(crate) fn line(&mut self) -> String {
         let mut line = Vec::new();
         self.0.read_until(b'\n', &mut line).expect("a line comes");
         let line = String::from_utf8_lossy(&line).into_owned();
@@ -47,7 +47,7 @@ impl Resp {
     }
 
     /// The next reply, as text: `+OK`, `:1`, `$octets`, `[a b]`, `{a b}`, `>[a b]`, `nil`, `nils`, `-ERR …`.
-    fn reply(&mut self) -> String {
+    pub(crate) fn reply(&mut self) -> String {
         let line = self.line();
         let (kind, rest) = line.split_at(1);
         let number = || rest.parse::<i64>().expect("a number");
@@ -76,17 +76,17 @@ impl Resp {
         }
     }
 
-    fn ask(&mut self, line: &str) -> String {
+    pub(crate) fn ask(&mut self, line: &str) -> String {
         self.send(line);
         self.reply()
     }
 
     /// Asks, and compares.
-    fn check(&mut self, line: &str, want: &str) {
+    pub(crate) fn check(&mut self, line: &str, want: &str) {
         assert_eq!(self.ask(line), want, "{line}");
     }
 
-    fn assert_silent(&mut self, time: Duration) {
+    pub(crate) fn assert_silent(&mut self, time: Duration) {
         self.0
             .get_mut()
             .set_read_timeout(Some(time))
@@ -100,7 +100,7 @@ impl Resp {
         stream.set_read_timeout(Some(ANSWER_MAX)).expect("above 0");
     }
 
-    fn assert_closes(&mut self) {
+    pub(crate) fn assert_closes(&mut self) {
         let mut more = Vec::new();
         match self.0.read_to_end(&mut more) {
             Ok(_) => {}
@@ -114,12 +114,12 @@ impl Resp {
         );
     }
 
-    fn half_close(&mut self) {
+    pub(crate) fn half_close(&mut self) {
         let _ = self.0.get_mut().shutdown(Shutdown::Write);
     }
 
     /// Ends the connection such that the peer sees a reset, as a killed process that had not read everything.
-    fn reset(self) {
+    pub(crate) fn reset(self) {
         let socket = socket2::Socket::from(self.0.into_inner());
         socket
             .set_linger(Some(Duration::ZERO))
@@ -127,7 +127,7 @@ impl Resp {
     }
 }
 
-fn memory() -> (Broker, Resp) {
+pub(crate) fn memory() -> (Broker, Resp) {
     let broker = Launch::memory().start();
     let resp = Resp::connect(broker.address);
     (broker, resp)
@@ -619,179 +619,4 @@ fn who_does_not_read_is_not_read_and_holds_nobody_up() {
     for _ in 0..500 {
         assert_eq!(slow.reply().len(), body.len() + 3);
     }
-}
-
-/// Entries of a stream with their ids cut away.
-fn without_ids(text: &str) -> String {
-    let words = text.split(' ').map(|word| {
-        let bare = word.trim_start_matches('[');
-        let is_id = bare.strip_prefix('$').is_some_and(|id| {
-            let id = id.trim_end_matches(']');
-            id.split_once('-')
-                .is_some_and(|(ms, number)| ms.len() == 13 && number.parse::<u64>().is_ok())
-        });
-        match is_id {
-            true => word.replace(bare, "*"),
-            false => word.to_owned(),
-        }
-    });
-    words.collect::<Vec<_>>().join(" ")
-}
-
-#[test]
-fn a_stream_is_read_by_groups_and_acked() {
-    let (broker, mut resp) = memory();
-    let first = resp.ask("XADD s * kind a size 1");
-    let (ms, number) = first
-        .strip_prefix('$')
-        .and_then(|id| id.split_once('-'))
-        .expect("an id");
-    assert!(ms.parse::<u64>().is_ok() && number == "1", "{first}");
-    resp.check("TYPE s", "+stream");
-    assert!(resp.ask("XADD s 5-1 a b").starts_with("-ERR an entry's id"));
-    assert!(resp.ask("XADD s * a").starts_with("-ERR wrong number"));
-    resp.check("XADD none NOMKSTREAM * a b", "nil");
-    resp.check("XGROUP CREATE none g 0", "-ERR The XGROUP subcommand requires the key to exist. Note that for CREATE you may want to use the MKSTREAM option to create an empty stream automatically.");
-    resp.check("XGROUP CREATE s g 0", "+OK");
-    resp.check(
-        "XGROUP CREATE s g 0",
-        "-BUSYGROUP Consumer Group name already exists",
-    );
-    resp.check("XGROUP CREATE s late $", "+OK");
-    resp.ask("XADD s * body hello");
-    resp.check("XLEN s", ":2");
-    let read = resp.ask("XREADGROUP GROUP g alice COUNT 10 STREAMS s >");
-    assert_eq!(
-        without_ids(&read),
-        "[[$s [[* [$kind $a $size $1]] [* [$body $hello]]]]]"
-    );
-    resp.check("XREADGROUP GROUP g bob STREAMS s >", "nils");
-    let late = resp.ask("XREADGROUP GROUP late bob STREAMS s >");
-    assert_eq!(without_ids(&late), "[[$s [[* [$body $hello]]]]]");
-    assert!(
-        resp.ask("XREADGROUP GROUP no bob STREAMS s >")
-            .starts_with("-NOGROUP")
-    );
-    // Another connection of the consumer finds what it has pending.
-    let mut two = Resp::connect(broker.address);
-    assert!(two.ask("HELLO 3").starts_with("{$server"));
-    let own = two.ask("XREADGROUP GROUP g alice STREAMS s 0");
-    assert_eq!(
-        without_ids(&own),
-        "{$s [[* [$kind $a $size $1]] [* [$body $hello]]]}"
-    );
-    two.check("XREADGROUP GROUP g bob STREAMS s 0", "{$s []}");
-    let summary = resp.ask("XPENDING s g");
-    assert!(
-        summary.starts_with(&format!("[:2 {first} ")) && summary.ends_with(" [[$alice $2]]]"),
-        "{summary}"
-    );
-    let listed = resp.ask("XPENDING s g - + 10");
-    assert!(
-        listed.starts_with(&format!("[[{first} $alice :")),
-        "{listed}"
-    );
-    resp.check("XPENDING s g - + 10 bob", "[]");
-    let first = first.trim_start_matches('$').to_owned();
-    resp.check(&format!("XACK s g {first} 1-99"), ":1");
-    resp.check(&format!("XACK s g {first}"), ":0");
-    // Acked by everybody or not, an entry stays until it is deleted.
-    resp.check("XLEN s", ":2");
-    let range = resp.ask("XRANGE s - +");
-    assert_eq!(
-        without_ids(&range),
-        "[[* [$kind $a $size $1]] [* [$body $hello]]]"
-    );
-    let range = resp.ask(&format!("XRANGE s ({first} + COUNT 5"));
-    assert_eq!(without_ids(&range), "[[* [$body $hello]]]");
-    // Who is idle loses what it has, and its try counts.
-    let claimed = resp.ask("XAUTOCLAIM s g bob 0 0-0 COUNT 5");
-    assert_eq!(without_ids(&claimed), "[$0-0 [[* [$body $hello]]] []]");
-    resp.check("XAUTOCLAIM s g carol 3600000 0", "[$0-0 [] []]");
-    let listed = resp.ask("XPENDING s g IDLE 0 - + 10");
-    assert!(
-        listed.contains(" $bob :") && listed.ends_with(" :2]]"),
-        "{listed}"
-    );
-    resp.check(&format!("XDEL s {first} {first}"), ":1");
-    resp.check("XLEN s", ":1");
-    resp.check("XGROUP CREATECONSUMER s g dave", ":1");
-    resp.check("XGROUP DELCONSUMER s g bob", ":1");
-    let again = resp.ask("XREADGROUP GROUP g dave STREAMS s >");
-    assert_eq!(without_ids(&again), "[[$s [[* [$body $hello]]]]]");
-    resp.check("XGROUP DESTROY s g", ":1");
-    resp.check("XGROUP DESTROY s g", ":0");
-    resp.check("DEL s", ":1");
-    resp.check("XLEN s", ":0");
-}
-
-#[test]
-fn a_reader_of_a_stream_waits_and_other_doors_take_part() {
-    let (broker, mut resp) = memory();
-    resp.check("XGROUP CREATE s g $ MKSTREAM", "+OK");
-    let mut two = Resp::connect(broker.address);
-    two.send("XREADGROUP GROUP g c BLOCK 0 STREAMS s >");
-    two.assert_silent(Duration::from_millis(50));
-    let mut text = broker.client();
-    assert_eq!(text.ask("PUB s h.kind=x :from text"), "OK 1 mem");
-    assert_eq!(
-        without_ids(&two.reply()),
-        "[[$s [[* [$kind $x $body $from text]]]]]"
-    );
-    resp.check("XREADGROUP GROUP g d BLOCK 50 STREAMS s >", "nils");
-    resp.ask("XADD s * body two kind y");
-    let pulled = text
-        .pull("s/mail from=first")
-        .expect("a group of another door");
-    assert_eq!(pulled[0].body, b"from text");
-    resp.check(
-        "RPUSH s x",
-        "-WRONGTYPE Operation against a key holding the wrong kind of value",
-    );
-    resp.check(
-        "LPOP s",
-        "-WRONGTYPE Operation against a key holding the wrong kind of value",
-    );
-    resp.check("RPUSH list x", ":1");
-    resp.check(
-        "XADD list * a b",
-        "-WRONGTYPE Operation against a key holding the wrong kind of value",
-    );
-    for number in 0..20 {
-        resp.ask(&format!("XADD cut MAXLEN ~ 5 * n {number}"));
-    }
-    resp.check("XLEN cut", ":5");
-    let range = resp.ask("XRANGE cut - + COUNT 1");
-    assert_eq!(without_ids(&range), "[[* [$n $15]]]");
-}
-
-#[test]
-fn streams_survive_a_kill() {
-    let dir = TempDir::new("resp-streams");
-    let launch = Launch::data(&dir.data());
-    let mut broker = launch.start();
-    let mut resp = Resp::connect(broker.address);
-    resp.check("XGROUP CREATE s g 0 MKSTREAM", "+OK");
-    let ids: Vec<String> = (0..4)
-        .map(|number| resp.ask(&format!("XADD s * n {number}"))[1..].to_owned())
-        .collect();
-    let read = resp.ask("XREADGROUP GROUP g c COUNT 3 STREAMS s >");
-    assert_eq!(
-        without_ids(&read),
-        "[[$s [[* [$n $0]] [* [$n $1]] [* [$n $2]]]]]"
-    );
-    resp.check(&format!("XACK s g {} {}", ids[0], ids[2]), ":2");
-    resp.check(&format!("XDEL s {}", ids[0]), ":1");
-    broker.process.kill_running();
-    broker = launch.start();
-    let mut resp = Resp::connect(broker.address);
-    let listed = resp.ask("XRANGE s - +");
-    for id in &ids[1..] {
-        assert!(listed.contains(id.as_str()), "{listed}");
-    }
-    resp.check("XLEN s", ":3");
-    // Leases end with the broker: what was pending is given out again, what was acked is not.
-    resp.check("XPENDING s g", "[:0 nil nil nils]");
-    let read = resp.ask("XREADGROUP GROUP g c STREAMS s >");
-    assert_eq!(without_ids(&read), "[[$s [[* [$n $1]] [* [$n $3]]]]]");
 }

@@ -1,12 +1,12 @@
 //! The log as its caller sees it: what is appended is read back, now and after a restart.
 
-use crate::bench::{Bench, MemDisk, Random, config};
+use crate::bench::{Bench, MemDisk, MemStorage, Model, Random, config, options};
 use bytes::Bytes;
 use ringmq::broker::command::Body;
 use ringmq::broker::id::QueueUid;
 use ringmq::log::job::Lane;
 use ringmq::log::{
-    Entry, LogIndex, Message, Position, Room, Run, SectionKind, Sections, SectionsBuilder,
+    Entry, Log, LogIndex, Message, Position, Room, Run, SectionKind, Sections, SectionsBuilder,
     SettleReason, TransferReason,
 };
 
@@ -23,6 +23,33 @@ fn a_new_directory_is_new_once() {
     let bench = Bench::open(&disk).expect("a directory without records");
     assert!(!bench.recovered.fresh);
     assert_eq!(bench.recovered.incarnation, 2);
+}
+
+#[test]
+fn a_first_start_waits_for_three_syncs() {
+    let disk = MemDisk::default();
+    let storage = MemStorage::new(&disk);
+    let mut model = Model::default();
+    let opened = Log::open(storage, &config(), options(1_000_000_000), &mut model);
+    let (log, _) = opened.expect("an empty directory");
+    assert_eq!(log.incarnation(), 1);
+    let state = disk.state();
+    let steps = state.log.iter().filter(|step| {
+        let word = step.split(' ').next().unwrap_or_default();
+        ["rename", "create_dir", "sync", "sync_dir"].contains(&word)
+    });
+    let steps: Vec<&str> = steps.map(|step| step.trim_end()).collect();
+    // The manifest's contents before its name, that before the shard's directory, and that before any use.
+    assert_eq!(
+        steps,
+        [
+            "sync",
+            "rename MANIFEST.tmp MANIFEST",
+            "sync_dir",
+            "create_dir shard-0",
+            "sync_dir"
+        ]
+    );
 }
 
 #[test]

@@ -320,6 +320,37 @@ fn duplicated_foreign_and_renamed_segments_are_refused() {
 }
 
 #[test]
+fn the_shards_directory_may_only_be_missing_where_nothing_was_ever_served() {
+    let without_shard = |disk: &MemDisk| {
+        for path in disk.paths() {
+            if path.starts_with("shard-0/") {
+                disk.delete(&path);
+            }
+        }
+        open(disk)
+    };
+    // The first start has died when it had made the manifest.
+    let has = |disk: &MemDisk, path: &str| disk.paths().contains(&path.to_owned());
+    let killed_at = |operation| {
+        let disk = MemDisk::default();
+        disk.state().die_at = Some(operation);
+        assert!(open(&disk).is_err());
+        disk.copy()
+    };
+    let mut disks = (0..).map(killed_at);
+    let disk = disks.find(|disk| has(disk, "MANIFEST"));
+    let disk = disk.expect("it is made at some operation");
+    assert!(!has(&disk, "shard-0/"));
+    assert!(open(&disk).expect("nothing was lost").recovered.fresh);
+    // Any later one has served.
+    let error = without_shard(&disk).expect_err("it was there");
+    assert!(error.to_string().contains("missing"), "{error}");
+    let (used, _) = sample(true);
+    let error = without_shard(&used).expect_err("it was used");
+    assert!(error.to_string().contains("missing"), "{error}");
+}
+
+#[test]
 fn stray_files_change_nothing() {
     let (disk, states) = sample(true);
     let copy = disk.copy();

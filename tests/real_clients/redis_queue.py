@@ -170,6 +170,38 @@ def main():
     assert [entry[0] for entry in r.xrange("stream")] == ids[1:]
     assert r.xgroup_destroy("stream", "group") and r.delete("stream") == 1
 
+    # Several streams that a group reads at once, and a reader that waits for any of them.
+    streams = ["first", "second", "third"]
+    for name in streams:
+        r.delete(name)
+        r.xgroup_create(name, "group", id="$", mkstream=True)
+
+    def read_all(consumer, after=">", **more):
+        found = r.xreadgroup("group", consumer, {name: after for name in streams}, **more)
+        found = found.items() if isinstance(found, dict) else found
+        read = {}
+        for name, entries in found:
+            if entries and isinstance(entries[0], list):
+                entries = entries[0]
+            read[name.decode()] = [fields[b"n"] for _, fields in entries]
+        return read
+
+    for n in range(3):
+        r.xadd("third", {"n": n}), r.xadd("first", {"n": n})
+    assert read_all("one", count=2) == {"first": [b"0", b"1"], "third": [b"0", b"1"]}
+    assert read_all("two") == {"first": [b"2"], "third": [b"2"]} and read_all("two") == {}
+    pending = read_all("one", after="0")
+    assert pending["first"] == pending["third"] == [b"0", b"1"] and not pending.get("second")
+    waited = []
+    waiting = threading.Thread(target=lambda: waited.append(read_all("one", block=20000)))
+    waiting.start()
+    time.sleep(0.1)
+    r.xadd("second", {"n": 7})
+    waiting.join()
+    assert waited == [{"second": [b"7"]}], waited
+    assert r.xpending("second", "group")["consumers"] == [{"name": b"one", "pending": 1}]
+    r.delete(*streams)
+
     # What a client looks at.
     assert r.ping() and r.echo("hi") == b"hi" and r.client_id() > 0
     assert r.client_setname("me") and r.client_getname() in (b"me", "me")

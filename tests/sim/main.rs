@@ -17,6 +17,7 @@ mod runs;
 mod schedules;
 mod single;
 mod storage;
+mod streams;
 mod trace;
 mod wire;
 mod world;

@@ -16,6 +16,7 @@ use ringmq::config::Config;
 use ringmq::shard::{Now, shard_of};
 
 use crate::broker::{Broker, Key, Start};
+use crate::dialect::resp::{Value, parse};
 use crate::disk::{Crash, SimDisk};
 use crate::rng::Rng;
 use crate::runs::{seeds, total};
@@ -38,6 +39,8 @@ struct Peer {
     key: Key,
     reader: LineReader,
     lines: Vec<Line>,
+    /// What one that speaks RESP was sent and has not read.
+    octets: Option<Vec<u8>>,
 }
 
 /// A message that a worker holds.
@@ -332,7 +335,13 @@ impl World {
                 let filled = shard.output(key, &mut slices);
                 let octets = slices[..filled].iter().flat_map(|slice| slice.iter());
                 let octets: Vec<u8> = octets.copied().collect();
-                if let Some(peer) = self.peers.iter_mut().find(|peer| peer.key == key) {
+                let peer = self.peers.iter_mut().find(|peer| peer.key == key);
+                if let Some(Peer {
+                    octets: Some(kept), ..
+                }) = peer
+                {
+                    kept.extend_from_slice(&octets);
+                } else if let Some(peer) = peer {
                     let lines = peer.reader.feed(&octets).expect("the protocol is kept");
                     peer.lines.extend(lines);
                 }
@@ -354,8 +363,49 @@ impl World {
             key: key.expect("there are few connections"),
             reader: LineReader::default(),
             lines: Vec::new(),
+            octets: None,
         });
         self.peers.len() - 1
+    }
+
+    /// Connects one that speaks RESP.
+    pub fn connect_resp(&mut self) -> usize {
+        let peer = self.connect();
+        self.peers[peer].octets = Some(Vec::new());
+        peer
+    }
+
+    /// Says a command of RESP.
+    pub fn say_resp(&mut self, peer: usize, words: &[&str]) {
+        let mut text = format!("*{}\r\n", words.len());
+        for word in words {
+            text += &format!("${}\r\n{word}\r\n", word.len());
+        }
+        self.type_text(peer, &text);
+    }
+
+    /// Waits for a reply of RESP; nothing if the broker goes down first.
+    pub fn reply_resp(&mut self, peer: usize) -> Result<Option<Value>, String> {
+        for _ in 0..100_000 {
+            if let Some(value) = self.replied_resp(peer)? {
+                return Ok(Some(value));
+            }
+            if self.disk.crashed() {
+                return Ok(None);
+            }
+            self.turn();
+        }
+        Err("no reply ever".to_owned())
+    }
+
+    /// The reply of RESP that has come, if one has.
+    pub fn replied_resp(&mut self, peer: usize) -> Result<Option<Value>, String> {
+        let octets = self.peers[peer].octets.as_mut().expect("it speaks RESP");
+        let Some((value, used)) = parse(octets)? else {
+            return Ok(None);
+        };
+        octets.drain(..used);
+        Ok(Some(value))
     }
 
     fn type_text(&mut self, peer: usize, text: &str) {

@@ -10,6 +10,7 @@ use crate::pipeline;
 use crate::runs::run;
 use crate::schedules;
 use crate::single;
+use crate::streams;
 
 /// Seeds that each bug is given: as many as CI looks at for those that nobody has planted.
 const SEEDS: u64 = 3_000;
@@ -20,6 +21,7 @@ fn broken(fault: Fault, seed: u64) -> Option<String> {
         Fault::StandbyServed => single::run(seed).err(),
         Fault::FiringNotLogged => schedules::run(seed).err(),
         Fault::GroupNotLogged | Fault::FreedByOne => groups::run(seed).err(),
+        Fault::StreamsOfOneConsumer | Fault::ColdStreamLeftOut => streams::run(seed).err(),
         Fault::TransactionInTwoRecords => pipeline::run(seed).err(),
         Fault::ArrivalNotLogged | Fault::PartsInRecordsOfTheirOwn => {
             pipeline::run_sharded(seed).err()

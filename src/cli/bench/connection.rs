@@ -66,7 +66,7 @@ pub struct Work {
     pub pulls: VecDeque<u64>,
     /// Consumer: their sum.
     pub asked: u64,
-    /// Consumer: it has asked for one message that may never come.
+    /// Consumer: its oldest pull is for one message that may never come.
     pub is_waiting: bool,
     /// Consumer: commands that are answered by one `OK`: `SUB` and each `ACK`.
     pub unanswered: u64,
@@ -281,11 +281,12 @@ impl Work {
         self.asked += messages;
     }
 
-    /// Nothing is on its way.
+    /// Nothing is on its way. A pull that waits holds up the pulls behind it, so none of them need ever
+    /// be answered: what they were meant for, others may have got.
     pub fn is_idle(&self) -> bool {
         self.unconfirmed == 0
             && self.unanswered == 0
-            && self.asked == u64::from(self.is_waiting)
+            && (self.asked == 0 || self.is_waiting)
             && self.handles.len() == 0
     }
 }
@@ -327,5 +328,18 @@ mod tests {
         assert_eq!(work.run_answered(), Some((6, 3)));
         assert_eq!((work.answered(), work.run_answered()), (None, None));
         assert!(work.is_idle());
+    }
+
+    #[test]
+    fn what_stands_behind_a_pull_that_waits_holds_up_no_end() {
+        let mut work = Work::new(Role::Consumer, 0);
+        work.asked(1);
+        assert!(!work.is_idle(), "what does not wait is answered");
+        work.is_waiting = true;
+        assert!(work.is_idle());
+        work.asked(2);
+        assert!(work.is_idle());
+        work.settle_later(b"1");
+        assert!(!work.is_idle());
     }
 }

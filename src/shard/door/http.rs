@@ -372,7 +372,7 @@ impl<S: Storage> Shard<S> {
                     });
                     if self.run_route(slot, head, body, now) == Flow::Again {
                         // It is decoded again, or still there with its body.
-                        self.conns[slot].kept_body = None;
+                        self.conns[slot].rare.take_kept_body();
                         return if is_collected { used + consumed } else { used };
                     }
                     decoder.done();

@@ -169,7 +169,7 @@ impl<S: Storage> Engine<S> {
             self.drop_ghost(group.queue);
         } else if queue.sharing.is_none() {
             let name = queue.name.clone();
-            self.names.remove(&name);
+            self.names.remove(&*name);
             self.forget_queue(key);
         }
     }

@@ -106,12 +106,43 @@ impl<S: Storage> Engine<S> {
         next
     }
 
+    /// Must the next message of a queue be read from the disk before it can be taken? Then that was asked for.
+    pub fn is_next_cold(&mut self, key: QueueKey, now: Now) -> bool {
+        matches!(self.find_next(key, now), Err(Next::Cold))
+    }
+
     /// Takes the next message of a queue.
     #[inline]
     pub fn take_next(&mut self, key: QueueKey, now: Now) -> Next {
+        let (id, pri, place) = match self.find_next(key, now) {
+            Ok(found) => found,
+            Err(next) => return next,
+        };
+        let queue = &mut self.queues[key.0 as usize];
+        queue.take();
+        let tries = queue.next_try(id);
+        queue.counters.delivered += 1;
+        queue.counters.redelivered += u64::from(tries > 1);
+        if queue.takes_turns() {
+            self.charge(key, id, place);
+        }
+        Next::Taken(Taken {
+            id,
+            place,
+            pri,
+            tries,
+        })
+    }
+
+    /// The next message of a queue: its id, priority and place.
+    ///
+    /// # Errors
+    /// `Next::Empty` if there is none, `Next::Cold` if it is on the disk and was asked for; nothing else.
+    #[inline(always)]
+    fn find_next(&mut self, key: QueueKey, now: Now) -> Result<(MessageId, u8, u64), Next> {
         let queue = &mut self.queues[key.0 as usize];
         if queue.settings.pause.output {
-            return Next::Empty;
+            return Err(Next::Empty);
         }
         if !queue.expiry.is_empty()
             && queue
@@ -124,7 +155,7 @@ impl<S: Storage> Engine<S> {
         loop {
             let queue = &mut self.queues[key.0 as usize];
             let Some((id, pri)) = queue.peek() else {
-                return Next::Empty;
+                return Err(Next::Empty);
             };
             let level = queue.settings.durable;
             let found = match &queue.group {
@@ -139,7 +170,7 @@ impl<S: Storage> Engine<S> {
                 Located::Spilled(slot) => {
                     self.load(slot);
                     self.cold_queues.push(key);
-                    return Next::Cold;
+                    return Err(Next::Cold);
                 }
                 Located::Gone => panic!("a ready message is in the index"),
             };
@@ -154,7 +185,7 @@ impl<S: Storage> Engine<S> {
                     Read::Cold => {
                         self.fetch(place);
                         self.cold_queues.push(key);
-                        return Next::Cold;
+                        return Err(Next::Cold);
                     }
                     Read::Damaged => {
                         self.quarantine(key);
@@ -162,20 +193,7 @@ impl<S: Storage> Engine<S> {
                     }
                 }
             }
-            let queue = &mut self.queues[key.0 as usize];
-            queue.take();
-            let tries = queue.next_try(id);
-            queue.counters.delivered += 1;
-            queue.counters.redelivered += u64::from(tries > 1);
-            if queue.takes_turns() {
-                self.charge(key, id, place);
-            }
-            return Next::Taken(Taken {
-                id,
-                place,
-                pri,
-                tries,
-            });
+            return Ok((id, pri, place));
         }
     }
 

@@ -51,6 +51,7 @@ use crate::broker::exchanges::Exchanges;
 use crate::broker::id::{Level, MessageId, QueueUid};
 use crate::broker::index::{Index, Slot};
 use crate::broker::lease::Leases;
+use crate::broker::name::Name;
 use crate::broker::queue::{Counters, Queue, QueueKey};
 use crate::broker::schedule::Schedules;
 use crate::broker::settings::Settings;
@@ -80,7 +81,7 @@ struct Moving {
 pub struct Engine<S: Storage> {
     /// Every queue, deleted ones that are still waited for included.
     pub queues: Slab<Queue>,
-    names: HashMap<Box<[u8]>, QueueKey, SeedableRandomState>,
+    names: HashMap<Name, QueueKey, SeedableRandomState>,
     by_uid: HashMap<QueueUid, QueueKey, foldhash::fast::FixedState>,
     /// The next queue's identity.
     pub next_uid: u64,

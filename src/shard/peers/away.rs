@@ -352,7 +352,7 @@ impl Away {
                 }
             }
             Dest::Gather(gather) => {
-                let Some(text) = gather.finish(&mut conn.quiet) else {
+                let Some(text) = gather.finish(&mut conn.rare.make().quiet) else {
                     return false;
                 };
                 self.wire.writer(pool).extend_from_slice(&text);
@@ -528,7 +528,7 @@ impl<S: Storage> Shard<S> {
         let letter = Letter::Open {
             conn,
             peer: open.peer.clone(),
-            name: open.name.clone(),
+            name: open.rare.name.as_slice().into(),
             wants_expired: open.wants_expired,
         };
         let is_half_closed = open.life == Life::HalfClosed;
@@ -564,7 +564,7 @@ impl<S: Storage> Shard<S> {
             let conn = self.key(slot);
             self.tell_guests(slot, |open| Letter::Named {
                 conn,
-                name: open.name.clone(),
+                name: open.rare.name.as_slice().into(),
                 wants_expired: open.wants_expired,
             });
         }
@@ -739,7 +739,7 @@ impl<S: Storage> Shard<S> {
         for (shard, letter) in letters {
             self.mail().post(shard, letter);
         }
-        if !self.conns[slot].holding.is_empty() {
+        if !self.conns[slot].rare.holding.is_empty() {
             self.release_holds(slot);
         }
         self.pump_away(slot);

@@ -63,7 +63,7 @@ impl<S: Storage> Shard<S> {
         if self.peers.is_none() {
             return Followed::Free;
         }
-        let mut progress = self.conn_mut(asker).progress.take().unwrap_or_default();
+        let mut progress = self.take_progress(asker);
         if progress.walk == 0 {
             let walks = &mut self.mail().walks;
             walks.last += 1;

@@ -208,7 +208,7 @@ impl<S: Storage> Shard<S> {
         let flow = self.execute(slot, request, now);
         let mut captured = self.conns[slot].swap_output(held);
         if flow == Flow::Again {
-            self.conns[slot].kept_body = None;
+            self.conns[slot].rare.take_kept_body();
             return None;
         }
         let need = captured.need();

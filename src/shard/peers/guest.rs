@@ -109,7 +109,7 @@ impl<S: Storage> Shard<S> {
         };
         let mut conn = Conn::new(generation, peer, entrance, holder, now.us);
         conn.session = Session::Text;
-        conn.name = name;
+        conn.rare.set_name(&name);
         conn.wants_expired = wants_expired;
         conn.guest = Some(Box::new(Guest {
             home,
@@ -337,8 +337,8 @@ impl<S: Storage> Shard<S> {
         let is_told = guest.taken >= WINDOW_BYTES / 4;
         if !bytes.is_empty() || !marks.is_empty() || is_told {
             let taken = std::mem::take(&mut guest.taken);
-            let has_tags = !conn.waits.is_empty() || !conn.requests.is_empty();
-            let confirm = !conn.holding.is_empty();
+            let has_tags = !conn.rare.waits.is_empty() || !conn.rare.requests.is_empty();
+            let confirm = !conn.rare.holding.is_empty();
             let tags = match has_tags || guest.had_tags {
                 true => conn.tags_in_use(),
                 false => Vec::new(),
@@ -366,7 +366,7 @@ impl<S: Storage> Shard<S> {
     /// The socket has taken the guest's output up to there.
     pub(super) fn guest_confirmed(&mut self, slot: usize, upto: u64) {
         self.guest(slot).confirmed = upto;
-        if !self.conns[slot].holding.is_empty() {
+        if !self.conns[slot].rare.holding.is_empty() {
             self.release_holds(slot);
         }
         self.list_guest(slot);

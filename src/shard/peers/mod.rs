@@ -312,7 +312,7 @@ impl<S: Storage> Shard<S> {
                 wants_expired,
             } => {
                 if let Some(slot) = self.guest_slot(from, conn) {
-                    self.conns[slot].name = name;
+                    self.conns[slot].rare.set_name(&name);
                     self.conns[slot].wants_expired = wants_expired;
                 }
             }

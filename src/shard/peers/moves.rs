@@ -26,7 +26,7 @@ impl<S: Storage> Shard<S> {
         to: u32,
         count: Option<u64>,
     ) -> Flow {
-        let mut progress = self.conn_mut(asker).progress.take().unwrap_or_default();
+        let mut progress = self.take_progress(asker);
         if progress.piece == 0 {
             progress.end = self.engine.queue(key).next_id();
             // The target is made in any case, as it is on one shard.

@@ -188,7 +188,7 @@ impl<S: Storage> Shard<S> {
         };
         self.away(slot).pulls.push(pull);
         let conn = &mut self.conns[slot];
-        conn.waits.push(crate::shard::conn::Wait {
+        conn.rare.make().waits.push(crate::shard::conn::Wait {
             tag: tag.into(),
             waiter,
             subscription: false,
@@ -477,7 +477,7 @@ impl<S: Storage> Shard<S> {
         self.waiters.slab.try_remove(waiter.0 as usize);
         self.waiters.pull_gone();
         let conn = &mut self.conns[slot];
-        conn.waits.retain(|wait| wait.waiter != waiter);
+        conn.rare.end_wait(waiter);
         if conn.blocked == Blocked::Pull(waiter) {
             conn.blocked = Blocked::No;
             self.resume(slot);

@@ -235,7 +235,7 @@ impl<S: Storage> Shard<S> {
             }
             Command::Unsubscribe { source } => {
                 let pattern = crate::broker::pattern::Pattern::new(source.queue.0).ok();
-                let live = &self.conns[slot].live;
+                let live = &self.conns[slot].rare.live;
                 if source.group.is_none() && pattern.is_some_and(|it| live.contains_key(&it)) {
                     return Plan::Here;
                 }
@@ -516,7 +516,7 @@ impl<S: Storage> Shard<S> {
             }
         };
         if flow == Flow::Again {
-            self.conns[slot].kept_body = own;
+            self.conns[slot].rare.keep_body(own);
         }
         flow
     }

@@ -280,7 +280,8 @@ impl<S: Storage> Shard<S> {
         let terms = Terms::of_pull(options, Taking::default(), self.conns[slot].holder);
         let bytes_max = options.bytes_max.unwrap_or(u64::MAX).max(1);
         let from = sources.iter().copied();
-        let given = self.give(slot, &take.tag, from, &terms, options.count, bytes_max, now);
+        let most = options.count;
+        let given = self.give(slot, &take.tag, from, &terms, None, most, bytes_max, now);
         let given = match given {
             Ok((count, bytes)) => Given {
                 count,

@@ -1,6 +1,7 @@
 //! RESP as its clients write and read it.
 
 use std::collections::VecDeque;
+use std::fmt;
 
 use super::{UNTOLD, line, message, plain};
 use crate::command::{Kind, Pull};
@@ -35,15 +36,34 @@ enum Expected {
     Error,
 }
 
-/// What is said in the end.
+/// What is said in the end; a map is an array of its keys and values.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Value {
+#[allow(missing_docs)]
+pub enum Value {
     Simple(String),
     Error(String),
     Integer(u64),
     Bulk(Vec<u8>),
     Array(Vec<Value>),
     Nil,
+}
+
+impl fmt::Display for Value {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Value::Simple(text) | Value::Error(text) => out.write_str(text),
+            Value::Integer(number) => write!(out, ":{number}"),
+            Value::Bulk(octets) => write!(out, "{}", String::from_utf8_lossy(octets)),
+            Value::Array(values) => {
+                out.write_str("[")?;
+                values
+                    .iter()
+                    .try_for_each(|value| write!(out, " {value}"))?;
+                out.write_str(" ]")
+            }
+            Value::Nil => out.write_str("nil"),
+        }
+    }
 }
 
 /// Cuts a connection's octets into replies.
@@ -283,7 +303,7 @@ fn bodies(values: Vec<Value>) -> Result<Vec<Vec<u8>>, String> {
 }
 
 /// One value at the front of the octets, and its size.
-fn parse(octets: &[u8]) -> Result<Option<(Value, usize)>, String> {
+pub fn parse(octets: &[u8]) -> Result<Option<(Value, usize)>, String> {
     let Some(end) = octets.windows(2).position(|pair| pair == b"\r\n") else {
         return Ok(None);
     };

@@ -171,7 +171,7 @@ impl<S: Storage> Shard<S> {
         amqp.user = user.into();
         amqp.phase = Phase::Tuning;
         if let Some(Value::Text(name)) = headers::find(properties, b"connection_name") {
-            self.conns[slot].name = name.into();
+            self.conns[slot].rare.set_name(name);
         }
         self.say_on(slot, 0, id::CONNECTION_TUNE)
             .short(CHANNELS_MAX)

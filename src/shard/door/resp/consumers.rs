@@ -8,22 +8,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::super::super::engine::Return;
 use super::super::super::groups::Reader;
 use super::super::super::session::Flow;
-use super::super::super::waiters::Taking;
 use super::super::super::{Now, Shard};
 use super::lists::integer;
-use super::streams::{BAD_ID, COUNT_DEFAULT, PIECE, parse_id, parse_ids, write_entry, write_id};
+use super::reading::LEASE_US;
+use super::streams::{BAD_ID, PIECE, parse_id, parse_ids, write_entry, write_id};
 use super::{What, encode, text};
-use crate::broker::command::{Command, From, PullOptions, Source, TimeSpec, Typed};
+use crate::broker::command::{Command, From, Source, TimeSpec, Typed};
 use crate::broker::id::{Handle, Level, MessageId, QueueUid};
 use crate::broker::lease::{HolderKey, NewLease};
 use crate::broker::queue::QueueKey;
 use crate::broker::reply::ErrorCode;
 use crate::log::disk::Storage;
-use crate::protocol::resp::encode::Version;
 use crate::protocol::text::value;
-
-/// A lease of a consumer ends when it acks; this is as good as never, and tells when it began. Microseconds.
-const LEASE_US: u64 = 100 * 365 * 86_400 * 1_000_000;
 
 /// Every consumer of every group: who holds its leases.
 #[derive(Debug, Default)]
@@ -39,11 +35,11 @@ fn typed_name(name: &[u8]) -> Vec<u8> {
 
 impl<S: Storage> Shard<S> {
     /// The group of a stream.
-    fn stream_group(&self, key: &[u8], group: &[u8]) -> Option<QueueKey> {
+    pub(super) fn stream_group(&self, key: &[u8], group: &[u8]) -> Option<QueueKey> {
         self.engine.find_group(self.list(key)?, group)
     }
 
-    fn say_no_group(&mut self, slot: usize, key: &[u8], group: &[u8]) -> Flow {
+    pub(super) fn say_no_group(&mut self, slot: usize, key: &[u8], group: &[u8]) -> Flow {
         let text = format!(
             "No such key '{}' or consumer group '{}'",
             String::from_utf8_lossy(key),
@@ -54,7 +50,11 @@ impl<S: Storage> Shard<S> {
     }
 
     /// Who holds a consumer's leases; made if there is nobody.
-    fn stream_consumer(&mut self, group: QueueKey, name: &[u8]) -> HolderKey {
+    pub(in super::super::super) fn stream_consumer(
+        &mut self,
+        group: QueueKey,
+        name: &[u8],
+    ) -> HolderKey {
         let uid = self.engine.queue(group).uid;
         if let Some(holder) = self.consumers.holders.get(&(uid, name.into())) {
             return *holder;
@@ -84,7 +84,7 @@ impl<S: Storage> Shard<S> {
     }
 
     /// What a holder has: message ids with the serials of their leases, in order.
-    fn pending_of(&self, holder: HolderKey) -> Vec<(MessageId, u64)> {
+    pub(super) fn pending_of(&self, holder: HolderKey) -> Vec<(MessageId, u64)> {
         let leases = &self.engine.leases;
         let mut pending: Vec<_> = leases
             .of_holder(holder)
@@ -224,139 +224,6 @@ impl<S: Storage> Shard<S> {
             self.engine.leases.remove_holder(holder);
         }
         self.say(slot, |out| encode::integer(out, count))
-    }
-
-    /// `XREADGROUP`
-    pub(super) fn xreadgroup(&mut self, slot: usize, words: &[&[u8]], now: Now) -> Flow {
-        if !words[1].eq_ignore_ascii_case(b"GROUP") {
-            return self.say_err(slot, "syntax error");
-        }
-        let (group, consumer) = (words[2], words[3]);
-        let mut rest = &words[4..];
-        let (mut count, mut wait_us, mut ack_auto) = (COUNT_DEFAULT, 0, false);
-        let streams = loop {
-            rest = match rest {
-                [word, number, more @ ..] if word.eq_ignore_ascii_case(b"COUNT") => {
-                    match integer(number) {
-                        Some(number @ 1..) => count = u32::try_from(number).unwrap_or(u32::MAX),
-                        Some(_) => {}
-                        None => {
-                            return self.say_err(slot, "value is not an integer or out of range");
-                        }
-                    }
-                    more
-                }
-                [word, ms, more @ ..] if word.eq_ignore_ascii_case(b"BLOCK") => {
-                    wait_us = match integer(ms) {
-                        Some(0) => u64::MAX,
-                        Some(ms @ 1..) => (ms as u64).saturating_mul(1000),
-                        _ => {
-                            return self.say_err(slot, "timeout is not an integer or out of range");
-                        }
-                    };
-                    more
-                }
-                [word, more @ ..] if word.eq_ignore_ascii_case(b"NOACK") => {
-                    ack_auto = true;
-                    more
-                }
-                [word, more @ ..] if word.eq_ignore_ascii_case(b"STREAMS") => break more,
-                _ => return self.say_err(slot, "syntax error"),
-            };
-        };
-        if streams.is_empty() || streams.len() % 2 != 0 {
-            let text = "Unbalanced 'xreadgroup' list of streams: for each stream key an ID, '+', '$', or '>' must be specified.";
-            return self.say_err(slot, text);
-        }
-        let (keys, ids) = streams.split_at(streams.len() / 2);
-        let mut sources = Vec::new();
-        let mut first = None;
-        for key in keys {
-            let Some(found) = self.stream_group(key, group) else {
-                return self.say_no_group(slot, key, group);
-            };
-            first = first.or(Some(found));
-            if !sources.is_empty() {
-                sources.push(b',');
-            }
-            text::typed(&mut sources, key);
-            sources.push(b'/');
-            text::typed(&mut sources, group);
-        }
-        let is_new = ids.iter().filter(|id| **id == b">").count();
-        if is_new == 0 {
-            return self.read_pending(slot, keys, ids, group, consumer, count);
-        }
-        if is_new < ids.len() || keys.len() > 1 {
-            // Each stream has consumers of its own.
-            let text = "XREADGROUP reads one stream at a time here";
-            return self.say_err(slot, text);
-        }
-        let wait_us = match self.conns[slot].resp().exec {
-            Some(_) => 0,
-            None => wait_us,
-        };
-        let holder = self.stream_consumer(first.expect("there is a stream"), consumer);
-        let options = PullOptions {
-            count: count.min(COUNT_DEFAULT),
-            wait_us,
-            lease_us: Some(LEASE_US),
-            from: None,
-            ack_auto,
-            hold: false,
-            bytes_max: Some(self.limits.batch_bytes_max as u64),
-            timestamps: true,
-        };
-        let taking = Taking {
-            holder: Some(holder),
-            from_tail: false,
-        };
-        self.pull_resp(slot, What::Streams, &sources, &options, taking, now)
-    }
-
-    /// What a consumer has pending, from an id on.
-    fn read_pending(
-        &mut self,
-        slot: usize,
-        keys: &[&[u8]],
-        ids: &[&[u8]],
-        group: &[u8],
-        consumer: &[u8],
-        count: u32,
-    ) -> Flow {
-        let mut all = Vec::new();
-        for (key, id) in keys.iter().zip(ids) {
-            let Some((_, after)) = parse_id(id, 0) else {
-                return self.say_err(slot, BAD_ID);
-            };
-            let found = self.stream_group(key, group).expect("it was just found");
-            let holder = self.stream_consumer(found, consumer);
-            let store = self.engine.store_of(found);
-            let pending = self.pending_of(holder).into_iter();
-            let pending: Vec<MessageId> = pending
-                .map(|(id, _)| id)
-                .filter(|id| *id > after)
-                .take(count.min(COUNT_DEFAULT) as usize)
-                .collect();
-            let Some(entries) = self.read_entries(slot, store, pending.into_iter()) else {
-                return Flow::Again;
-            };
-            all.push((*key, entries));
-        }
-        self.say_in(slot, |out, version| {
-            match version {
-                Version::Two => encode::array(out, all.len()),
-                Version::Three => encode::map(out, version, all.len()),
-            }
-            for (key, entries) in &all {
-                if version == Version::Two {
-                    encode::array(out, 2);
-                }
-                encode::bulk(out, key);
-                encode::array(out, entries.len());
-                entries.iter().for_each(|entry| write_entry(out, entry));
-            }
-        })
     }
 
     /// `XACK`

@@ -156,7 +156,7 @@ impl<S: Storage> Shard<S> {
             timestamps: false,
         };
         let taking = Taking {
-            holder: None,
+            consumer: None,
             from_tail: end == End::Right,
         };
         self.pull_resp(slot, what, &sources, &options, taking, now)

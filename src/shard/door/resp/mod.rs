@@ -7,6 +7,7 @@
 mod consumers;
 mod lists;
 mod ranges;
+mod reading;
 mod server;
 mod streams;
 mod topics;
@@ -35,6 +36,7 @@ use crate::protocol::text::IN_PLACE_BYTES_MAX;
 use crate::protocol::text::encode as text;
 pub(in super::super) use consumers::Consumers;
 use ranges::Range;
+use reading::Asked;
 use streams::Entry;
 use transaction::{Exec, Multi};
 
@@ -54,6 +56,8 @@ pub struct Session {
     bodies: Vec<Bytes>,
     /// Entries of streams, likewise.
     entries: Vec<Entry>,
+    /// The streams that they are of.
+    asked: Vec<Asked>,
     /// A group has begun with the command that comes again.
     has_begun_group: bool,
     /// Popped in the reply that is not complete yet, by the serials of their leases.
@@ -69,8 +73,8 @@ pub struct Session {
     /// Live subscriptions by their patterns: for how many channels and globs each is, and its tag.
     covers: BTreeMap<Box<[u8]>, u32>,
     next_tag: u64,
-    /// `CLIENT UNBLOCK … ERROR`
-    unblocked: bool,
+    /// With which error what waits is ended: its word and its text.
+    unblocked: Option<(&'static str, &'static str)>,
     /// Until when the peer, which has ended its side, can show that it took everything; 0 = not asked.
     asked_until_us: u64,
     lib: Box<[u8]>,
@@ -184,12 +188,14 @@ impl Session {
     pub fn memory(&self) -> usize {
         let names = self.channels.iter().chain(&self.globs);
         let bodies: usize = self.bodies.iter().map(Bytes::len).sum();
+        let asked = self.asked.iter().map(|asked| asked.key.len());
         size_of::<Session>()
             + self.decoder.memory()
             + bodies
             + self.range.as_ref().map_or(0, |range| range.memory())
             + self.multi.as_ref().map_or(0, |multi| multi.memory())
             + self.exec.as_ref().map_or(0, |exec| exec.memory())
+            + asked.map(|name| name + size_of::<Asked>()).sum::<usize>()
             + self.pops.capacity() * 16
             + self.arrivals.parts.capacity() * 16
             + names.map(|name| 2 * name.len() + 64).sum::<usize>()
@@ -264,15 +270,15 @@ impl Conn {
             _ if session.what == What::Silent => return,
             Reply::Cast { receivers, .. } => encode::integer(out.writer(pool), *receivers),
             Reply::Count { count, .. } => encode::integer(out.writer(pool), *count),
-            Reply::End { .. } if std::mem::take(&mut session.unblocked) => {
-                let text = "client unblocked via CLIENT UNBLOCK";
-                encode::error(out.writer(pool), "UNBLOCKED", text);
+            Reply::End { .. } if let Some((word, text)) = session.unblocked.take() => {
+                encode::error(out.writer(pool), word, text);
             }
             Reply::End { .. } => match std::mem::take(&mut session.what) {
                 What::One { is_found: true } | What::KeyAndOne { is_found: true } => {}
                 What::Streams => {
                     let entries = std::mem::take(&mut session.entries);
-                    streams::write_streams(out.writer(pool), version, &entries);
+                    let asked = std::mem::take(&mut session.asked);
+                    streams::write_streams(out.writer(pool), version, &asked, &entries);
                 }
                 What::One { .. } => encode::nil(out.writer(pool), version),
                 What::KeyAndOne { .. } => encode::nil_array(out.writer(pool), version),
@@ -499,7 +505,7 @@ impl<S: Storage> Shard<S> {
             command,
         };
         let flow = self.execute(slot, request, now);
-        self.conns[slot].kept_body = None;
+        self.conns[slot].rare.take_kept_body();
         flow
     }
 
@@ -510,7 +516,7 @@ impl<S: Storage> Shard<S> {
         what: What,
         sources: &[u8],
         options: &PullOptions,
-        taking: Taking,
+        taking: Taking<'_>,
         now: Now,
     ) -> Flow {
         let session = self.conns[slot].resp();

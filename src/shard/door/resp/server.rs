@@ -245,7 +245,7 @@ impl<S: Storage> Shard<S> {
         self.conns[slot].resp().multi = None;
         self.forget_channels(slot);
         self.conns[slot].resp().version = Version::Two;
-        self.conns[slot].name = Box::default();
+        self.conns[slot].rare.set_name(b"");
         self.say(slot, |out| encode::simple(out, b"RESET"))
     }
 
@@ -281,7 +281,7 @@ impl<S: Storage> Shard<S> {
             };
         }
         if let Some(name) = name {
-            self.conns[slot].name = name.into();
+            self.conns[slot].rare.set_name(name);
         }
         let id = u64::from(self.conns[slot].generation);
         self.conns[slot].resp().version = version;
@@ -312,7 +312,7 @@ impl<S: Storage> Shard<S> {
                 self.say(slot, |out| encode::integer(out, id))
             }
             (b"GETNAME", []) => {
-                let name = self.conns[slot].name.clone();
+                let name = self.conns[slot].rare.name.clone();
                 self.say_in(slot, |out, version| match name.is_empty() {
                     true => encode::nil(out, version),
                     false => encode::bulk(out, &name),
@@ -324,7 +324,7 @@ impl<S: Storage> Shard<S> {
                         "Client names cannot contain spaces, newlines or special characters.";
                     return self.say_err(slot, text);
                 }
-                self.conns[slot].name = (*name).into();
+                self.conns[slot].rare.set_name(name);
                 self.say_ok(slot)
             }
             (b"SETINFO", [key, value]) if key.eq_ignore_ascii_case(b"LIB-NAME") => {
@@ -373,7 +373,7 @@ impl<S: Storage> Shard<S> {
             "id={} addr={} name={} idle={idle_s} flags={blocked} door={door} omem={}\n",
             conn.generation,
             conn.peer,
-            shown(&conn.name),
+            shown(&conn.rare.name),
             conn.out.len()
         )
     }
@@ -393,7 +393,8 @@ impl<S: Storage> Shard<S> {
                 _ => None,
             });
         if let Some((other, waiter)) = found {
-            self.conns[other].resp().unblocked = with_error;
+            let error = ("UNBLOCKED", "client unblocked via CLIENT UNBLOCK");
+            self.conns[other].resp().unblocked = with_error.then_some(error);
             self.finish_pull(waiter, 0);
         }
         let count = u64::from(found.is_some());

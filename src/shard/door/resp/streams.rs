@@ -6,6 +6,7 @@ use super::super::super::session::Flow;
 use super::super::super::{Now, Shard};
 use super::encode;
 use super::lists::integer;
+use super::reading::Asked;
 use crate::broker::command::{Body, From, PublishOptions, TimeSpec, Typed};
 use crate::broker::headers::{self, Value};
 use crate::broker::id::{Level, MessageId};
@@ -89,21 +90,37 @@ pub(super) fn write_entry(out: &mut Vec<u8>, entry: &Entry) {
     }
 }
 
-/// Streams with their entries, or nothing if there are none.
-pub(super) fn write_streams(out: &mut Vec<u8>, version: Version, entries: &[Entry]) {
-    if entries.is_empty() {
+/// Streams in the order they were asked for: with what is pending wherever that was asked for, and with what is new
+/// where there is something: these entries, which are in the same order. Nothing if there is no stream.
+pub(super) fn write_streams(out: &mut Vec<u8>, version: Version, asked: &[Asked], new: &[Entry]) {
+    let mut left = new;
+    let mut streams = Vec::new();
+    for asked in asked {
+        let entries = match &asked.pending {
+            Some(pending) => &pending[..],
+            None => {
+                let own = left.iter().take_while(|entry| entry.key == asked.key);
+                let (own, rest) = left.split_at(own.count());
+                left = rest;
+                own
+            }
+        };
+        if asked.pending.is_some() || !entries.is_empty() {
+            streams.push((&asked.key, entries));
+        }
+    }
+    if streams.is_empty() {
         return encode::nil_array(out, version);
     }
-    let streams: Vec<&[Entry]> = entries.chunk_by(|a, b| a.key == b.key).collect();
     match version {
         Version::Two => encode::array(out, streams.len()),
         Version::Three => encode::map(out, version, streams.len()),
     }
-    for entries in streams {
+    for (key, entries) in streams {
         if version == Version::Two {
             encode::array(out, 2);
         }
-        encode::bulk(out, &entries[0].key);
+        encode::bulk(out, key);
         encode::array(out, entries.len());
         entries.iter().for_each(|entry| write_entry(out, entry));
     }
