@@ -175,6 +175,8 @@ pub struct Queue {
     leased: u64,
     /// Taken messages that have left for another shard and are still stored, and bytes of their bodies.
     leaving: (u64, u64),
+    /// How many of its dead letters are in a queue of another shard, as far as that has told.
+    pub dead_far: i64,
     /// Messages and bytes that are to come, and count for the limits already.
     expected: (u64, u64),
 }
@@ -222,6 +224,7 @@ impl Queue {
             leased: 0,
             leaving: (0, 0),
             expected: (0, 0),
+            dead_far: 0,
         }
     }
 

@@ -641,9 +641,15 @@ fn dump_entry(offset: usize, entry: &Entry<'_>, out: &mut dyn io::Write) -> io::
             queue.0,
             why.escape_ascii()
         ),
-        Entry::In { shard, seq, below } => {
-            writeln!(out, "in {seq} from shard {shard}, done below {below}")
-        }
+        Entry::In {
+            shard,
+            seq,
+            below,
+            origin,
+        } => writeln!(
+            out,
+            "in {seq} from shard {shard} queue {origin}, done below {below}"
+        ),
         Entry::Part {
             seq,
             shard,

@@ -222,6 +222,8 @@ pub enum Entry<'a> {
         seq: u64,
         /// What has lower numbers there is never sent again.
         below: u64,
+        /// Uid of the reader there that it died in; 0 if it did not.
+        origin: u64,
     },
     /// What another shard has to do in a transaction that is decided; an empty part: it has done it.
     Part {
@@ -709,6 +711,7 @@ impl<'r, 's> Entries<'r, 's> {
                 shard: small(number()?)?,
                 seq: number()?,
                 below: number()?,
+                origin: number()?,
             },
             PART => Entry::Part {
                 seq: number()?,

@@ -114,10 +114,16 @@ pub(crate) fn put_plain(out: &mut Vec<u8>, scratch: &mut Vec<u8>, entry: &Entry<
             scratch.extend_from_slice(why);
             OUT
         }
-        Entry::In { shard, seq, below } => {
+        Entry::In {
+            shard,
+            seq,
+            below,
+            origin,
+        } => {
             varint::put(scratch, u64::from(*shard));
             varint::put(scratch, *seq);
             varint::put(scratch, *below);
+            varint::put(scratch, *origin);
             IN
         }
         Entry::Part { seq, shard, part } => {

@@ -1,6 +1,7 @@
 //! Commands about queues: QSET, QGET, QLS, QDEL.
 
 use super::conn::Need;
+use super::peers::{Followed, weaker};
 use super::session::Asker;
 use super::{Now, Shard};
 use crate::broker::command::{Source, Typed};
@@ -30,6 +31,31 @@ struct ReaderCounts {
 }
 
 impl<S: Storage> Shard<S> {
+    /// May `QSET` give a queue that dead-letter queue, as far as other shards have to do with it?
+    pub(super) fn may_set_dead(
+        &mut self,
+        asker: Asker<'_>,
+        name: Typed<'_>,
+        patch: &SettingsPatch,
+    ) -> Followed {
+        let Some(dead) = patch.dead.as_deref().filter(|dead| !dead.is_empty()) else {
+            return Followed::Free;
+        };
+        let mut scratch = Vec::new();
+        let name = name.decoded(&mut scratch);
+        let found = self.engine.find(name);
+        if let Err(error) = self.check_patch(name, found, patch) {
+            let progress = self.take_progress(asker);
+            self.forget_walk(progress.walk);
+            return Followed::Refused(error);
+        }
+        let before = match found {
+            Some(key) => self.engine.queue(key).settings.durable,
+            None => self.engine.defaults.durable,
+        };
+        self.follow_dead(asker, name, dead, patch.durable.unwrap_or(before))
+    }
+
     /// `QSET`: makes a queue or changes it, at once.
     pub(super) fn queue_set(
         &mut self,
@@ -101,11 +127,7 @@ impl<S: Storage> Shard<S> {
         if let Some(target) = dead.as_deref().and_then(|dead| self.engine.find(dead)) {
             let target = self.engine.queue(target);
             if target.settings.durable < durable && patch.dead.is_some() {
-                return conflict(format!(
-                    "the dead-letter queue stores at {}, less than this one; QSET it durable={} first",
-                    target.settings.durable.setting(),
-                    durable.setting()
-                ));
+                return Err(weaker(target.settings.durable, durable));
             }
         }
         if patch.dead.is_some() {
@@ -270,7 +292,7 @@ impl<S: Storage> Shard<S> {
             leased: queue.leased(),
             delayed: queue.delayed(),
             locked: queue.locked(),
-            dead: queue.dead,
+            dead: queue.dead_letters(),
             consumers: u64::from(queue.consumers),
             waiting: self.waiting_pulls(queue),
             oldest_ms,
@@ -328,7 +350,7 @@ impl<S: Storage> Shard<S> {
                 queue.ready(),
                 queue.leased(),
                 queue.delayed(),
-                queue.dead
+                queue.dead_letters()
             );
             text.extend_from_slice(counts.as_bytes());
             if queue.is_keyed() {

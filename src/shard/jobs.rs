@@ -35,6 +35,8 @@ pub(super) struct Progress {
     pub(super) end: MessageId,
     /// The piece of a `MOVE` to another shard that is under way; 0 = none.
     pub(super) piece: u64,
+    /// The row of dead-letter queues that is being followed; 0 = none.
+    pub(super) walk: u64,
     /// The target of a `MOVE` to another shard was looked at.
     pub(super) has_asked: bool,
 }

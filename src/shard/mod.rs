@@ -513,8 +513,9 @@ impl<S: Storage> Shard<S> {
         }
         let mut conn = self.conns.remove(slot);
         let progress = conn.rare.any().and_then(|rare| rare.progress.take());
-        if let Some(progress) = progress.filter(|progress| progress.piece != 0) {
+        if let Some(progress) = progress {
             self.engine.outbox.forget_piece(progress.piece);
+            self.forget_walk(progress.walk);
         }
         while let Some(serial) = self.engine.leases.any_of(conn.holder) {
             let lease = self.engine.leases.end(serial).expect("the holder has it");

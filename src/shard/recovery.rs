@@ -5,7 +5,7 @@
 
 use super::Now;
 use super::Shard;
-use super::engine::{DEFINE_BEGUN, Engine, Out, Part, key_hash, once_hash};
+use super::engine::{DEFINE_BEGUN, Engine, Out, Part, far_origin, key_hash, once_hash};
 use super::snapshot::{GroupImage, QueueImage, QueueState, Reader, Writer};
 use crate::broker::dedup::Original;
 use crate::broker::id::{Level, MessageId, QueueUid};
@@ -63,6 +63,8 @@ pub(super) struct Recovery<'a, S: Storage> {
     sizes: Sizes,
     /// The queue found last.
     found: QueueKey,
+    /// The reader of another shard that the next message died in.
+    origin: Option<QueueUid>,
 }
 
 impl<'a, S: Storage> Recovery<'a, S> {
@@ -71,6 +73,7 @@ impl<'a, S: Storage> Recovery<'a, S> {
             engine,
             sizes: Sizes::default(),
             found: QueueKey(u32::MAX),
+            origin: None,
         }
     }
 
@@ -391,6 +394,10 @@ impl<S: Storage> Replay for Recovery<'_, S> {
             Entry::Publish { targets, message } => {
                 for (uid, id) in *targets {
                     self.publish(*uid, *id, message, &at)?;
+                    if let Some(origin) = self.origin.take() {
+                        let key = self.find(*uid)?;
+                        self.engine.queue_mut(key).origins.insert(*id, origin);
+                    }
                 }
             }
             Entry::Settle {
@@ -540,7 +547,13 @@ impl<S: Storage> Replay for Recovery<'_, S> {
                 let out = Out::replayed(*shard, *queue, *id, *reason, tries, target, why);
                 self.engine.outbox.replay_out(*seq, out);
             }
-            Entry::In { shard, seq, below } => {
+            Entry::In {
+                shard,
+                seq,
+                below,
+                origin,
+            } => {
+                self.origin = (*origin != 0).then(|| far_origin(*shard, *origin));
                 self.engine.outbox.replay_in(*shard, *seq, *below);
             }
             Entry::Part { seq, shard, part } => {

@@ -266,8 +266,8 @@ fn plan_for<D: Disk>(
         let leaving = source.engine.leaving();
         if leaving > 0 {
             return Err(ReshardError::Refused(format!(
-                "{}: {leaving} dead letters are on their way to another shard, which each may have reached: start the \
-                 broker as it is, which finishes that at once, stop it, and try again",
+                "{}: {leaving} dead letters, moved messages or parts of transactions are on their way to another shard, \
+                 which each may have reached: start the broker as it is, which finishes that at once, stop it, and try again",
                 source.directory
             )));
         }

@@ -10,7 +10,7 @@ use super::conn::{Blocked, Life, Need};
 use super::door::Told;
 use super::drain::draining;
 use super::engine::{Receipt, Refused};
-use super::peers::{Errand, Plan, Wait};
+use super::peers::{Errand, Followed, Plan, Wait};
 use super::transaction::Kept;
 use super::waiters::{Taking, Terms};
 use super::{ConnKey, Now, Shard};
@@ -357,7 +357,13 @@ impl<S: Storage> Shard<S> {
             Command::UnsubscribeLive { pattern } => self.run_unsubscribe_live(asker, pattern),
             Command::Credit { source, credit } => self.set_credit(asker, source, credit),
             Command::Unsubscribe { source } => self.run_unsubscribe(asker, source),
-            Command::QueueSet { queue, settings } => self.queue_set(asker, queue, &settings, now),
+            Command::QueueSet { queue, settings } => {
+                match self.may_set_dead(asker, queue, &settings) {
+                    Followed::Waits => return Flow::Again,
+                    Followed::Refused(error) => Err(error),
+                    Followed::Free => self.queue_set(asker, queue, &settings, now),
+                }
+            }
             Command::QueueGet { source } => self.queue_get(asker, source, now),
             Command::Seek { source, .. } if self.is_leaving(asker.slot, source) => {
                 return Flow::Again;

@@ -61,7 +61,7 @@ impl<S: Storage> Shard<S> {
             ("delayed", queue.delayed()),
             ("key_locked", queue.locked()),
             ("hidden", queue.hidden()),
-            ("dead", queue.dead),
+            ("dead", queue.dead_letters()),
             ("kept_back", queue.counters.damaged),
             ("subscriptions", consumers.subscriptions),
             ("without_credit", consumers.without_credit),
@@ -205,13 +205,13 @@ impl<S: Storage> Shard<S> {
                 due_us.saturating_sub(now.us) / 1000
             ));
         }
-        if queue.dead > 0 {
+        if queue.dead_letters() > 0 {
             let name = queue.dead_name().unwrap_or_default();
             let mut shown = Vec::new();
             encode::typed(&mut shown, &name);
             reasons.push(format!(
                 "{} given up and in {}; MOVE puts them back",
-                are(queue.dead),
+                are(queue.dead_letters()),
                 String::from_utf8_lossy(&shown)
             ));
         }

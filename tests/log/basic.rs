@@ -139,6 +139,7 @@ fn every_kind_of_entry_comes_back() {
         shard: 1,
         seq: 7,
         below: 5,
+        origin: 900,
     });
     bench.append(&Entry::Part {
         seq: 301,
@@ -166,7 +167,7 @@ fn every_kind_of_entry_comes_back() {
         (300, b"*".to_vec(), false),
         (0, b"\x02\x01e".to_vec(), true),
         (300, b"2 1 3 Rejected 4 graves bad".to_vec(), false),
-        (7, b"1 5".to_vec(), false),
+        (7, b"1 5 900".to_vec(), false),
         (301, b"2 what is to be done".to_vec(), false),
     ];
     assert_eq!(again.model.bound, bound);

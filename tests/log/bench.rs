@@ -568,8 +568,13 @@ impl Model {
                 let text = format!("{shard} {} {id} {reason:?} {tries} {target} {why}", queue.0);
                 self.bound.push((*seq, text.into_bytes(), false));
             }
-            Entry::In { shard, seq, below } => {
-                let text = format!("{shard} {below}");
+            Entry::In {
+                shard,
+                seq,
+                below,
+                origin,
+            } => {
+                let text = format!("{shard} {below} {origin}");
                 self.bound.push((*seq, text.into_bytes(), false));
             }
             Entry::Part { seq, shard, part } => {

@@ -39,11 +39,14 @@ impl<'d> World<'d> {
             shards.push(shard);
         }
         let conn = shards[0].handle_accept("peer", now);
-        Ok(World {
+        let mut world = World {
             conn: conn.expect("there is room"),
             shards,
             now,
-        })
+        };
+        // Several serve nobody before each has heard of all others; what is due is done by then.
+        world.turns();
+        Ok(world)
     }
 
     /// Lets time pass.

@@ -271,6 +271,11 @@ impl Queue {
         self.leaving.1 -= bytes;
     }
 
+    /// How many of its dead letters are in its dead-letter queue.
+    pub fn dead_letters(&self) -> u64 {
+        self.dead.saturating_add_signed(self.dead_far)
+    }
+
     /// So many messages and bytes are to come, and count for the limits from now on.
     pub fn expects(&mut self, messages: u64, bytes: u64) {
         self.expected.0 += messages;

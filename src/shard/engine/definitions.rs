@@ -1,6 +1,7 @@
 //! Queues come and go: creation, settings, deletion, and the storage deleted ones leave behind.
 
 use super::super::placement::shard_of;
+use super::outbox::far;
 use super::{Engine, TURN_DEADLINES};
 use crate::broker::arena::is_request;
 use crate::broker::id::{Level, QueueUid};
@@ -211,6 +212,9 @@ impl<S: Storage> Engine<S> {
 
     /// A dead letter that came from that queue is settled.
     pub fn dead_settled(&mut self, origin: QueueUid) {
+        if far(origin).is_some() {
+            return self.outbox.count_dead(origin, -1);
+        }
         if let Some(key) = self.find_uid(origin) {
             let queue = self.queue_mut(key);
             queue.dead = queue.dead.saturating_sub(1);

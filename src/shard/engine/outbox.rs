@@ -98,6 +98,8 @@ pub struct Carried {
     pub sections: Vec<u8>,
     /// The body.
     pub body: Bytes,
+    /// Uid of the reader that it died in; 0 if it did not.
+    pub origin: u64,
     /// It comes by a `MOVE`, which the queue's limits may refuse; the piece of it, 0 = none.
     pub moved: Option<u64>,
     /// It is a request, removed at that time, microseconds.
@@ -142,6 +144,25 @@ pub struct Outbox {
     pub orders: Orders,
     /// Commands that wait for something to have left may go on.
     pub(super) has_moved_on: bool,
+    /// By how much the dead letters here of other shards' readers have become more or less.
+    dead: BTreeMap<QueueUid, i64>,
+}
+
+/// In an origin: it is of another shard.
+const FAR: u64 = 1 << 63;
+/// Bits of a uid in such an origin.
+const UID_BITS: u32 = 48;
+
+/// The reader of another shard that a dead letter is from, among a queue's origins.
+pub fn far_origin(shard: u32, uid: u64) -> QueueUid {
+    QueueUid(FAR | (u64::from(shard) << UID_BITS) | uid)
+}
+
+/// The shard of an origin and its uid there; `None` if it is of this one.
+pub fn far(origin: QueueUid) -> Option<(u32, QueueUid)> {
+    let uid = origin.0 & ((1 << UID_BITS) - 1);
+    let shard = (origin.0 & !FAR) >> UID_BITS;
+    (origin.0 & FAR != 0).then_some((shard as u32, QueueUid(uid)))
 }
 
 impl Outbox {
@@ -153,6 +174,19 @@ impl Outbox {
             && !self.has_moved_on
             && !self.pieces.has_news()
             && self.orders.is_idle()
+            && self.dead.is_empty()
+    }
+
+    /// A dead letter of another shard's reader has come, or is settled.
+    pub(super) fn count_dead(&mut self, origin: QueueUid, more: i64) {
+        *self.dead.entry(origin).or_default() += more;
+    }
+
+    /// What is to be told of dead letters: the shard, the reader, how many more.
+    pub fn take_dead(&mut self) -> Vec<(u32, QueueUid, i64)> {
+        let dead = std::mem::take(&mut self.dead).into_iter();
+        dead.filter_map(|(origin, more)| far(origin).map(|(shard, uid)| (shard, uid, more)))
+            .collect()
     }
 
     /// The number of what goes to another shard next.
@@ -424,6 +458,23 @@ impl<S: Storage> Engine<S> {
         self.outbox.outs = outs;
     }
 
+    /// After the start: counts all dead letters here of other shards' readers.
+    pub fn count_far_dead(&mut self) {
+        self.outbox.dead.clear();
+        let queues = self.queues.iter().filter(|(_, queue)| queue.exists);
+        let origins = queues.flat_map(|(_, queue)| queue.origins.values());
+        for origin in origins.filter(|origin| far(**origin).is_some()) {
+            *self.outbox.dead.entry(*origin).or_default() += 1;
+        }
+    }
+
+    /// Dead letters of a reader have come to another shard, or are settled there.
+    pub fn dead_counted(&mut self, uid: QueueUid, more: i64) {
+        if let Some(key) = self.find_uid(uid) {
+            self.queue_mut(key).dead_far += more;
+        }
+    }
+
     /// What can be sent to other shards now.
     pub fn poll_out(&mut self) -> Vec<(u32, Carried)> {
         let mut found = Vec::new();
@@ -548,6 +599,7 @@ impl<S: Storage> Engine<S> {
             settings,
             sections,
             body,
+            origin: if is_moved { 0 } else { uid.0 },
             moved: is_moved.then_some(out.piece),
             request_until_us,
         })
@@ -676,6 +728,7 @@ impl<S: Storage> Engine<S> {
                     shard: from,
                     seq: carried.seq,
                     below: carried.below,
+                    origin: carried.origin,
                 });
             }
         }
@@ -704,6 +757,11 @@ impl<S: Storage> Engine<S> {
         let order = order.map(|order| key_hash(self.once_key, order));
         let id = self.queue(target).next_id();
         self.enter(target, &published, order);
+        if carried.origin != 0 {
+            let origin = far_origin(from, carried.origin);
+            self.queue_mut(target).origins.insert(id, origin);
+            self.outbox.count_dead(origin, 1);
+        }
         match is_request {
             true => self.reveal_request(target, id),
             false => {

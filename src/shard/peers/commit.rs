@@ -24,10 +24,12 @@ use crate::broker::id::{Level, MessageId};
 use crate::broker::lease::{Lease, Leases};
 use crate::broker::queue::QueueKey;
 use crate::broker::reply::{Error, ErrorCode, Reply};
+use crate::config::Limits;
 use crate::log::disk::Storage;
 use crate::protocol::text::{encode, handles};
 use crate::shard::conn::Blocked;
 use crate::shard::engine::{Bodies, How, Part, Refused, Return, Settle};
+use crate::shard::failure::NO_SPACE;
 use crate::shard::session::Flow;
 use crate::shard::transaction::{Commands, Transaction};
 use crate::shard::{ConnKey, Now, Shard};
@@ -331,7 +333,7 @@ impl<S: Storage> Shard<S> {
         if self.failed.is_some() || self.is_log_closed() {
             return;
         }
-        let limits = self.limits.clone();
+        let limits = part_limits(&self.limits);
         for mut deciding in std::mem::take(&mut self.mail().commits.deciding) {
             let decided = self.engine.decide(
                 deciding.name,
@@ -349,6 +351,12 @@ impl<S: Storage> Shard<S> {
         }
         for name in self.engine.do_orders(&limits, now) {
             self.end_prepared(name, true, now);
+        }
+        for (home, number) in self.engine.outbox.orders.take_stuck() {
+            match home == self.shards().1 {
+                true => self.stuck(number),
+                false => self.mail().post(home, Letter::Stuck { number }),
+            }
         }
         self.open_when_started();
     }
@@ -396,6 +404,24 @@ impl<S: Storage> Shard<S> {
                 encode::reply(&mut text, None, &Reply::Error(&error));
             }
         }
+        if let Some(slot) = self.slot(commit.conn) {
+            self.part_came(slot, commit.run, me, text);
+        }
+        self.housekeeping.look_again();
+    }
+
+    /// A transaction of this shard's connection is decided, and a shard has no space to do its part: it will be done
+    /// whole or, if its decision is lost with a crash, not at all.
+    pub(super) fn stuck(&mut self, number: u64) {
+        let (_, me) = self.shards();
+        let Some(commit) = self.mail().commits.own.remove(&number) else {
+            return;
+        };
+        self.totals.transactions.committed += 1;
+        let error = Error::new(ErrorCode::UnknownResult, NO_SPACE);
+        self.totals.count_error(error.code);
+        let mut text = Vec::new();
+        encode::reply(&mut text, None, &Reply::Error(&error));
         if let Some(slot) = self.slot(commit.conn) {
             self.part_came(slot, commit.run, me, text);
         }
@@ -450,6 +476,9 @@ impl<S: Storage> Shard<S> {
         if std::mem::replace(&mut peers.said_started, true) {
             return;
         }
+        self.engine.count_far_dead();
+        self.exchange_dead();
+        let peers = self.mail();
         for to in 0..peers.count {
             if to != peers.me {
                 peers.post(to, Letter::Started);
@@ -472,6 +501,19 @@ impl<S: Storage> Shard<S> {
             }
         }
         self.housekeeping.look_again();
+    }
+}
+
+/// What is in a part was within the limits when it was typed, which may be others after a restart.
+fn part_limits(limits: &Limits) -> Limits {
+    const LARGE: usize = 1 << 31;
+    Limits {
+        line_bytes_max: LARGE,
+        body_bytes_max: LARGE,
+        batch_count_max: LARGE,
+        batch_bytes_max: LARGE,
+        handles_max: LARGE,
+        ..limits.clone()
     }
 }
 

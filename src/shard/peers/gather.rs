@@ -269,6 +269,7 @@ impl<S: Storage> Shard<S> {
 
     /// The log finds no space: parts of answers that wait for it say so.
     pub(in crate::shard) fn stall_captured(&mut self) {
+        self.engine.outbox.orders.stall();
         let Some(peers) = &mut self.peers else { return };
         for mut captured in std::mem::take(&mut peers.captured) {
             let text = std::mem::take(&mut captured.text);

@@ -15,6 +15,7 @@
 //! and is not read further before some of it has arrived.
 
 mod away;
+mod circle;
 mod commit;
 mod ending;
 mod gather;
@@ -28,6 +29,7 @@ mod tests;
 mod watch;
 
 pub(super) use away::{Away, Wait};
+pub(super) use circle::{Followed, weaker};
 pub(super) use ending::{CLOSED, CLOSING};
 use gather::Captured;
 pub(super) use guest::Guest;
@@ -42,6 +44,7 @@ use foldhash::fast::FixedState;
 use super::conn::Blocked;
 use super::engine::{Carried, Ordered};
 use super::{ConnKey, Now, Shard};
+use crate::broker::id::{Level, QueueUid};
 use crate::broker::reply::Error;
 use crate::log::disk::Storage;
 use guest::Kind;
@@ -147,16 +150,29 @@ enum Letter {
         number: u64,
         result: Result<(), Error>,
     },
+    /// To the home of a transaction that is decided: a shard has no space for its part.
+    Stuck { number: u64 },
     /// The transaction of that number is refused.
     Abort { number: u64 },
     /// A part of a transaction that is decided.
     Order(Box<Ordered>),
+    /// Dead letters of readers of that shard have come, or are settled: how many more.
+    CountDead(Vec<(QueueUid, i64)>),
     /// What was left from before the start was posted.
     Started,
     /// A message that goes to a queue here.
     Carry(Box<Carried>),
     /// It is on stable storage there: the messages' numbers.
     Arrived(Vec<u64>),
+    /// A `QSET dead=` asks where the dead letters of a queue go.
+    AskDead { walk: u64, name: Box<[u8]> },
+    /// Where they go, and at which level the queue stores, if it is there.
+    Dead {
+        walk: u64,
+        name: Box<[u8]>,
+        level: Option<Level>,
+        names: Vec<Box<[u8]>>,
+    },
     /// A `MOVE` asks for its target, which is made if it is missing: the piece that waits for the answer, its name.
     AskTarget { piece: u64, target: Box<[u8]> },
     /// The target is there: why it takes nothing.
@@ -202,6 +218,7 @@ pub(super) struct Peers {
     ended: Vec<(ConnKey, u64)>,
     ending: ending::Endings,
     commits: commit::Commits,
+    walks: circle::Walks,
     /// So many others have posted what was left from before the start; this one has; connections are served.
     started: u32,
     said_started: bool,
@@ -227,6 +244,7 @@ impl Peers {
             ended: Vec::new(),
             ending: ending::Endings::new(count),
             commits: commit::Commits::default(),
+            walks: circle::Walks::default(),
             started: 0,
             said_started: false,
             is_open: false,
@@ -372,9 +390,31 @@ impl<S: Storage> Shard<S> {
             Letter::Vote { number, vote } => self.voted(from, number, *vote, now),
             Letter::Decide { number, parts } => self.decide_later((from, number), parts),
             Letter::Decided { number, result } => self.decided(number, result, now),
+            Letter::Stuck { number } => self.stuck(number),
             Letter::Abort { number } => self.end_prepared((from, number), false, now),
             Letter::Order(ordered) => self.engine.outbox.orders.add(from, *ordered),
+            Letter::CountDead(counts) => {
+                for (uid, more) in counts {
+                    self.engine.dead_counted(uid, more);
+                }
+            }
             Letter::Started => self.mail().started += 1,
+            Letter::AskDead { walk, name } => {
+                let (level, names) = self.dead_of(&name);
+                let letter = Letter::Dead {
+                    walk,
+                    name,
+                    level,
+                    names,
+                };
+                self.mail().post(from, letter);
+            }
+            Letter::Dead {
+                walk,
+                name,
+                level,
+                names,
+            } => self.dead_told(walk, &name, level, names),
             Letter::AskTarget { piece, target } => self.find_target(from, piece, &target),
             Letter::Target { piece, refused } => {
                 self.engine.outbox.target_found(piece, refused);
@@ -472,6 +512,7 @@ impl<S: Storage> Shard<S> {
             return;
         }
         self.exchange_orders(now);
+        self.exchange_dead();
         self.engine.take_in_again(now);
         for (to, carried) in self.engine.poll_out() {
             self.mail().post(to, Letter::Carry(Box::new(carried)));
@@ -490,6 +531,22 @@ impl<S: Storage> Shard<S> {
         for (to, numbers) in numbers.into_iter().enumerate() {
             if !numbers.is_empty() {
                 self.mail().post(to as u32, Letter::Arrived(numbers));
+            }
+        }
+    }
+
+    /// Other shards are told how many dead letters of theirs are here.
+    fn exchange_dead(&mut self) {
+        let mut counts = vec![Vec::new(); self.shards().0 as usize];
+        for (shard, uid, more) in self.engine.outbox.take_dead() {
+            // A directory may name a shard that there is not any more.
+            if let Some(counts) = counts.get_mut(shard as usize) {
+                counts.push((uid, more));
+            }
+        }
+        for (to, counts) in counts.into_iter().enumerate() {
+            if !counts.is_empty() && to as u32 != self.shards().1 {
+                self.mail().post(to as u32, Letter::CountDead(counts));
             }
         }
     }

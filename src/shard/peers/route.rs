@@ -208,9 +208,13 @@ impl<S: Storage> Shard<S> {
             | Command::PublishBatch { queue, .. }
             | Command::Schedule { queue, .. }
             | Command::Delete { queue, .. }
-            | Command::QueueSet { queue, .. }
             | Command::Bind { queue, .. }
             | Command::Unbind { queue, .. } => self.owner_of(slot, *queue),
+            Command::QueueSet { queue, settings } => {
+                // What is behind it may be another one of the same row of dead-letter queues.
+                let to = self.owner_of(slot, *queue);
+                return self.post_to(to, settings.dead.is_some(), None);
+            }
             Command::Request { queue, .. } => {
                 let to = self.owner_of(slot, *queue);
                 return self.post_to(to, request.tag.is_none(), request.tag);
@@ -396,9 +400,14 @@ impl<S: Storage> Shard<S> {
                         let owner = self.owner_of_handle(token);
                         owners.entry(owner).or_default().push(token);
                     }
-                    for (owner, own) in owners {
-                        let line = settle_command(&command, &own);
-                        parts.entry(owner).or_default().extend(line);
+                    let is_whole = owners.len() == 1;
+                    let own = owners.iter();
+                    let lines = own.map(|(owner, own)| (*owner, settle_command(&command, own)));
+                    let lines: Vec<(u32, Vec<u8>)> = lines.collect();
+                    let frame = &before[..before.len() - commands.rest().len()];
+                    for (owner, line) in lines {
+                        let part = parts.entry(owner).or_default();
+                        part.extend_from_slice(if is_whole { frame } else { &line });
                     }
                 }
                 _ => {}
@@ -619,7 +628,13 @@ fn settle_command(command: &Command<'_>, handles: &[&[u8]]) -> Vec<u8> {
         } => {
             let mut options = Vec::new();
             if let Some(delay_us) = delay_us {
-                options.extend_from_slice(format!(" delay={delay_us}us").as_bytes());
+                // Never so much longer than it was typed that the line would be too long.
+                let delay = match delay_us {
+                    us if us % 1_000_000 == 0 => format!(" delay={}s", us / 1_000_000),
+                    us if us % 1_000 == 0 => format!(" delay={}ms", us / 1_000),
+                    us => format!(" delay={us}us"),
+                };
+                options.extend_from_slice(delay.as_bytes());
             }
             if *dead {
                 options.extend_from_slice(b" dead=1");
