@@ -32,6 +32,14 @@ pub(crate) struct Preparation {
     pub manifest: Manifest,
 }
 
+impl Preparation {
+    /// Nothing was ever made ready in this directory.
+    fn is_first(&self) -> bool {
+        let only = [(self.number, self.number)];
+        self.manifest.incarnation == 1 && self.manifest.segments == only
+    }
+}
+
 /// A segment that is ready.
 pub(crate) struct Prepared<F> {
     /// Its size.
@@ -57,6 +65,11 @@ pub(crate) fn prepare<D: Disk>(
         sealed_end: 0,
     };
     let header = header.encode(want.manifest.directory_id, want.manifest.seed());
+    if want.is_first() {
+        // The name of the shard's directory may be new: it is there for good before anything in it is.
+        disk.sync_dir("")
+            .map_err(|error| StoreError::sync("", error))?;
+    }
     let (file, bytes) = match &want.recycle {
         Some(old) => {
             disk.rename(&old.path(), &tmp).map_err(write)?;

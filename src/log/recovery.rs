@@ -217,21 +217,28 @@ fn open_manifest<D: Disk>(
         }
     };
     manifest.check(segment_bytes)?;
-    if !root.iter().any(|(name, _)| name == &format!("{SHARD}/")) {
-        if !manifest.may_lack_shard() {
-            return Err(OpenError::corrupt(SHARD, 0, "the directory is missing"));
-        }
-        // The manifest may have been renamed by a start that died before it could sync that. If power
-        // failed now the shard's directory could stay without it, which would look like another's.
-        if !matches!(found, Found::Made) {
-            found = Found::Unused;
-            disk.sync_dir("")
-                .map_err(|error| OpenError::io("", "syncing", error))?;
-        }
+    let has_shard = root.iter().any(|(name, _)| name == &format!("{SHARD}/"));
+    if !has_shard && !manifest.may_lack_shard() {
+        return Err(OpenError::corrupt(SHARD, 0, "the directory is missing"));
+    }
+    let sync_names = || {
+        disk.sync_dir("")
+            .map_err(|error| OpenError::io("", "syncing", error))
+    };
+    let is_made = matches!(found, Found::Made);
+    if manifest.may_lack_shard() && !is_made {
+        // A start that died may have named the manifest and the shard's directory and synced neither. If power failed
+        // now, either could stay without the other: the directory would look like another's, or like one that was used.
+        sync_names()?;
+    }
+    if !has_shard {
         disk.create_dir(SHARD)
             .map_err(|error| OpenError::io(SHARD, "making", error))?;
-        disk.sync_dir("")
-            .map_err(|error| OpenError::io("", "syncing", error))?;
+        if !is_made {
+            found = Found::Unused;
+            sync_names()?;
+        }
+        // Otherwise nobody waits for that: it is synced before the first segment is used.
     }
     Ok((manifest, found))
 }
