@@ -614,7 +614,10 @@ impl Oracle {
                     message.due.0
                 );
                 self.fail("R", text);
-            } else if expired.saturating_add(TIMER_SLACK_US) < low && !auto {
+            } else if expired.saturating_add(TIMER_SLACK_US) < low
+                && !auto
+                && !self.went_round(index, source)
+            {
                 let text = format!(
                     "{} was delivered at {now}, expired by {expired}",
                     self.name_of(index)
@@ -628,6 +631,12 @@ impl Oracle {
                 format!("{source} gave a message at {now} while it was paused"),
             );
         }
+    }
+
+    /// May the message have been moved to another queue and back? A `MOVE` leaves its time to live behind.
+    fn went_round(&self, index: usize, source: &str) -> bool {
+        let mut claims = self.messages[index].claims.iter();
+        claims.any(|claim| claim.reason == Reason::Move && claim.to.iter().any(|to| to == source))
     }
 
     /// R: tries count from 1 and `maxdeliver` ends them.
