@@ -206,6 +206,50 @@ fn bodies_are_any_octets_of_any_size() {
 }
 
 #[test]
+fn a_pop_of_many_lists_finds_nothing_where_nothing_may_be_taken() {
+    let (broker, mut resp) = memory();
+    let mut text = broker.client();
+    resp.check("LMPOP 2 none other LEFT COUNT 5", "nils");
+    // It has made none of them.
+    assert!(text.ask("QGET none").starts_with("ERR NOQUEUE"));
+    // There, and nothing in it.
+    resp.check("RPUSH empty x", ":1");
+    resp.check("LPOP empty", "$x");
+    resp.check("LMPOP 1 empty LEFT", "nils");
+    // Leased to somebody else, delayed, paused, and kept for the active consumer.
+    assert_eq!(text.ask("PUB leased :x"), "OK 1 mem");
+    let held = text.pull("leased lease=1d").expect("it is there");
+    assert_eq!(text.ask("PUB later delay=1d :x"), "OK 1 mem");
+    assert_eq!(text.ask("PUB halted :x"), "OK 1 mem");
+    assert_eq!(text.ask("QSET halted pause=out"), "OK updated");
+    assert_eq!(text.ask("QSET one single=1"), "OK created");
+    assert_eq!(text.ask("PUB one :x"), "OK 1 mem");
+    assert_eq!(text.ask("PUB one :y"), "OK 2 mem");
+    assert_eq!(text.pull("one lease=1d").expect("it is there").len(), 1);
+    let lists = "leased later halted one empty none";
+    resp.check(&format!("LMPOP 6 {lists} LEFT COUNT 5"), "nils");
+    resp.check(&format!("BLMPOP 0.03 6 {lists} RIGHT"), "nils");
+    // The first that has something is taken from, and it alone.
+    resp.check("RPUSH last a b c", ":3");
+    resp.check(
+        &format!("LMPOP 7 {lists} last LEFT COUNT 2"),
+        "[$last [$a $b]]",
+    );
+    assert_eq!(
+        text.ask(&format!("NACK {} delay=0", held[0].handle)),
+        "OK 1"
+    );
+    resp.check(
+        &format!("LMPOP 7 last {lists} LEFT COUNT 2"),
+        "[$last [$c]]",
+    );
+    resp.check(&format!("LMPOP 6 {lists} LEFT"), "[$leased [$x]]");
+    let mut three = Resp::connect(broker.address);
+    assert!(three.ask("HELLO 3").starts_with("{$server"));
+    three.check(&format!("LMPOP 6 {lists} LEFT"), "nil");
+}
+
+#[test]
 fn what_is_not_supported_is_named_at_once() {
     let (_broker, mut resp) = memory();
     let unknown = resp.ask("SET a b");
