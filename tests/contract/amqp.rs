@@ -551,6 +551,8 @@ fn errors_have_the_codes_of_the_specification() {
     check(406, &|it| {
         it.send(1, id::TX_COMMIT, |frame| frame);
     });
+    // Larger than what is taken: what comes of it is read past.
+    check(406, &|it| it.publish("", "q", &"x".repeat((1 << 20) + 1)));
     check(404, &|it| {
         it.send(1, id::QUEUE_PURGE, |frame| {
             frame.short(0).shortstr(b"none").octet(0)
@@ -570,6 +572,12 @@ fn errors_have_the_codes_of_the_specification() {
     check(504, &|it| {
         it.send(1, id::CHANNEL_OPEN, |frame| frame.shortstr(b""))
     });
+    // Beyond what was agreed on.
+    for number in [2048, u16::MAX] {
+        check(504, &|it| {
+            it.send(number, id::CHANNEL_OPEN, |frame| frame.shortstr(b""))
+        });
+    }
     check(503, &|it| {
         it.send(0, id::CONNECTION_OPEN, |frame| {
             frame.shortstr(b"/").shortstr(b"").octet(0)

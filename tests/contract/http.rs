@@ -541,3 +541,35 @@ fn histograms_tell_how_long_messages_wait_and_are_worked_on() {
         assert!(turns >= 10.0 && sum > 0.0, "{turns} turns in {sum} s");
     }
 }
+
+#[test]
+fn who_does_not_read_is_not_read_and_holds_nobody_up() {
+    const MESSAGES: usize = 300;
+    let (broker, mut http) = memory();
+    let body = vec![b'x'; 100_000];
+    for _ in 0..MESSAGES {
+        assert_eq!(http.ask("POST", "/queue/large", &body).status, 200);
+    }
+    let mut slow = Http::connect(broker.address);
+    for _ in 0..MESSAGES {
+        slow.request("GET", "/queue/large?ack=auto", b"");
+    }
+    thread::sleep(Duration::from_millis(100));
+    let began = Instant::now();
+    assert_eq!(http.ask("POST", "/queue/small", b"hi").status, 200);
+    assert_eq!(http.ask("GET", "/queue/small", b"").text(), "hi");
+    assert!(began.elapsed() < Duration::from_secs(2));
+    let stats = broker.client().data("STATS conns");
+    let unsent = stats
+        .split("unsent_bytes=")
+        .skip(1)
+        .filter_map(|rest| rest.split(' ').next()?.parse::<u64>().ok())
+        .max();
+    assert!(unsent.is_some_and(|unsent| unsent < 2 << 20), "{stats}");
+    let left = broker.client().ask("QGET large");
+    assert!(!left.contains(" ready=0 "), "nothing is held back: {left}");
+    for _ in 0..MESSAGES {
+        let response = slow.response(false);
+        assert_eq!((response.status, response.body.len()), (200, body.len()));
+    }
+}
