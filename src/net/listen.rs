@@ -5,10 +5,11 @@ use std::fmt;
 use std::fs::File;
 use std::io;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use mio::net::{TcpListener, TcpStream};
 use mio::{Interest, Registry};
-use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, Socket, TcpKeepalive, Type};
 
 use super::token::{LISTENERS_MAX, Source};
 
@@ -273,7 +274,14 @@ pub(super) fn probe(addresses: &[SocketAddr]) -> Result<(), BindError> {
     Ok(())
 }
 
-/// A listening socket whose accepted sockets send small writes at once (they inherit it).
+/// How long nothing is heard of a peer before the system asks whether it is there, how long it waits for an answer, and how
+/// often it asks: a peer that has gone without a word is found out in eight minutes.
+const KEEPALIVE_TIME: Duration = Duration::from_secs(300);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(60);
+const KEEPALIVE_RETRIES: u32 = 3;
+
+/// A listening socket whose accepted sockets send small writes at once, and find out when nobody is there any more
+/// (they inherit it).
 fn listen(address: SocketAddr, shared: bool) -> io::Result<Listener> {
     let socket = Socket::new(
         Domain::for_address(address),
@@ -288,6 +296,11 @@ fn listen(address: SocketAddr, shared: bool) -> io::Result<Listener> {
         socket.set_reuse_port(true)?;
     }
     socket.set_tcp_nodelay(true)?;
+    let keepalive = TcpKeepalive::new()
+        .with_time(KEEPALIVE_TIME)
+        .with_interval(KEEPALIVE_INTERVAL)
+        .with_retries(KEEPALIVE_RETRIES);
+    socket.set_tcp_keepalive(&keepalive)?;
     socket.set_nonblocking(true)?;
     socket.bind(&SockAddr::from(address))?;
     socket.listen(BACKLOG)?;
@@ -302,7 +315,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn accepted_sockets_send_small_writes_at_once() {
+    fn accepted_sockets_send_small_writes_at_once_and_miss_their_peers() {
         let address = "127.0.0.1:0".parse().expect("an address");
         let mut listeners = Listeners::bind(&[address], false).expect("port 0 is always free");
         let address = listeners.addresses().expect("it is bound")[0];
@@ -318,6 +331,10 @@ mod tests {
             assert!(start.elapsed().as_secs() < 10, "never accepted");
         };
         assert!(accepted.nodelay().expect("a socket tells it"));
+        let accepted = socket2::SockRef::from(&accepted);
+        assert!(accepted.keepalive().expect("a socket tells it"));
+        let time = accepted.tcp_keepalive_time();
+        assert_eq!(time.expect("a socket tells it"), KEEPALIVE_TIME);
         assert!(listeners.accept(&mut 10, 0).is_none());
         assert!(!listeners.ready(), "an emptied backlog is not asked again");
     }
