@@ -288,6 +288,15 @@ fn connection_fault(code: u16, text: impl Into<String>) -> Fault {
     Fault::Connection(code, text.into())
 }
 
+/// Why a connection is closed that the broker has refused something else than one of its methods.
+fn close_code(code: ErrorCode) -> u16 {
+    match code {
+        ErrorCode::Proto => code::FRAME_ERROR,
+        ErrorCode::Auth | ErrorCode::Denied => code::ACCESS_REFUSED,
+        _ => code::INTERNAL_ERROR,
+    }
+}
+
 /// A name as people read it.
 fn shown(name: &[u8]) -> std::borrow::Cow<'_, str> {
     String::from_utf8_lossy(name)
@@ -443,10 +452,7 @@ impl Amqp {
                 }
             }
             Told::Reply(Reply::Error(error)) => {
-                let code = match error.code {
-                    ErrorCode::Proto => code::FRAME_ERROR,
-                    _ => code::INTERNAL_ERROR,
-                };
+                let code = close_code(error.code);
                 let text = format!("{} - {}", code::name(code), error.text);
                 self.close_with(out.writer(pool), code, &text, (0, 0));
             }
@@ -515,5 +521,17 @@ mod tests {
         let tag = consumer_tag(513, b"ctag");
         assert_eq!(split_tag(&tag), Some((513, &b"ctag"[..])));
         assert_eq!(split_tag(b"x"), None);
+    }
+
+    #[test]
+    fn who_may_not_is_told_that_and_not_that_the_broker_is_broken() {
+        for (code, want) in [
+            (ErrorCode::Auth, code::ACCESS_REFUSED),
+            (ErrorCode::Denied, code::ACCESS_REFUSED),
+            (ErrorCode::Proto, code::FRAME_ERROR),
+            (ErrorCode::Internal, code::INTERNAL_ERROR),
+        ] {
+            assert_eq!(close_code(code), want);
+        }
     }
 }

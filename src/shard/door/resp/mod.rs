@@ -231,6 +231,8 @@ fn word(code: ErrorCode) -> &'static str {
     match code {
         ErrorCode::Syntax | ErrorCode::Unknown | ErrorCode::Name | ErrorCode::Proto => "ERR",
         ErrorCode::Mem => "OOM",
+        ErrorCode::Auth => "NOAUTH",
+        ErrorCode::Denied => "NOPERM",
         other => other.word(),
     }
 }
@@ -582,6 +584,19 @@ impl<S: Storage> Shard<S> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn refusals_begin_with_the_words_that_clients_of_redis_know() {
+        for (code, want) in [
+            (ErrorCode::Syntax, "ERR"),
+            (ErrorCode::Mem, "OOM"),
+            (ErrorCode::Auth, "NOAUTH"),
+            (ErrorCode::Denied, "NOPERM"),
+            (ErrorCode::Full, "FULL"),
+        ] {
+            assert_eq!(word(code), want);
+        }
+    }
 
     #[test]
     fn each_command_is_as_old_as_its_first_byte() {
