@@ -204,6 +204,17 @@ impl Config {
             1 << 46,
         )?;
         in_range("--shards", self.shards, 1, SHARDS_MAX)?;
+        let others = self.pinned.iter().flatten();
+        if let (2.., Some(door)) = (
+            self.shards,
+            others.into_iter().find(|door| **door != Door::Text),
+        ) {
+            return Err(format!(
+                "--listen {}://... and several shards do not go together: they take the line protocol only, \
+                 use --shards 1",
+                door.word()
+            ));
+        }
         let least = self.shards as usize * MEMORY_BUDGET_BYTES_MIN;
         if self.memory_budget_bytes < least {
             return Err(format!(

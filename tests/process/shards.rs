@@ -182,3 +182,26 @@ fn a_taken_port_is_refused_with_several_shards_too() {
     assert_eq!(code, Some(1), "{text}");
     assert!(text.contains("another program is listening"), "{text}");
 }
+
+#[test]
+fn clients_of_other_protocols_are_turned_away() {
+    for pinned in ["resp", "amqp", "http"] {
+        let arguments = format!("--shards 2 --listen {pinned}://127.0.0.1:0");
+        let (code, text) = Launch::memory().arg(&arguments).refused();
+        assert_eq!(code, Some(2), "{text}");
+        assert!(text.contains("use --shards 1"), "{text}");
+    }
+    let mut broker = Launch::memory().arg("--shards 2").start();
+    let banner = broker.banner().join("\n");
+    assert!(banner.contains("the line protocol only"), "{banner}");
+    for opening in [
+        &b"*1\r\n$4\r\nPING\r\n"[..],
+        b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"AMQP\0\0\x09\x01",
+    ] {
+        let mut client = broker.client();
+        client.send(opening).expect("the broker reads");
+        assert!(client.rest().is_empty(), "{opening:?}");
+    }
+    broker.assert_well();
+}
