@@ -204,11 +204,8 @@ impl Config {
             1 << 46,
         )?;
         in_range("--shards", self.shards, 1, SHARDS_MAX)?;
-        let others = self.pinned.iter().flatten();
-        if let (2.., Some(door)) = (
-            self.shards,
-            others.into_iter().find(|door| **door != Door::Text),
-        ) {
+        let mut pinned = self.pinned.iter().flatten();
+        if let (2.., Some(door)) = (self.shards, pinned.find(|door| **door != Door::Text)) {
             return Err(format!(
                 "--listen {}://... and several shards do not go together: they take the line protocol only, \
                  use --shards 1",

@@ -105,6 +105,17 @@ impl Client {
         String::from_utf8(body).expect("it is text")
     }
 
+    /// Most bytes that the broker keeps for one of its connections that does not read.
+    pub fn unsent_bytes_max(&mut self) -> u64 {
+        let stats = self.data("STATS conns");
+        let unsent = stats
+            .split("unsent_bytes=")
+            .skip(1)
+            .filter_map(|rest| rest.split(' ').next()?.parse::<u64>().ok())
+            .max();
+        unsent.unwrap_or_else(|| panic!("no connection tells it: {stats}"))
+    }
+
     /// Bytes of a `PUB` in its counted form.
     pub fn publish_bytes(queue: &str, body: &[u8]) -> Vec<u8> {
         let mut bytes = format!("PUB {queue} ${}\n", body.len()).into_bytes();

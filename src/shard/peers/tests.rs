@@ -43,6 +43,12 @@ impl Broker {
         Broker::with(count, random, |_| {})
     }
 
+    /// Nothing is on its way from one shard to another.
+    fn outboxes_are_idle(&self) -> bool {
+        let mut shards = self.shards.iter();
+        shards.all(|shard| shard.engine.outbox.is_idle())
+    }
+
     fn with(count: u32, random: u64, change: impl Fn(&mut Config)) -> Broker {
         let now_us = 1_000_000_000;
         let shards = (0..count).map(|shard| {

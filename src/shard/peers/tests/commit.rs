@@ -3,8 +3,7 @@
 use super::*;
 
 fn is_idle(broker: &Broker) -> bool {
-    let mut shards = broker.shards.iter();
-    shards.all(|shard| shard.engine.outbox.is_idle() && !shard.is_committing())
+    broker.outboxes_are_idle() && broker.shards.iter().all(|shard| !shard.is_committing())
 }
 
 fn bodies(text: &str) -> Vec<&str> {

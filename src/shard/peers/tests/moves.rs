@@ -45,12 +45,7 @@ fn messages_move_to_a_queue_of_another_shard_in_order() {
         let wanted: Vec<String> = (0..50).map(|number| number.to_string()).collect();
         assert_eq!(bodies, wanted);
         assert!(got.contains("key=k1 h.n=49"), "what it had it keeps: {got}");
-        assert!(
-            broker
-                .shards
-                .iter()
-                .all(|shard| shard.engine.outbox.is_idle())
-        );
+        assert!(broker.outboxes_are_idle());
     }
 }
 
@@ -92,12 +87,7 @@ fn what_the_target_refuses_stays_where_it_was() {
         broker.ask(client, &format!("QSET {far} pause=in\nPUB {near} :x\n"));
         let said = broker.ask(client, &format!("MOVE {near} {far}\n"));
         assert!(said.starts_with("ERR PAUSED"), "{said}");
-        assert!(
-            broker
-                .shards
-                .iter()
-                .all(|shard| shard.engine.outbox.is_idle())
-        );
+        assert!(broker.outboxes_are_idle());
     }
 }
 
@@ -143,12 +133,7 @@ fn a_move_of_nothing_makes_its_target_and_one_that_is_left_goes_on() {
         broker.ask(client, &format!("MOVE {near} {far}\n")),
         format!("OK {left}\n")
     );
-    assert!(
-        broker
-            .shards
-            .iter()
-            .all(|shard| shard.engine.outbox.is_idle())
-    );
+    assert!(broker.outboxes_are_idle());
 }
 
 #[test]

@@ -54,12 +54,7 @@ fn dead_letters_go_to_a_queue_of_another_shard() {
             list.contains(&format!("{near} ready=2 leased=0 delayed=0")),
             "{list}"
         );
-        assert!(
-            broker
-                .shards
-                .iter()
-                .all(|shard| shard.engine.outbox.is_idle())
-        );
+        assert!(broker.outboxes_are_idle());
         // A target that was made so takes what comes, and returns nothing by itself.
         let settings = broker.ask(client, &format!("QGET {far}\n"));
         assert!(settings.contains("set.maxdeliver=0"), "{settings}");
