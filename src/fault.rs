@@ -72,6 +72,14 @@ pub enum Fault {
     LeasesEndAtDrain,
     /// RESP: what was popped is settled by the next command, whether its reply was written out or not.
     PopSettledEarly,
+    /// RESP: what is pushed at the head of a list stands behind what was pushed there before.
+    HeadNotSet,
+    /// RESP: an `EXEC` that had to wait runs its commands from the first again.
+    ExecBeginsAgain,
+    /// AMQP: an ack of several deliveries settles the last one alone.
+    MultipleAckOfOne,
+    /// AMQP: what a commit does is in several records.
+    CommitInTwoRecords,
     /// RESP: what is read of several streams at once belongs to the consumer of the first one's group.
     StreamsOfOneConsumer,
     /// RESP: a read of several streams leaves out those whose next entry is on the disk.
@@ -87,7 +95,7 @@ pub enum Fault {
 }
 
 /// Every one of them.
-pub const ALL: [Fault; 40] = [
+pub const ALL: [Fault; 44] = [
     Fault::SyncSkipped,
     Fault::ConfirmedBeforeSync,
     Fault::VisibleBeforeDurable,
@@ -122,6 +130,10 @@ pub const ALL: [Fault; 40] = [
     Fault::ErrorVoidsNothing,
     Fault::LeasesEndAtDrain,
     Fault::PopSettledEarly,
+    Fault::HeadNotSet,
+    Fault::ExecBeginsAgain,
+    Fault::MultipleAckOfOne,
+    Fault::CommitInTwoRecords,
     Fault::StreamsOfOneConsumer,
     Fault::ColdStreamLeftOut,
     Fault::ConfirmSentEarly,

@@ -5,6 +5,7 @@ use std::thread;
 
 use ringmq::fault::{ALL, Fault, plant};
 
+use crate::amqp_tx;
 use crate::groups;
 use crate::pipeline;
 use crate::runs::run;
@@ -26,6 +27,7 @@ fn broken(fault: Fault, seed: u64) -> Option<String> {
         Fault::ArrivalNotLogged | Fault::PartsInRecordsOfTheirOwn => {
             pipeline::run_sharded(seed).err()
         }
+        Fault::CommitInTwoRecords => amqp_tx::run(seed).err(),
         _ => run(seed, false).violation,
     }
 }
