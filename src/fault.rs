@@ -92,10 +92,14 @@ pub enum Fault {
     ArrivalNotLogged,
     /// What a transaction does on one shard and what it has others do are in two records.
     PartsInRecordsOfTheirOwn,
+    /// What another shard refuses of a `MOVE` is not put back where it was.
+    RefusedMoveLost,
+    /// A row of dead-letter queues over several shards may lead back.
+    DeadCircleMade,
 }
 
 /// Every one of them.
-pub const ALL: [Fault; 44] = [
+pub const ALL: [Fault; 46] = [
     Fault::SyncSkipped,
     Fault::ConfirmedBeforeSync,
     Fault::VisibleBeforeDurable,
@@ -140,6 +144,8 @@ pub const ALL: [Fault; 44] = [
     Fault::AnswerBeforePublishes,
     Fault::ArrivalNotLogged,
     Fault::PartsInRecordsOfTheirOwn,
+    Fault::RefusedMoveLost,
+    Fault::DeadCircleMade,
 ];
 
 #[cfg(debug_assertions)]

@@ -18,6 +18,7 @@ mod post;
 mod reactor;
 pub mod signal;
 mod token;
+mod trim;
 
 #[cfg(test)]
 mod tests;

@@ -9,7 +9,6 @@ use std::time::Duration;
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Waker};
 
-use super::Driven;
 use super::clock::Clock;
 use super::connections::{Connections, ReadLimits};
 use super::linger::{self, Lingering};
@@ -17,6 +16,8 @@ use super::listen::{BindError, Listeners, probe};
 use super::post::Post;
 use super::signal::Signals;
 use super::token::Source;
+use super::trim::Trim;
+use super::{Driven, os};
 use crate::shard::{ConnKey, Now, Stop};
 
 /// Most events taken from the system at once.
@@ -56,6 +57,8 @@ pub struct Reactor {
     signals: Option<Signals>,
     /// Between several of them.
     post: Option<Post>,
+    /// One loop has the process to itself; of several, others may be busy while this one is not.
+    trim: Option<Trim>,
     shutting_down: bool,
 }
 
@@ -115,6 +118,7 @@ impl Reactor {
             .collect();
         for (reactor, post) in reactors.iter_mut().zip(Post::between(&wakers)) {
             reactor.post = Some(post);
+            reactor.trim = None;
         }
         Ok(reactors)
     }
@@ -134,6 +138,7 @@ impl Reactor {
             lingering: Lingering::new(options.lingering_max),
             signals: None,
             post: None,
+            trim: Some(Trim::default()),
             shutting_down: false,
         })
     }
@@ -198,10 +203,19 @@ impl Reactor {
             self.send(driven);
             self.close(driven, now);
             driven.handle_turn_measured(self.clock.us() - now.us);
+            self.trim(now);
             if let Some(stop) = driven.poll_stopped() {
                 self.finish(driven)?;
                 return Ok(stop);
             }
+        }
+    }
+
+    /// After traffic: gives the system what the allocator keeps. Nobody waits for this turn.
+    fn trim(&mut self, now: Now) {
+        let Some(trim) = &mut self.trim else { return };
+        if !self.connections.ready() && trim.take_due(now.us) {
+            os::trim_freed_memory();
         }
     }
 
@@ -232,6 +246,7 @@ impl Reactor {
             driven.poll_timeout(),
             self.listeners.poll_timeout(),
             self.lingering.poll_timeout(),
+            self.trim.as_ref().and_then(Trim::poll_timeout),
         ];
         let next_us = deadlines.into_iter().flatten().min()?;
         Some(Duration::from_micros(next_us.saturating_sub(now.us)))
@@ -292,10 +307,14 @@ impl Reactor {
             total: TURN_BYTES_MAX,
         };
         let registry = self.poll.registry();
-        self.connections
+        let taken = self
+            .connections
             .read(driven, limits, now, |driven, stream, key| {
                 reset(driven, stream, key, registry, now);
             });
+        if let Some(trim) = &mut self.trim {
+            trim.received(taken, now.us);
+        }
     }
 
     fn write<D: Driven>(&mut self, driven: &mut D, now: Now) {

@@ -191,7 +191,8 @@ impl World {
         let Names { before, out, dead } = &self.names;
         let dead = match self.shards {
             1 => String::new(),
-            _ => format!(" dead={dead}"),
+            // What is moved there beyond its limit is refused.
+            _ => format!(" dead={dead} maxlen={}", self.rng.range(3, 20)),
         };
         let (before, out) = (before.clone(), out.clone());
         self.ask(

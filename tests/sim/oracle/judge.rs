@@ -54,7 +54,13 @@ impl Oracle {
     pub(super) fn expiry(&self, index: usize) -> (u64, u64) {
         let message = &self.messages[index];
         if message.moved {
-            return message.expires;
+            // It brings no time of its own: its queue's is what counts, if that has one.
+            let queue = self.queues.get(&message.place);
+            let least = queue.map_or(u64::MAX, |queue| queue.track.ttl(0, self.now).0);
+            return match least {
+                u64::MAX => message.expires,
+                _ => (0, u64::MAX),
+            };
         }
         let explicit = self
             .publish_of(message.command)
