@@ -312,6 +312,7 @@ impl Oracle {
             && self.dead_places(index, self.now).is_empty()
             && self.queues[place].fog.is_none_or(|fog| fog < low)
             && !self.maybe_taken_unseen(place)
+            && !self.may_be_kept(None, place, low)
     }
 
     pub(super) fn queue_deleted(&mut self, command: usize, queue: &str) {
