@@ -71,15 +71,16 @@ impl<S: Storage> Shard<S> {
             }
             if decoder.is_between() {
                 let rest = &input[used..];
+                let posted = match self.peers {
+                    Some(_) => self.post_plain(slot, rest),
+                    None => 0,
+                };
                 let consumed = match rest.first() {
+                    _ if posted > 0 => posted,
                     Some(b'P') => self.run_publishes(slot, rest, now),
                     Some(b'A') => self.run_acks(slot, rest),
                     Some(b'C') => self.run_casts(slot, rest, now),
                     _ => 0,
-                };
-                let consumed = match consumed {
-                    0 if self.peers.is_some() => self.post_plain(slot, rest),
-                    consumed => consumed,
                 };
                 if consumed > 0 {
                     used += consumed;
