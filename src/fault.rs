@@ -72,6 +72,14 @@ pub enum Fault {
     LeasesEndAtDrain,
     /// RESP: what was popped is settled by the next command, whether its reply was written out or not.
     PopSettledEarly,
+    /// RESP: what is pushed at the head of a list stands behind what was pushed there before.
+    HeadNotSet,
+    /// RESP: an `EXEC` that had to wait runs its commands from the first again.
+    ExecBeginsAgain,
+    /// AMQP: an ack of several deliveries settles the last one alone.
+    MultipleAckOfOne,
+    /// AMQP: what a commit does is in several records.
+    CommitInTwoRecords,
     /// RESP: what is read of several streams at once belongs to the consumer of the first one's group.
     StreamsOfOneConsumer,
     /// RESP: a read of several streams leaves out those whose next entry is on the disk.
@@ -84,10 +92,14 @@ pub enum Fault {
     ArrivalNotLogged,
     /// What a transaction does on one shard and what it has others do are in two records.
     PartsInRecordsOfTheirOwn,
+    /// What another shard refuses of a `MOVE` is not put back where it was.
+    RefusedMoveLost,
+    /// A row of dead-letter queues over several shards may lead back.
+    DeadCircleMade,
 }
 
 /// Every one of them.
-pub const ALL: [Fault; 40] = [
+pub const ALL: [Fault; 46] = [
     Fault::SyncSkipped,
     Fault::ConfirmedBeforeSync,
     Fault::VisibleBeforeDurable,
@@ -122,12 +134,18 @@ pub const ALL: [Fault; 40] = [
     Fault::ErrorVoidsNothing,
     Fault::LeasesEndAtDrain,
     Fault::PopSettledEarly,
+    Fault::HeadNotSet,
+    Fault::ExecBeginsAgain,
+    Fault::MultipleAckOfOne,
+    Fault::CommitInTwoRecords,
     Fault::StreamsOfOneConsumer,
     Fault::ColdStreamLeftOut,
     Fault::ConfirmSentEarly,
     Fault::AnswerBeforePublishes,
     Fault::ArrivalNotLogged,
     Fault::PartsInRecordsOfTheirOwn,
+    Fault::RefusedMoveLost,
+    Fault::DeadCircleMade,
 ];
 
 #[cfg(debug_assertions)]

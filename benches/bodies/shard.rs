@@ -45,8 +45,14 @@ pub const MEMORY: &[Body] = &[
 pub const LOGGED: &[Body] = &[
     body("publish_os", || publish(logged(Level::Os), 100)),
     body("publish_disk", || publish(logged(Level::Disk), 100)),
+    body("pull_os", || {
+        phase::<Pull, _>(logged(Level::Os), publishes(100, OPERATIONS))
+    }),
     body("ack_os", || {
         phase::<Ack, _>(logged(Level::Os), publishes(100, OPERATIONS))
+    }),
+    body("ack_each_os", || {
+        phase::<AckEach, _>(logged(Level::Os), publishes(100, OPERATIONS))
     }),
 ];
 

@@ -191,6 +191,11 @@ impl Settings {
         }
     }
 
+    /// Whether an empty queue takes so many messages with so many bytes of bodies at once.
+    pub fn can_hold(&self, count: u64, body_bytes: u64) -> bool {
+        count <= self.maxlen.unwrap_or(u64::MAX) && body_bytes <= self.maxbytes.unwrap_or(u64::MAX)
+    }
+
     /// Appends the octets that the log keeps.
     pub fn encode(&self, out: &mut Vec<u8>) {
         let Settings {

@@ -183,28 +183,29 @@ impl Connections {
     }
 
     /// Reads those that are listed, each at most `share` bytes, together at most `total` bytes;
-    /// the others keep their place in line. `broken` is called for each that must be reset.
+    /// the others keep their place in line. `broken` is called for each that must be reset. Returns how many bytes
+    /// were read.
     pub(super) fn read<D: Driven>(
         &mut self,
         driven: &mut D,
         limits: ReadLimits,
         now: Now,
         mut broken: impl FnMut(&mut D, TcpStream, ConnKey),
-    ) {
-        let mut bytes_left = limits.total;
+    ) -> usize {
+        let mut taken = 0;
         for _ in 0..self.readable.len() {
-            if bytes_left == 0 {
-                return;
+            if taken >= limits.total {
+                break;
             }
             let Some(key) = self.readable.pop_front() else {
-                return;
+                break;
             };
             let Some(connection) = find(&mut self.slots, key) else {
                 continue;
             };
             connection.in_readable = false;
             let (count, end) = connection.read(driven, key, limits.share, now);
-            bytes_left = bytes_left.saturating_sub(count);
+            taken += count;
             match end {
                 ReadEnd::Drained => connection.readable = false,
                 ReadEnd::Share => list(&mut self.readable, &mut connection.in_readable, key),
@@ -221,6 +222,7 @@ impl Connections {
                 }
             }
         }
+        taken
     }
 
     /// Writes those that are listed, each once. `broken` is called for each that must be reset.

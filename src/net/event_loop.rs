@@ -20,6 +20,7 @@ use super::listen::Listeners;
 use super::post::Post;
 use super::reactor::Options;
 use super::token::Source;
+use super::trim::{self, Trim};
 use crate::shard::{ConnKey, Now, Stop};
 
 /// Connections accepted in one turn before the others get theirs.
@@ -43,6 +44,8 @@ pub(super) struct EventLoop<D> {
     pub lingering: Lingering,
     /// Between several of them.
     pub post: Option<Post<D>>,
+    /// One loop has the process to itself; of several, others may be busy while this one is not.
+    trim: Option<Trim>,
     /// When the last turn began.
     now: Now,
     /// Its thread sleeps until then at the latest, microseconds; `u64::MAX` = until something happens.
@@ -68,6 +71,7 @@ impl<D: Driven> EventLoop<D> {
             listeners,
             connections: Connections::default(),
             lingering: Lingering::new(options.lingering_max),
+            trim: post.is_none().then(Trim::default),
             post,
             now: clock.now(),
             sleeps_until_us: u64::MAX,
@@ -113,8 +117,17 @@ impl<D: Driven> EventLoop<D> {
         self.send();
         self.close();
         self.driven.handle_turn_measured(self.clock.us() - now.us);
+        self.trim();
         if self.stop.is_none() {
             self.stop = self.driven.poll_stopped();
+        }
+    }
+
+    /// After traffic: gives the system what the allocator keeps.
+    fn trim(&mut self) {
+        let Some(trim) = &mut self.trim else { return };
+        if !self.connections.ready() && trim.take_due(self.now.us) {
+            trim::spawn();
         }
     }
 
@@ -143,10 +156,14 @@ impl<D: Driven> EventLoop<D> {
             total: TURN_BYTES_MAX,
         };
         let (registry, now) = (&self.registry, self.now);
-        self.connections
+        let taken = self
+            .connections
             .read(&mut self.driven, limits, now, |driven, stream, key| {
                 reset(driven, stream, key, registry, now);
             });
+        if let Some(trim) = &mut self.trim {
+            trim.received(taken, now.us);
+        }
     }
 
     /// Hands over the mail of other loops.
@@ -223,6 +240,7 @@ impl<D: Driven> EventLoop<D> {
             self.driven.poll_timeout(),
             self.listeners.poll_timeout(),
             self.lingering.poll_timeout(),
+            self.trim.as_ref().and_then(Trim::poll_timeout),
         ];
         deadlines.into_iter().flatten().min().unwrap_or(u64::MAX)
     }

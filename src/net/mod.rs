@@ -21,6 +21,7 @@ mod post;
 mod reactor;
 pub mod signal;
 mod token;
+mod trim;
 
 #[cfg(test)]
 mod tests;

@@ -31,14 +31,7 @@ impl<S: Storage> Shard<S> {
         let topic = topic.decoded(&mut scratch);
         let mut found = std::mem::take(&mut self.receivers);
         self.engine.topics.matches(topic, &mut found);
-        let mut queues: Vec<QueueKey> = found
-            .iter()
-            .filter_map(|receiver| match receiver {
-                Receiver::Queue(key) => Some(*key),
-                Receiver::Live(_) => None,
-            })
-            .collect();
-        self.engine.add_bound_to_topics(topic, &mut queues);
+        let queues = self.queues_among(&found, topic);
         let outcome = self.engine.cast(&queues, options, &body, now);
         let receipt = match outcome {
             Ok(receipt) => receipt,
@@ -91,6 +84,26 @@ impl<S: Storage> Shard<S> {
         };
         self.answer_when(asker, need, &reply);
         Flow::Done
+    }
+
+    /// The queues that a cast of the topic reaches.
+    pub(super) fn queues_bound(&mut self, topic: &[u8]) -> Vec<QueueKey> {
+        let mut found = std::mem::take(&mut self.receivers);
+        self.engine.topics.matches(topic, &mut found);
+        let queues = self.queues_among(&found, topic);
+        self.receivers = found;
+        queues
+    }
+
+    /// Those of its receivers that are queues, and those that exchanges bind.
+    fn queues_among(&mut self, found: &[Receiver], topic: &[u8]) -> Vec<QueueKey> {
+        let queues = found.iter().filter_map(|receiver| match receiver {
+            Receiver::Queue(key) => Some(*key),
+            Receiver::Live(_) => None,
+        });
+        let mut queues: Vec<QueueKey> = queues.collect();
+        self.engine.add_bound_to_topics(topic, &mut queues);
+        queues
     }
 
     /// `BIND`: the queue takes what is cast to such topics from now on.

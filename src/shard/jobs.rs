@@ -10,7 +10,7 @@ use super::session::{Asker, Flow};
 use super::trace;
 use super::{Now, Shard};
 use crate::broker::command::{MessageState, Source, Tokens, Typed};
-use crate::broker::id::{Level, MessageId};
+use crate::broker::id::{Level, MessageId, QueueUid};
 use crate::broker::queue::{QueueKey, State};
 use crate::broker::reply::{Error, ErrorCode, Reply};
 use crate::log::disk::Storage;
@@ -18,7 +18,7 @@ use crate::log::{Log, Room, Sections, SettleReason, TransferReason};
 use crate::protocol::text::value;
 
 /// Messages shown by one `PEEK` at most.
-const PEEK_MAX: usize = 10_000;
+pub(super) const PEEK_MAX: usize = 10_000;
 /// Messages settled or moved by one command in one turn at most.
 const PIECE: usize = 4096;
 
@@ -37,6 +37,8 @@ pub(super) struct Progress {
     pub(super) piece: u64,
     /// The row of dead-letter queues that is being followed; 0 = none.
     pub(super) walk: u64,
+    /// What another shard is asked to show; 0 = nothing.
+    pub(super) peek: u64,
     /// The target of a `MOVE` to another shard was looked at.
     pub(super) has_asked: bool,
 }
@@ -116,10 +118,17 @@ impl<S: Storage> Shard<S> {
 
     pub(super) fn fail_command(&mut self, asker: Asker<'_>, error: &Error) -> Flow {
         let progress = self.take_progress(asker);
-        self.engine.outbox.forget_piece(progress.piece);
+        self.forget_job(progress);
         self.totals.count_error(error.code);
         self.answer_error(asker.slot, asker.tag, error);
         Flow::Done
+    }
+
+    /// What a command that does not go on has begun elsewhere.
+    pub(super) fn forget_job(&mut self, progress: Progress) {
+        self.engine.outbox.forget_piece(progress.piece);
+        self.forget_walk(progress.walk);
+        self.forget_peek(progress.peek);
     }
 
     /// How far the command that goes on has got; nothing is kept of it.
@@ -344,6 +353,11 @@ impl<S: Storage> Shard<S> {
             Ok(key) => key,
             Err(error) => return self.fail_command(asker, &error),
         };
+        if state == MessageState::Dead
+            && let Some(dead) = self.dead_elsewhere(key)
+        {
+            return self.peek_elsewhere(asker, key, dead, count, from);
+        }
         let (key, ids) = self.peeked(key, (count as usize).min(PEEK_MAX), state, from);
         // What was shown before something had to be read from the disk is not shown again.
         let mut progress = self.take_progress(asker);
@@ -428,13 +442,24 @@ impl<S: Storage> Shard<S> {
                 let Some(dead) = queue.dead_name().and_then(|name| self.engine.find(&name)) else {
                     return (key, Vec::new());
                 };
-                let origins = self.engine.queue(dead).origins.range(from..);
-                let ids = origins
-                    .filter(|(_, origin)| **origin == uid)
-                    .map(|(id, _)| *id);
-                let live = ids.filter(|id| self.engine.queue(dead).state(*id) != State::Hidden);
-                (dead, live.take(count).collect())
+                (dead, self.dead_of_reader(dead, uid, from, count))
             }
         }
+    }
+
+    /// So many of a reader's dead letters in a queue, from an id on.
+    pub(super) fn dead_of_reader(
+        &self,
+        dead: QueueKey,
+        reader: QueueUid,
+        from: MessageId,
+        count: usize,
+    ) -> Vec<MessageId> {
+        let queue = self.engine.queue(dead);
+        let origins = queue.origins.range(from..);
+        let ids = origins.filter(|(_, origin)| **origin == reader);
+        let live = ids.map(|(id, _)| *id);
+        let live = live.filter(|id| queue.state(*id) != State::Hidden);
+        live.take(count).collect()
     }
 }

@@ -514,8 +514,7 @@ impl<S: Storage> Shard<S> {
         let mut conn = self.conns.remove(slot);
         let progress = conn.rare.any().and_then(|rare| rare.progress.take());
         if let Some(progress) = progress {
-            self.engine.outbox.forget_piece(progress.piece);
-            self.forget_walk(progress.walk);
+            self.forget_job(progress);
         }
         while let Some(serial) = self.engine.leases.any_of(conn.holder) {
             let lease = self.engine.leases.end(serial).expect("the holder has it");

@@ -219,11 +219,17 @@ impl<S: Storage> Shard<S> {
     /// Appends an answer that leaves when the log has got far enough.
     #[inline]
     pub(super) fn answer_when(&mut self, asker: Asker<'_>, need: Need, reply: &Reply<'_>) {
-        if need.level != Level::None && !self.engine.reached(need) {
-            self.conns[asker.slot].gate(need, self.engine.leases.next_serial());
-        }
+        self.wait_for(asker.slot, need);
         if !asker.quiet {
             self.answer(asker, reply);
+        }
+    }
+
+    /// What a connection is told from here on waits until the log has got so far.
+    #[inline]
+    pub(super) fn wait_for(&mut self, slot: usize, need: Need) {
+        if need.level != Level::None && !self.engine.reached(need) {
+            self.conns[slot].gate(need, self.engine.leases.next_serial());
         }
     }
 

@@ -149,6 +149,33 @@ fn what_a_full_queue_refuses_can_go_to_its_dead_letter_exchange() {
 }
 
 #[test]
+fn a_queue_that_drops_its_oldest_and_may_drop_none_is_full() {
+    let broker = Launch::memory().start();
+    let mut other = broker.client();
+    assert_eq!(other.ask("QSET q maxlen=1 full=dropold"), "OK created");
+    assert_eq!(other.ask("PUB q :leased"), "OK 1 mem");
+    let handle = other.pull("q lease=1h").expect("it waits").remove(0).handle;
+    // Who asks is told.
+    let mut asking = Client::open(broker.address);
+    asking.select_confirms();
+    asking.publish("", "q", "refused");
+    asking.expect(1, id::BASIC_NACK);
+    // Who does not, waits until there is room.
+    let mut waiting = Client::open(broker.address);
+    waiting.publish("", "q", "taken");
+    waiting.expect(0, id::CONNECTION_BLOCKED);
+    assert_eq!(other.ask(&format!("ACK {handle}")), "OK 1");
+    waiting.expect(0, id::CONNECTION_UNBLOCKED);
+    let (got, left) = waiting.get("q", NO_ACK).expect("it was taken");
+    assert_eq!((got.body(), left), ("taken", 0));
+    // What can never be held is dropped for itself, confirmed or not.
+    assert_eq!(other.ask("QSET q maxlen=none maxbytes=3"), "OK updated");
+    asking.publish_safely("", "q", "too large");
+    waiting.publish("", "q", "too large");
+    assert!(waiting.get("q", NO_ACK).is_none());
+}
+
+#[test]
 fn a_publisher_that_has_gone_does_not_wait_for_a_full_queue_for_ever() {
     let broker = Launch::memory().arg("--stall-timeout 1s").start();
     let mut client = Client::open(broker.address);

@@ -26,6 +26,7 @@ mod schedules;
 mod script;
 mod settings;
 mod settle;
+mod shards;
 mod stats;
 mod streams;
 mod subscribe;

@@ -11,6 +11,9 @@ use crate::oracle::Oracle;
 use crate::rng::Rng;
 use crate::wire::Line;
 
+/// Dead-letter queues, on whatever shards.
+const GRAVES: [&str; 4] = ["graves", "yard", "pit.dead", "d"];
+
 /// What a run is about: which parts of the protocol its clients use, and how often.
 #[derive(Clone, Debug)]
 pub struct Theme {
@@ -548,6 +551,11 @@ impl Client {
             3,
             1,
         ]) {
+            0 if theme.dead_letters && theme.shards > 1 && self.rng.chance(200) => Kind::QSet {
+                // Rows of dead-letter queues, some of which would lead back.
+                queue: self.rng.pick(&GRAVES).to_string(),
+                settings: vec![Setting::Dead(self.rng.pick(&GRAVES).to_string())],
+            },
             0 => {
                 let settings = self.settings(theme, false);
                 Kind::QSet { queue, settings }
@@ -665,8 +673,7 @@ impl Client {
             settings.push(Setting::Single(rng.chance(500)));
         }
         if theme.dead_letters && theme.shards > 1 && rng.chance(often / 2) {
-            let graves = ["graves", "yard", "pit.dead", "d"];
-            settings.push(Setting::Dead(rng.pick(&graves).to_string()));
+            settings.push(Setting::Dead(rng.pick(&GRAVES).to_string()));
         }
         if settings.is_empty() {
             settings.push(Setting::Lease(rng.spread(20_000, 5_000_000)));

@@ -224,6 +224,9 @@ pub enum Kind {
     },
     /// A method that is answered when what the connection has published is safe: AMQP.
     Barrier,
+    /// `MULTI`: what is said between it and `EXEC` is run and answered with that: RESP.
+    Multi,
+    Exec,
     QSet {
         queue: String,
         settings: Vec<Setting>,
@@ -458,7 +461,9 @@ impl Command {
             Kind::Drain(us) => ("DRAIN", vec![duration(*us, rng)]),
             Kind::Empty => ("", Vec::new()),
             Kind::Bad { .. } => unreachable!("typed as it is"),
-            Kind::Barrier | Kind::UnsubTag { .. } => unreachable!("no line says so"),
+            Kind::Barrier | Kind::Multi | Kind::Exec | Kind::UnsubTag { .. } => {
+                unreachable!("no line says so")
+            }
         }
     }
 }

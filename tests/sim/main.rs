@@ -1,6 +1,7 @@
 //! Whole brokers with a fake clock, network and disk, and an oracle that knows only what clients
 //! saw. Nothing here reads a clock, opens a socket or touches a file.
 
+mod amqp_tx;
 mod broker;
 mod client;
 mod command;

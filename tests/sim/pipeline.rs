@@ -39,7 +39,7 @@ struct Peer {
     key: Key,
     reader: LineReader,
     lines: Vec<Line>,
-    /// What one that speaks RESP was sent and has not read.
+    /// What one that does not speak the line protocol was sent and has not read.
     octets: Option<Vec<u8>>,
 }
 
@@ -191,7 +191,8 @@ impl World {
         let Names { before, out, dead } = &self.names;
         let dead = match self.shards {
             1 => String::new(),
-            _ => format!(" dead={dead}"),
+            // What is moved there beyond its limit is refused.
+            _ => format!(" dead={dead} maxlen={}", self.rng.range(3, 20)),
         };
         let (before, out) = (before.clone(), out.clone());
         self.ask(
@@ -368,11 +369,17 @@ impl World {
         self.peers.len() - 1
     }
 
-    /// Connects one that speaks RESP.
-    pub fn connect_resp(&mut self) -> usize {
+    /// Connects one that does not speak the line protocol.
+    pub fn connect_raw(&mut self) -> usize {
         let peer = self.connect();
         self.peers[peer].octets = Some(Vec::new());
         peer
+    }
+
+    /// The octets that such a one was sent and has not read.
+    pub fn heard_raw(&mut self, peer: usize) -> Vec<u8> {
+        let octets = self.peers[peer].octets.as_mut();
+        std::mem::take(octets.expect("it does not read lines"))
     }
 
     /// Says a command of RESP.
@@ -400,7 +407,10 @@ impl World {
 
     /// The reply of RESP that has come, if one has.
     pub fn replied_resp(&mut self, peer: usize) -> Result<Option<Value>, String> {
-        let octets = self.peers[peer].octets.as_mut().expect("it speaks RESP");
+        let octets = self.peers[peer]
+            .octets
+            .as_mut()
+            .expect("it does not read lines");
         let Some((value, used)) = parse(octets)? else {
             return Ok(None);
         };
@@ -409,9 +419,13 @@ impl World {
     }
 
     fn type_text(&mut self, peer: usize, text: &str) {
+        self.type_octets(peer, text.as_bytes());
+    }
+
+    /// Sends octets, some of them in pieces.
+    pub fn type_octets(&mut self, peer: usize, mut rest: &[u8]) {
         let now = self.clock();
         let key = self.peers[peer].key;
-        let mut rest = text.as_bytes();
         while !rest.is_empty() && !self.disk.crashed() {
             let shard = self.broker.as_mut().expect("the broker is up");
             let Some(space) = shard.receive_space(key) else {
@@ -611,7 +625,7 @@ impl World {
     }
 
     /// These numbers are in the queue, once each.
-    fn holds(&mut self, queue: &str, want: &[u64]) -> Result<(), String> {
+    pub fn holds(&mut self, queue: &str, want: &[u64]) -> Result<(), String> {
         let peer = self.connect();
         let mut got = Vec::new();
         loop {
@@ -650,7 +664,8 @@ impl Held {
     }
 }
 
-fn number_of(line: &Line) -> Option<u64> {
+/// The number of a message.
+pub fn number_of(line: &Line) -> Option<u64> {
     let body = line.body.as_deref().filter(|_| line.kind == "MSG")?;
     let digits = body.split(|octet| *octet == b':').next()?;
     std::str::from_utf8(digits).ok()?.parse().ok()

@@ -5,9 +5,10 @@ use std::thread;
 
 use ringmq::fault::{ALL, Fault, plant};
 
+use crate::amqp_tx;
 use crate::groups;
 use crate::pipeline;
-use crate::runs::run;
+use crate::runs::{run, run_sharded};
 use crate::schedules;
 use crate::single;
 use crate::streams;
@@ -23,9 +24,11 @@ fn broken(fault: Fault, seed: u64) -> Option<String> {
         Fault::GroupNotLogged | Fault::FreedByOne => groups::run(seed).err(),
         Fault::StreamsOfOneConsumer | Fault::ColdStreamLeftOut => streams::run(seed).err(),
         Fault::TransactionInTwoRecords => pipeline::run(seed).err(),
-        Fault::ArrivalNotLogged | Fault::PartsInRecordsOfTheirOwn => {
+        Fault::ArrivalNotLogged | Fault::PartsInRecordsOfTheirOwn | Fault::RefusedMoveLost => {
             pipeline::run_sharded(seed).err()
         }
+        Fault::CommitInTwoRecords => amqp_tx::run(seed).err(),
+        Fault::DeadCircleMade => run_sharded(seed, false).violation,
         _ => run(seed, false).violation,
     }
 }

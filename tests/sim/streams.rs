@@ -107,8 +107,8 @@ pub fn run(seed: u64) -> Result<u64, String> {
 
 impl Model {
     fn connect(&mut self) {
-        self.writer = self.world.connect_resp();
-        self.readers = (0..READERS).map(|_| self.world.connect_resp()).collect();
+        self.writer = self.world.connect_raw();
+        self.readers = (0..READERS).map(|_| self.world.connect_raw()).collect();
         for reader in self.readers.clone() {
             if self.world.rng.chance(500) {
                 self.world.say_resp(reader, &["HELLO", "3"]);
@@ -281,7 +281,7 @@ impl Model {
             }
             self.world.reset(reader);
             self.readers.retain(|other| *other != reader);
-            let again = self.world.connect_resp();
+            let again = self.world.connect_raw();
             self.readers.push(again);
             return Ok(());
         }

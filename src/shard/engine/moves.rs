@@ -11,6 +11,7 @@ use super::{Death, Engine};
 use crate::broker::id::{Level, MessageId};
 use crate::broker::queue::QueueKey;
 use crate::broker::reply::{Error, ErrorCode};
+use crate::fault::{Fault, planted};
 use crate::log::disk::Storage;
 use crate::log::{Entry, Log, Room, Run, TransferReason};
 
@@ -193,7 +194,7 @@ impl<S: Storage> Engine<S> {
         let (uid, id, pri, tries) = (out.uid, out.id, out.pri, out.tries);
         let (is_logged, piece, counted) = (out.is_logged, out.piece, out.counted);
         let key = self.find_uid(uid).filter(|key| self.is_same(*key, uid));
-        if let Some(key) = key {
+        if let Some(key) = key.filter(|_| !planted(Fault::RefusedMoveLost)) {
             self.queue_mut(key).put_back(id, pri, 0);
             if is_logged {
                 let log = self.log.as_mut().expect("a logged queue has a log");

@@ -147,7 +147,7 @@ impl Gather {
             Ok(cast) => cast,
             // None has taken it.
             Err(line) => {
-                merge::tagged(out, tag, line);
+                merge::tagged(out, tag, &line);
                 counted.rejected += u64::from(self.quiet);
                 return;
             }
@@ -203,7 +203,10 @@ impl<S: Storage> Shard<S> {
         };
         request.tag = None;
         request.quiet = false;
-        let is_cast = matches!(request.command, Command::Cast { .. });
+        let cast = match &request.command {
+            Command::Cast { topic, .. } => Some(topic.decoded(&mut Vec::new()).to_vec()),
+            _ => None,
+        };
         let held = self.conns[slot].swap_output(Output::default());
         let flow = self.execute(slot, request, now);
         let mut captured = self.conns[slot].swap_output(held);
@@ -224,10 +227,14 @@ impl<S: Storage> Shard<S> {
             text.drain(..at);
             self.mark_dirty(slot);
         }
-        if is_cast && text.starts_with(b"OK") {
-            let taken = self.mail().taken;
+        if let Some(topic) = cast {
+            let told = match text.starts_with(b"OK") {
+                true => format!(" taken={}\n", self.mail().taken),
+                // Others may have taken it before they heard that nothing is begun any more.
+                false => format!(" refused={}\n", self.queues_bound(&topic).len()),
+            };
             text.pop();
-            text.extend_from_slice(format!(" taken={taken}\n").as_bytes());
+            text.extend_from_slice(told.as_bytes());
         }
         Some((text, need))
     }

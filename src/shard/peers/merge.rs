@@ -44,19 +44,21 @@ pub(super) fn committed<'a>(parts: &[&'a [u8]]) -> Result<(u64, Level), &'a [u8]
     Ok((count, level(words.next().unwrap_or_default())))
 }
 
-/// `OK <receivers> <level> [refused=k] taken=n` of each; the error of a shard if no other tells of a receiver. The level
-/// is that of the queues, of which `n` took it.
-pub(super) fn cast<'a>(parts: &[&'a [u8]]) -> Result<Cast, &'a [u8]> {
+/// `OK <receivers> <level> [refused=k] taken=n` of each, or an error and `refused=k` behind it; the error of a shard if
+/// no other tells of a receiver. The level is that of the queues, of which `n` took it.
+pub(super) fn cast(parts: &[&[u8]]) -> Result<Cast, Vec<u8>> {
     let mut sum = Cast {
         receivers: 0,
         level: Level::Quorum,
         refused: 0,
     };
-    let (mut error, mut queues) = (None, 0);
+    let (mut error, mut queues, mut unasked) = (None, 0, 0);
     for part in parts {
         let mut words = words(part);
         if words.next() != Some(b"OK") {
-            error = Some(*part);
+            let (line, refused) = refused_by(part);
+            error = Some(line);
+            unasked += refused;
             continue;
         }
         sum.receivers += number(words.next().unwrap_or_default());
@@ -77,10 +79,23 @@ pub(super) fn cast<'a>(parts: &[&'a [u8]]) -> Result<Cast, &'a [u8]> {
         sum.level = Level::None;
     }
     match (unknown(parts), error) {
-        (Some(error), _) => Err(error),
+        (Some(error), _) => Err(refused_by(error).0),
         (None, Some(error)) if sum.receivers + sum.refused == 0 => Err(error),
-        _ => Ok(sum),
+        _ => {
+            sum.refused += unasked;
+            Ok(sum)
+        }
     }
+}
+
+/// An error that answers a part of a cast, and how many queues it speaks for.
+fn refused_by(part: &[u8]) -> (Vec<u8>, u64) {
+    let last = words(part).last().unwrap_or_default();
+    let Some(count) = last.strip_prefix(b"refused=") else {
+        return (part.to_vec(), 0);
+    };
+    let end = part.len() - last.len() - 2;
+    ([&part[..end], b"\n"].concat(), number(count))
 }
 
 /// What a shard says whose part may or may not be done.
@@ -298,14 +313,20 @@ mod tests {
         assert_eq!(sum, Ok(wanted));
         let nobody = cast(&[b"OK 0 mem taken=0\n"]).expect("it answers");
         assert_eq!((nobody.receivers, nobody.level), (0, Level::None));
-        let drained = [&b"OK 0 mem taken=0\n"[..], b"ERR DRAINING :x\n"];
-        assert_eq!(cast(&drained), Err(drained[1]), "who would have taken it?");
-        let one = cast(&[b"OK 1 os taken=1\n", b"ERR DRAINING :x\n"]).expect("one took it");
-        assert_eq!((one.receivers, one.level), (1, Level::Os));
+        let error = |line: &[u8]| Err(line.to_vec());
+        let drained = [&b"OK 0 mem taken=0\n"[..], b"ERR DRAINING :x y refused=2\n"];
         assert_eq!(
-            cast(&[b"ERR A :x\n", b"ERR B :y\n"]),
-            Err(&b"ERR B :y\n"[..])
+            cast(&drained),
+            error(b"ERR DRAINING :x y\n"),
+            "who would have taken it?"
         );
+        let one = cast(&[b"OK 1 os taken=1\n", drained[1]]).expect("one took it");
+        assert_eq!((one.receivers, one.level, one.refused), (1, Level::Os, 2));
+        let errors = [&b"ERR A :x refused=0\n"[..], b"ERR B :y refused=1\n"];
+        assert_eq!(cast(&errors), error(b"ERR B :y\n"));
+        // A log that finds no space says so in place of what stood there.
+        let unsure = [&b"OK 1 os taken=1\n"[..], b"ERR UNKNOWNRESULT :x\n"];
+        assert_eq!(cast(&unsure), error(b"ERR UNKNOWNRESULT :x\n"));
         let mut line = Vec::new();
         tagged(&mut line, Some(b"7"), b"ERR B :y\n");
         assert_eq!(line, b"ERR @7 B :y\n");

@@ -22,6 +22,7 @@ mod gather;
 mod guest;
 mod merge;
 mod moves;
+mod peek;
 mod pull;
 mod route;
 #[cfg(test)]
@@ -173,6 +174,13 @@ enum Letter {
         level: Option<Level>,
         names: Vec<Box<[u8]>>,
     },
+    /// A `PEEK` asks for dead letters that are there.
+    Peek(Box<peek::Wanted>),
+    /// What there is of them.
+    Peeked {
+        number: u64,
+        copies: Box<peek::Copies>,
+    },
     /// A `MOVE` asks for its target, which is made if it is missing: the piece that waits for the answer, its name.
     AskTarget { piece: u64, target: Box<[u8]> },
     /// The target is there: why it takes nothing.
@@ -219,6 +227,7 @@ pub(super) struct Peers {
     ending: ending::Endings,
     commits: commit::Commits,
     walks: circle::Walks,
+    peeks: peek::Peeks,
     /// So many others have posted what was left from before the start; this one has; connections are served.
     started: u32,
     said_started: bool,
@@ -245,6 +254,7 @@ impl Peers {
             ending: ending::Endings::new(count),
             commits: commit::Commits::default(),
             walks: circle::Walks::default(),
+            peeks: peek::Peeks::default(),
             started: 0,
             said_started: false,
             is_open: false,
@@ -415,6 +425,8 @@ impl<S: Storage> Shard<S> {
                 level,
                 names,
             } => self.dead_told(walk, &name, level, names),
+            Letter::Peek(wanted) => self.peek_for(from, *wanted),
+            Letter::Peeked { number, copies } => self.peeked_elsewhere(number, *copies),
             Letter::AskTarget { piece, target } => self.find_target(from, piece, &target),
             Letter::Target { piece, refused } => {
                 self.engine.outbox.target_found(piece, refused);
@@ -556,6 +568,7 @@ impl<S: Storage> Shard<S> {
     pub(super) fn exchange(&mut self, now: Now) {
         self.release_captured();
         self.end_cancelled(now);
+        self.answer_peeks();
         self.exchange_outs(now);
         self.exchange_starts();
         for _ in 0..self.dirty.len() {

@@ -2,6 +2,7 @@
 
 use super::{Act, Client, Held, Theme};
 use crate::command::{Command, Form, Kind, Publish, Pull};
+use crate::dialect::resp::HEAD;
 use crate::dialect::{Dialect, FOREVER_US};
 use crate::oracle::Oracle;
 use crate::wire::Line;
@@ -43,11 +44,14 @@ impl Client {
                 self.say(None, Kind::Hello { expired }, &mut acts);
             }
         }
+        if self.dialect == Dialect::Resp && !oracle.is_scarce() && self.rng.chance(200) {
+            self.transact_at_door(theme, oracle, &mut acts);
+        }
         for _ in 0..self.rng.spread(1, 8) {
             let [publishes, consumes, _] = self.shares;
             match self.rng.weighted(&[publishes, consumes, 1]) {
                 0 => self.publish_at_door(theme, oracle, &mut acts),
-                1 if self.dialect == Dialect::Resp => self.pop(theme, &mut acts),
+                1 if self.dialect == Dialect::Resp => self.pop(theme, true, &mut acts),
                 1 => self.consume_amqp(theme, &mut acts),
                 _ => self.ask_at_door(theme, &mut acts),
             }
@@ -57,6 +61,22 @@ impl Client {
             acts.push(Act::Pause(self.rng.spread(10_000, 1_000_000)));
         }
         acts
+    }
+
+    /// A few commands in one reply. Nothing of it waits, and nothing is refused before it is run.
+    fn transact_at_door(&mut self, theme: &Theme, oracle: &mut Oracle, acts: &mut Vec<Act>) {
+        self.say(None, Kind::Multi, acts);
+        for _ in 0..self.rng.range(1, 5) {
+            match self.rng.below(5) {
+                0 | 1 => self.publish_at_door(theme, oracle, acts),
+                2 | 3 => self.pop(theme, false, acts),
+                _ => {
+                    let queue = self.queue(theme);
+                    self.say(None, Kind::QGet(queue), acts);
+                }
+            }
+        }
+        self.say(None, Kind::Exec, acts);
     }
 
     /// What is said without an answer of its own.
@@ -87,7 +107,7 @@ impl Client {
             delay_us: 0,
             at_ms: None,
             ttl_us: None,
-            pri: None,
+            pri: (self.dialect == Dialect::Resp && self.rng.chance(150)).then_some(HEAD),
             key: None,
             once: None,
             sync: None,
@@ -107,7 +127,7 @@ impl Client {
         }
     }
 
-    fn pop(&mut self, theme: &Theme, acts: &mut Vec<Act>) {
+    fn pop(&mut self, theme: &Theme, may_wait: bool, acts: &mut Vec<Act>) {
         let mut sources = vec![self.queue(theme)];
         if self.rng.chance(150) {
             let more = self.queue(theme);
@@ -115,7 +135,7 @@ impl Client {
                 sources.push(more);
             }
         }
-        let wait_us = match self.rng.chance(500) {
+        let wait_us = match may_wait && self.rng.chance(500) {
             true => self.rng.spread(1000, 3_000_000),
             false => 0,
         };
@@ -141,7 +161,15 @@ impl Client {
     fn consume_amqp(&mut self, theme: &Theme, acts: &mut Vec<Act>) {
         if !self.held.is_empty() && self.rng.chance(750) {
             let at = self.rng.below(self.held.len() as u64) as usize;
-            let handles = vec![self.held.swap_remove(at).handle];
+            let handles = match self.rng.chance(250) {
+                // That one and all before it, in one.
+                true => {
+                    let rest = self.held.split_off(at + 1);
+                    let taken = std::mem::replace(&mut self.held, rest);
+                    taken.into_iter().map(|held| held.handle).collect()
+                }
+                false => vec![self.held.remove(at).handle],
+            };
             let kind = match self.rng.chance(750) {
                 true => Kind::Ack(handles),
                 false => Kind::Nack {

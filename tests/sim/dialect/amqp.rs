@@ -145,6 +145,20 @@ fn delivery_tag(handle: &str) -> u64 {
     tag.parse().expect("it was made by the reader")
 }
 
+/// The tag that settles these deliveries, and whether it means those before it too: several are all there are up
+/// to the last one, in the order of their tags.
+fn through(handles: &[String]) -> (u64, u8) {
+    let last = handles.last().expect("somebody is meant");
+    (delivery_tag(last), u8::from(handles.len() > 1))
+}
+
+/// `tx.select`, `tx.commit`, `tx.rollback`.
+pub fn typed_tx(which: Id) -> Vec<u8> {
+    let mut out = Vec::new();
+    method(&mut out, which).end();
+    out
+}
+
 /// The octets of a command.
 pub fn typed(dialect: Dialect, command: &Command, rng: &mut Rng) -> Vec<u8> {
     let mut out = Vec::new();
@@ -178,27 +192,24 @@ pub fn typed(dialect: Dialect, command: &Command, rng: &mut Rng) -> Vec<u8> {
             .octet(0)
             .end(),
         Kind::Ack(handles) => {
-            for handle in handles {
-                method(&mut out, id::BASIC_ACK)
-                    .longlong(delivery_tag(handle))
-                    .octet(0)
-                    .end();
-            }
+            let (tag, multiple) = through(handles);
+            method(&mut out, id::BASIC_ACK)
+                .longlong(tag)
+                .octet(multiple)
+                .end();
         }
-        Kind::Nack { handles, .. } => {
-            const REQUEUE: u8 = 2;
-            for handle in handles {
-                let tag = delivery_tag(handle);
-                match rng.chance(500) {
-                    true => method(&mut out, id::BASIC_NACK)
-                        .longlong(tag)
-                        .octet(REQUEUE)
-                        .end(),
-                    false => method(&mut out, id::BASIC_REJECT)
-                        .longlong(tag)
-                        .octet(1)
-                        .end(),
-                }
+        Kind::Nack { handles, dead, .. } => {
+            let requeue = u8::from(!dead);
+            let (tag, multiple) = through(handles);
+            match multiple == 1 || rng.chance(500) {
+                true => method(&mut out, id::BASIC_NACK)
+                    .longlong(tag)
+                    .octet(multiple | requeue << 1)
+                    .end(),
+                false => method(&mut out, id::BASIC_REJECT)
+                    .longlong(tag)
+                    .octet(requeue)
+                    .end(),
             }
         }
         Kind::Quit => Frame::method(&mut out, 0, id::CONNECTION_CLOSE)
@@ -269,6 +280,12 @@ impl Reader {
             Kind::Ack(_) | Kind::Nack { .. } => {}
             other => unreachable!("{other:?} is not said in AMQP"),
         }
+    }
+
+    /// A method of transactions is on its way.
+    pub fn expect_tx(&mut self, which: Id) {
+        let (class, method) = which;
+        self.expected.push_back(Expected::End((class, method + 1)));
     }
 
     /// Whether a frame or a message has begun and not ended.

@@ -101,6 +101,14 @@ impl Reader {
             Reader::Amqp(reader) => reader.inside(),
         }
     }
+
+    /// Whether what has not ended breaks off where the disk has failed: what an `EXEC` had not run then it never will.
+    pub fn is_cut_by_failure(&self) -> bool {
+        match self {
+            Reader::Resp(reader) => reader.is_cut_by_failure(),
+            Reader::Text(_) | Reader::Amqp(_) => false,
+        }
+    }
 }
 
 /// A line without a body.

@@ -8,6 +8,9 @@ use crate::command::{Kind, Pull};
 use crate::rng::Rng;
 use crate::wire::Line;
 
+/// The priority that stands for the head of a list.
+pub const HEAD: u64 = 255;
+
 /// A message handed out by a pop is known by this number alone: `untold-<connection>-<n>`.
 type Number = u64;
 
@@ -32,6 +35,10 @@ enum Expected {
     KeyAndMany(Vec<String>),
     /// `+OK`
     Bye,
+    /// `+QUEUED`
+    Queued,
+    /// All that was said since `MULTI`, in one.
+    Exec(Vec<Expected>),
     /// An error.
     Error,
 }
@@ -72,6 +79,8 @@ pub struct Reader {
     link: usize,
     buffer: Vec<u8>,
     expected: VecDeque<Expected>,
+    /// What `EXEC` will answer, since `MULTI`.
+    kept: Option<Vec<Expected>>,
     given: Number,
 }
 
@@ -144,11 +153,17 @@ pub fn typed(kind: &Kind, rng: &mut Rng) -> Vec<u8> {
         Kind::QGet(queue) => words(rng, &[b"LLEN", plain(queue).as_bytes()]),
         Kind::Publish(publish) => {
             let name = plain(&publish.queue);
-            let mut said: Vec<&[u8]> = vec![b"RPUSH", name.as_bytes()];
+            let verb: &[u8] = match publish.pri {
+                Some(HEAD) => b"LPUSH",
+                _ => b"RPUSH",
+            };
+            let mut said: Vec<&[u8]> = vec![verb, name.as_bytes()];
             said.extend(publish.bodies.iter().map(|(_, body)| &body[..]));
             words(rng, &said)
         }
         Kind::Pull(asked) => pull(asked, rng),
+        Kind::Multi => words(rng, &[b"MULTI"]),
+        Kind::Exec => words(rng, &[b"EXEC"]),
         Kind::Quit => words(rng, &[b"QUIT"]),
         Kind::Bad { bytes, .. } => bytes.clone(),
         other => unreachable!("{other:?} is not said in RESP"),
@@ -162,13 +177,19 @@ impl Reader {
             link,
             buffer: Vec::new(),
             expected: VecDeque::new(),
+            kept: None,
             given: 0,
         }
     }
 
     /// A command is on its way.
     pub fn expect(&mut self, kind: &Kind) {
-        self.expected.push_back(match kind {
+        let expected = match kind {
+            Kind::Multi => {
+                self.kept = Some(Vec::new());
+                return self.expected.push_back(Expected::Bye);
+            }
+            Kind::Exec => Expected::Exec(self.kept.take().expect("there was a MULTI")),
             Kind::Hello { .. } => Expected::Hello,
             Kind::Ping(text) => Expected::Pong(text.clone()),
             Kind::QGet(_) => Expected::Data,
@@ -177,12 +198,27 @@ impl Reader {
             Kind::Quit => Expected::Bye,
             Kind::Bad { .. } => Expected::Error,
             other => unreachable!("{other:?} is not said in RESP"),
-        });
+        };
+        match &mut self.kept {
+            Some(kept) => {
+                kept.push(expected);
+                self.expected.push_back(Expected::Queued);
+            }
+            None => self.expected.push_back(expected),
+        }
     }
 
     /// Whether a reply has begun and not ended.
     pub fn inside(&self) -> bool {
         !self.buffer.is_empty()
+    }
+
+    /// See [`super::Reader::is_cut_by_failure`].
+    pub fn is_cut_by_failure(&self) -> bool {
+        let text = String::from_utf8_lossy(&self.buffer);
+        let last = text.strip_suffix("\r\n").unwrap_or_default();
+        let last = last.rsplit("\r\n").next().unwrap_or_default();
+        text.starts_with('*') && last.starts_with("-UNKNOWNRESULT ")
     }
 
     /// See [`super::Reader::feed`].
@@ -225,6 +261,14 @@ impl Reader {
                 lines.push(line("OK", None, &[]));
             }
             (Expected::Bye, Value::Simple(text)) if text == "OK" => {
+                lines.push(line("OK", None, &[]));
+            }
+            (Expected::Queued, Value::Simple(text)) if text == "QUEUED" => {}
+            (Expected::Exec(parts), Value::Array(values)) if parts.len() == values.len() => {
+                for (part, value) in parts.iter().zip(values) {
+                    self.expected.push_front(part.clone());
+                    self.answer(value, lines)?;
+                }
                 lines.push(line("OK", None, &[]));
             }
             (Expected::Pong(None), Value::Simple(text)) if text == "PONG" => {

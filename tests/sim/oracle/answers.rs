@@ -392,6 +392,7 @@ impl Oracle {
                 }
                 let now = self.now;
                 self.queue(queue).track.end(command, now, true);
+                self.check_no_circle(queue);
             }
             Kind::QDel(queue) => {
                 self.queue_deleted(command, queue);

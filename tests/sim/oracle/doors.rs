@@ -99,6 +99,13 @@ impl Oracle {
         })
     }
 
+    /// It was there already when a command arrived.
+    fn was_there(&self, queue: &str, arrived: Option<u64>) -> bool {
+        let there = self.queues.get(queue).and_then(|queue| queue.there);
+        let since = there.map_or(u64::MAX, |(_, at)| at);
+        arrived.is_some_and(|arrived| since < arrived) && self.is_surely_there(queue)
+    }
+
     /// The answer to a later command with a tag was read: what came before it without an answer was run.
     pub(super) fn run_before(&mut self, link: usize, command: usize) {
         if !self.links[link].dialect.is_amqp() {
@@ -123,15 +130,7 @@ impl Oracle {
         let arrived = self.commands[command].arrived.unwrap_or(now);
         self.drop_old(command, publish);
         let drops = self.queue(&publish.queue).track.may_drop(arrived, now);
-        if self.links[link].dialect.is_amqp() {
-            if drops {
-                // Larger than all that the queue may hold, it has made room for itself.
-                let dead = self.queue(&publish.queue).track.dead(arrived, now);
-                for (index, _) in &publish.bodies {
-                    self.claim(command, *index, Reason::Drop, dead.clone());
-                }
-            }
-        } else {
+        if !self.links[link].dialect.is_amqp() {
             let length = line.words.first().and_then(|word| word.parse::<u64>().ok());
             if !drops && length.is_none_or(|length| length < publish.bodies.len() as u64) {
                 let text = format!("{line:?} answers a push of {}", publish.bodies.len());
@@ -144,10 +143,27 @@ impl Oracle {
         }
     }
 
+    /// A queue that drops its oldest may be too small for what is published, even while it is empty.
+    fn may_never_hold(&mut self, publish: &Publish, arrived: u64) -> bool {
+        let now = self.now;
+        let track = &self.queue(&publish.queue).track;
+        let bytes = publish.bodies.iter().map(|(_, body)| body.len() as u64);
+        track.may_drop(arrived, now)
+            && (track.maxlen(arrived, now).0 < publish.bodies.len() as u64
+                || track.maxbytes(arrived, now).0 < bytes.sum())
+    }
+
     /// What a command published has reached the level of its queue.
     fn is_safe(&mut self, link: usize, command: usize, publish: &Publish) {
         let now = self.now;
         let arrived = self.commands[command].arrived.unwrap_or(now);
+        if self.links[link].dialect.is_amqp() && self.may_never_hold(publish, arrived) {
+            // Larger than all that the queue may hold, it has made room for itself.
+            let dead = self.queue(&publish.queue).track.dead(arrived, now);
+            for (index, _) in &publish.bodies {
+                self.claim(command, *index, Reason::Drop, dead.clone());
+            }
+        }
         let mut level = None;
         for (index, _) in &publish.bodies {
             let fate = &self.messages[*index].fate;
@@ -256,6 +272,25 @@ impl Oracle {
         if self.links[link].half_closed {
             self.pop_awaits_peer(delivery);
         }
+    }
+
+    /// RESP: the command stands behind a `MULTI`.
+    pub(super) fn is_queued(&self, command: usize) -> bool {
+        let link = self.link_of(command);
+        let before = self.commands[..command].iter().rev();
+        let last = before
+            .filter(|sent| sent.link == link)
+            .find(|sent| matches!(sent.command.kind, Kind::Multi | Kind::Exec));
+        last.is_some_and(|sent| matches!(sent.command.kind, Kind::Multi))
+    }
+
+    /// The `EXEC` that runs such a command, if it was typed.
+    pub(super) fn exec_of(&self, command: usize) -> Option<usize> {
+        let link = self.link_of(command);
+        (command..self.commands.len()).find(|other| {
+            let sent = &self.commands[*other];
+            sent.link == link && matches!(sent.command.kind, Kind::Exec)
+        })
     }
 
     /// The try that a delivery may be, at most: RESP doesn't tell.
@@ -455,10 +490,10 @@ impl Oracle {
         let head = record.waiting.iter().find(|command| !is_quiet(command));
         let consumers = record.tagged.values();
         let mut asked = head.into_iter().chain(consumers).map(|command| {
-            let command = &self.commands[*command].command;
-            match &command.kind {
-                Kind::Pull(pull) => !self.is_surely_there(&pull.sources[0]),
-                Kind::Sub { source, .. } => !self.is_surely_there(source),
+            let sent = &self.commands[*command];
+            match &sent.command.kind {
+                Kind::Pull(pull) => !self.was_there(&pull.sources[0], sent.arrived),
+                Kind::Sub { source, .. } => !self.was_there(source, sent.arrived),
                 _ => false,
             }
         });

@@ -99,6 +99,8 @@ impl Oracle {
             | Kind::Abort
             | Kind::Bad { .. }
             | Kind::Barrier
+            | Kind::Multi
+            | Kind::Exec
             | Kind::Empty => {}
         }
     }

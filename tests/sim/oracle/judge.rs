@@ -1,7 +1,7 @@
 //! What must be true at a moment: which messages are surely ready, who waits for them too long,
 //! what must still be there at the end.
 
-use super::record::{Fate, Reason};
+use super::record::{Certainty, Fate, Reason};
 use super::{DELIVERY_US_MAX, Deferred, Oracle, TIMER_SLACK_US};
 use crate::command::{Kind, Level};
 
@@ -54,7 +54,13 @@ impl Oracle {
     pub(super) fn expiry(&self, index: usize) -> (u64, u64) {
         let message = &self.messages[index];
         if message.moved {
-            return message.expires;
+            // It brings no time of its own: its queue's is what counts, if that has one.
+            let queue = self.queues.get(&message.place);
+            let least = queue.map_or(u64::MAX, |queue| queue.track.ttl(0, self.now).0);
+            return match least {
+                u64::MAX => message.expires,
+                _ => (0, u64::MAX),
+            };
         }
         let explicit = self
             .publish_of(message.command)
@@ -187,8 +193,35 @@ impl Oracle {
             since = since.max(fog);
         }
         since = since.max(self.key_free_since(index, source)?);
+        since = since.max(self.nothing_on_its_way_since(index, source)?);
         if since > now || self.maybe_taken_unseen(source) {
             return None;
+        }
+        Some(since)
+    }
+
+    /// Since when nothing that comes to its `os` queue from another shard can stand before it in the order and not be on
+    /// stable storage yet, so that it is seen after that; `None` if something can.
+    fn nothing_on_its_way_since(&self, index: usize, source: &str) -> Option<u64> {
+        let (least, most) = self.messages[index].stored;
+        if self.terms.shards == 1 || least > Level::Os || most < Level::Os {
+            return Some(0);
+        }
+        let committed = self.committed_since(source)?;
+        let mut since = committed;
+        for message in &self.messages {
+            for claim in message
+                .claims
+                .iter()
+                .filter(|claim| claim.to.iter().any(|to| to == source))
+            {
+                match claim.certainty {
+                    Certainty::Pending | Certainty::Maybe { .. } => return None,
+                    Certainty::Sure { at, .. } | Certainty::Weak { at, .. } => {
+                        since = since.max(at)
+                    }
+                }
+            }
         }
         Some(since)
     }
@@ -342,7 +375,12 @@ impl Oracle {
             return;
         };
         let sent = &self.commands[head];
-        let Some(arrived) = sent.arrived else {
+        // What stands behind a `MULTI` is answered with its `EXEC`.
+        let answered_by = match self.is_queued(head) {
+            true => self.exec_of(head),
+            false => Some(head),
+        };
+        let Some(arrived) = answered_by.and_then(|command| self.commands[command].arrived) else {
             return;
         };
         // What stands behind an answer that waits for the log waits too.

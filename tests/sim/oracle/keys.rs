@@ -3,6 +3,7 @@
 
 use super::Oracle;
 use super::sighting::Consumer;
+use crate::dialect::resp::HEAD;
 
 impl Oracle {
     /// Since when no other message of its key is in the queue, so that none can have the key; `None`
@@ -43,7 +44,13 @@ impl Oracle {
             if other == index || standing.place != source || standing.moved {
                 continue;
             }
-            let by_id = !turns && standing.pri.0 >= pri.1 && self.entered_before(other, index);
+            // Two may only stand beside each other where both are as high as this one can be, and of two at the
+            // head the last one that entered is in front.
+            let (first, second) = match pri.1 == HEAD {
+                true => (index, other),
+                false => (other, index),
+            };
+            let by_id = !turns && standing.pri.0 >= pri.1 && self.entered_before(first, second);
             let before = standing.pri.0 > pri.1 || by_id;
             if !before {
                 continue;

@@ -142,6 +142,11 @@ pub struct Oracle {
 }
 
 impl Oracle {
+    /// The broker may refuse what it has no memory for.
+    pub fn is_scarce(&self) -> bool {
+        self.terms.scarce
+    }
+
     /// Something written then is confirmed on the disk: so is all that was confirmed before it, in the same log.
     fn confirmed_on_disk(&mut self, written: u64) {
         if self.terms.shards == 1 {
@@ -465,7 +470,8 @@ impl Oracle {
             if self.links[link].may_close.is_none() {
                 self.fail("F", format!("connection {link} was closed for no reason"));
             }
-            if self.links[link].reader.inside_line() {
+            let reader = &self.links[link].reader;
+            if reader.inside_line() && !reader.is_cut_by_failure() {
                 self.fail("F", format!("connection {link} was closed inside a line"));
             }
             self.check_drained(link);

@@ -4,7 +4,28 @@ use super::record::{Certainty, Claim, Fate, Reason};
 use super::{Oracle, TIMER_SLACK_US};
 use crate::command::{Kind, Level, State};
 
+/// Dead-letter queues that are followed.
+const ROW_MAX: usize = 8;
+
 impl Oracle {
+    /// R: a row of dead-letter queues that leads back to where it begins is refused. The queue's is surely set now.
+    pub(super) fn check_no_circle(&mut self, queue: &str) {
+        let now = self.now;
+        self.checked("R");
+        let mut row = vec![queue.to_string()];
+        while row.len() < ROW_MAX {
+            let known = self.queues.get(&row[row.len() - 1]);
+            let mut dead = known.map_or(Vec::new(), |queue| queue.track.dead(now, now));
+            dead.dedup();
+            let [next] = &dead[..] else { return };
+            if next == queue {
+                let text = format!("the dead letters of {row:?} go round in a circle");
+                return self.fail("R", text);
+            }
+            row.push(next.clone());
+        }
+    }
+
     fn handles_of(&self, command: usize) -> Vec<String> {
         match &self.commands[command].command.kind {
             Kind::Ack(handles) | Kind::Nack { handles, .. } | Kind::Touch { handles, .. } => {
@@ -291,6 +312,7 @@ impl Oracle {
             && self.dead_places(index, self.now).is_empty()
             && self.queues[place].fog.is_none_or(|fog| fog < low)
             && !self.maybe_taken_unseen(place)
+            && !self.may_be_kept(None, place, low)
     }
 
     pub(super) fn queue_deleted(&mut self, command: usize, queue: &str) {

@@ -142,6 +142,27 @@ impl Oracle {
         true
     }
 
+    /// Since when all transactions of this run of the broker that publish to a queue are done; `None` if one may not be.
+    pub(super) fn committed_since(&self, queue: &str) -> Option<u64> {
+        let mut since = 0;
+        for transaction in &self.transactions {
+            let publishes = |part: &&usize| {
+                let publish = self.publish_of(**part);
+                publish.is_some_and(|publish| publish.queue == queue)
+            };
+            let Some(part) = transaction.parts.iter().find(publishes) else {
+                continue;
+            };
+            match transaction.state {
+                State::Open | State::Undone => {}
+                State::Asked | State::Unknown if transaction.boot != self.boot => {}
+                State::Asked | State::Unknown => return None,
+                State::Done => since = since.max(self.commands[*part].answered.unwrap_or(0)),
+            }
+        }
+        Some(since)
+    }
+
     /// The `OK` of a `COMMIT`: all of it was done.
     pub(super) fn committed(&mut self, command: usize, count: u64) {
         let Some(number) = self.commands[command].transaction else {

@@ -324,12 +324,12 @@ impl<S: Storage> Shard<S> {
         reached: &mut Reached,
         now: Now,
     ) -> Result<Fate, Fault> {
+        let body_bytes = body.as_slice().len() as u64;
         let fate = match reached.queues[..] {
             [] => Fate::Taken(Need::NOW),
             [queue] => {
-                let size = body.as_slice().len() as u64;
                 let one = std::iter::once(same_body(body));
-                match self.engine.publish(queue, options, one, 1, size, now) {
+                match self.engine.publish(queue, options, one, 1, body_bytes, now) {
                     Ok(receipt) => {
                         if receipt.hidden {
                             let need = self.engine.visible_need(queue);
@@ -352,7 +352,14 @@ impl<S: Storage> Shard<S> {
                             };
                             return Ok(fate);
                         }
-                        return self.refused(slot, number, &reached.queues, error.code, now);
+                        return self.refused(
+                            slot,
+                            number,
+                            &reached.queues,
+                            body_bytes,
+                            error.code,
+                            now,
+                        );
                     }
                 }
             }
@@ -371,7 +378,14 @@ impl<S: Storage> Shard<S> {
                     return Err(Fault::Again);
                 }
                 Err(Refused::Error(error)) => {
-                    return self.refused(slot, number, &reached.queues, error.code, now);
+                    return self.refused(
+                        slot,
+                        number,
+                        &reached.queues,
+                        body_bytes,
+                        error.code,
+                        now,
+                    );
                 }
             },
         };
@@ -440,7 +454,8 @@ impl<S: Storage> Shard<S> {
                 Err(Fault::Again)
             }
             Err(Refused::Error(error)) => {
-                let fate = self.refused(slot, number, queues, error.code, now)?;
+                let body_bytes = body.as_slice().len() as u64;
+                let fate = self.refused(slot, number, queues, body_bytes, error.code, now)?;
                 Ok(Err(fate))
             }
         }
@@ -477,6 +492,7 @@ impl<S: Storage> Shard<S> {
         slot: usize,
         number: u16,
         queues: &[QueueKey],
+        body_bytes: u64,
         code: ErrorCode,
         now: Now,
     ) -> Result<Fate, Fault> {
@@ -484,7 +500,10 @@ impl<S: Storage> Shard<S> {
         if code == ErrorCode::Full && self.wait_for_publishes(slot) {
             return Err(Fault::Again);
         }
-        let drops = |key: &QueueKey| self.engine.queue(*key).settings.full == WhenFull::DropOld;
+        let drops = |key: &QueueKey| {
+            let settings = &self.engine.queue(*key).settings;
+            settings.full == WhenFull::DropOld && !settings.can_hold(1, body_bytes)
+        };
         if code == ErrorCode::Full && queues.iter().all(drops) {
             // It is larger than all that the queue may hold: what makes room is the message itself.
             return Ok(Fate::Taken(Need::NOW));

@@ -9,6 +9,7 @@ use super::{Content, Fault, Mode, Outcome, channel_fault, connection_fault};
 use crate::broker::command::Body;
 use crate::broker::id::Level;
 use crate::buffer::bodies;
+use crate::fault::{Fault as Planted, planted};
 use crate::log::disk::Storage;
 use crate::log::{Room, publish_many_bytes};
 use crate::protocol::amqp::code;
@@ -200,6 +201,12 @@ impl<S: Storage> Shard<S> {
 
     fn run_ops(&mut self, slot: usize, number: u16, tx: &mut Tx, now: Now) -> Outcome {
         while let Some(op) = tx.ops.pop_front() {
+            if planted(Planted::CommitInTwoRecords) {
+                self.engine.before_commit();
+                if let Some(log) = &mut self.engine.log {
+                    log.commit(now.us, false);
+                }
+            }
             match &op {
                 Op::Publish {
                     exchange,

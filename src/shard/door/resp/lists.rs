@@ -9,6 +9,7 @@ use crate::broker::command::{Body, PublishOptions, PullOptions};
 use crate::broker::queue::QueueKey;
 use crate::broker::ready::HEAD;
 use crate::broker::reply::{Error, ErrorCode};
+use crate::fault::{Fault, planted};
 use crate::log::disk::Storage;
 
 /// Which end of a list.
@@ -107,7 +108,8 @@ impl<S: Storage> Shard<S> {
                 ..PublishOptions::default()
             },
         };
-        if end == End::Left && !self.engine.queue(key).settings.head {
+        let is_set = self.engine.queue(key).settings.head || planted(Fault::HeadNotSet);
+        if end == End::Left && !is_set {
             let queue = self.engine.queue_mut(key);
             let before = queue.settings.clone();
             queue.settings.head = true;

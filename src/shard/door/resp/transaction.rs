@@ -7,6 +7,7 @@ use super::super::super::conn::Blocked;
 use super::super::super::session::Flow;
 use super::super::super::{Now, Shard};
 use super::encode;
+use crate::fault::{Fault, planted};
 use crate::log::disk::Storage;
 use crate::protocol::resp::decode::{Decoder, Step};
 
@@ -142,6 +143,11 @@ impl<S: Storage> Shard<S> {
             return Flow::Done;
         }
         if let Some(exec) = &mut session.exec {
+            let at = if planted(Fault::ExecBeginsAgain) {
+                0
+            } else {
+                at
+            };
             (exec.frames, exec.at) = (frames, at);
         }
         Flow::Again
