@@ -229,6 +229,7 @@ fn a_loop_that_ends_in_a_turn_run_by_another_ends_its_thread() {
     let mut loops = Loops::start(2, Does::Stops);
     loops.kick();
     let last = loops.threads.pop().expect("two were started");
+    until("its thread ends", || last.is_finished());
     assert_eq!(last.join().expect("it does not panic"), Stop::Finished);
     // What is sent to it from now on is nobody's.
     loops.kick();
