@@ -6,7 +6,7 @@
 
 mod bodies;
 
-use bodies::{Body, Work, codec, log, recovery, shard, topics};
+use bodies::{Body, Work, codec, log, recovery, shard, shards, topics};
 
 /// Runs before the measured ones: buffers grow to their size, chunks are there to be used again.
 const RUNS_BEFORE: usize = 3;
@@ -14,11 +14,12 @@ const RUNS_BEFORE: usize = 3;
 const RUNS: usize = 5;
 
 /// Everything whose instructions are worth counting: what waits for a real disk is not.
-const ALL: [&[Body]; 7] = [
+const ALL: [&[Body]; 8] = [
     codec::DECODE,
     codec::ENCODE,
     shard::MEMORY,
     shard::LOGGED,
+    shards::MEMORY,
     topics::MEMORY,
     log::MEMORY,
     recovery::MEMORY,

@@ -9,6 +9,7 @@ pub mod log;
 pub mod memory;
 pub mod recovery;
 pub mod shard;
+pub mod shards;
 pub mod topics;
 
 /// One thing to measure, again and again on the same state.

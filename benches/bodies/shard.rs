@@ -45,8 +45,14 @@ pub const MEMORY: &[Body] = &[
 pub const LOGGED: &[Body] = &[
     body("publish_os", || publish(logged(Level::Os), 100)),
     body("publish_disk", || publish(logged(Level::Disk), 100)),
+    body("pull_os", || {
+        phase::<Pull, _>(logged(Level::Os), publishes(100, OPERATIONS))
+    }),
     body("ack_os", || {
         phase::<Ack, _>(logged(Level::Os), publishes(100, OPERATIONS))
+    }),
+    body("ack_each_os", || {
+        phase::<AckEach, _>(logged(Level::Os), publishes(100, OPERATIONS))
     }),
 ];
 
@@ -78,7 +84,7 @@ pub fn config(durable: Level) -> Config {
 }
 
 /// The time of the first turn.
-const NOW: Now = Now {
+pub const NOW: Now = Now {
     us: 1_700_000_000_000_000,
     wall_us: 1_700_000_000_000_000,
 };
@@ -117,19 +123,7 @@ impl<S: Storage> Driver<S> {
     /// A turn in which nothing arrives on the sockets.
     pub fn end_turn(&mut self) {
         self.shard.handle_turn_end(self.now);
-        while let Some(conn) = self.shard.poll_output() {
-            let mut more = true;
-            while more {
-                let mut slices = [IoSlice::new(&[]); 8];
-                let filled = self.shard.output(conn, &mut slices);
-                let mut taken = 0;
-                for slice in &slices[..filled] {
-                    self.out.extend_from_slice(slice);
-                    taken += slice.len();
-                }
-                more = self.shard.handle_sent(conn, taken, self.now);
-            }
-        }
+        take_output(&mut self.shard, self.now, &mut self.out);
     }
 
     /// A turn, and those after it until its answer is there.
@@ -150,40 +144,74 @@ impl<S: Storage> Driver<S> {
         panic!("no answer");
     }
 
-    /// Incarnation, id and serial of the first message in the last answer.
-    fn first_handle(&self) -> [u64; 3] {
-        let answer = String::from_utf8_lossy(&self.out);
-        let line = answer.lines().find(|line| line.starts_with("MSG "));
-        let handle = line.and_then(|line| line.split(' ').nth(2));
-        let mut numbers = handle.expect("a message").split('.').map(str::parse);
-        std::array::from_fn(|_| {
-            let number = numbers.next().expect("a handle has three parts");
-            number.expect("they are numbers")
-        })
-    }
-
     /// `ACK` lines for every message in the last answer.
     fn acks(&self, one_line: bool) -> Vec<u8> {
-        let mut acks = Vec::new();
-        for line in self.out.split(|octet| *octet == b'\n') {
-            if !line.starts_with(b"MSG ") {
-                continue;
+        acks_of(&self.out, one_line)
+    }
+}
+
+/// Takes what every connection has to say, as their sockets would.
+pub fn take_output<S: Storage>(shard: &mut Shard<S>, now: Now, out: &mut Vec<u8>) {
+    while let Some(conn) = shard.poll_output() {
+        let mut more = true;
+        while more {
+            let mut slices = [IoSlice::new(&[]); 8];
+            let filled = shard.output(conn, &mut slices);
+            let mut taken = 0;
+            for slice in &slices[..filled] {
+                out.extend_from_slice(slice);
+                taken += slice.len();
             }
-            let handle = line.split(|octet| *octet == b' ').nth(2);
-            if acks.is_empty() || !one_line {
-                acks.extend_from_slice(b"ACK");
-            }
-            acks.push(b' ');
-            acks.extend_from_slice(handle.expect("MSG source handle"));
-            if !one_line {
-                acks.push(b'\n');
-            }
+            more = shard.handle_sent(conn, taken, now);
         }
-        if one_line && !acks.is_empty() {
+    }
+}
+
+/// Incarnation, id and serial of the first message in an answer.
+pub fn first_handle(answer: &[u8]) -> [u64; 3] {
+    let answer = String::from_utf8_lossy(answer);
+    let line = answer.lines().find(|line| line.starts_with("MSG "));
+    let handle = line.and_then(|line| line.split(' ').nth(2));
+    let mut numbers = handle.expect("a message").split('.').map(str::parse);
+    std::array::from_fn(|_| {
+        let number = numbers.next().expect("a handle has three parts");
+        number.expect("they are numbers")
+    })
+}
+
+/// One `ACK` of `count` messages, `from` behind the one with that handle.
+pub fn ack_behind([incarnation, id, serial]: [u64; 3], from: u64, count: u64) -> Vec<u8> {
+    let mut line = b"ACK".to_vec();
+    for step in from..from + count {
+        // Ids and serials go up by one from message to message.
+        let handle = format!(" {incarnation}.{}.{}", id + step, serial + step);
+        line.extend_from_slice(handle.as_bytes());
+    }
+    line.push(b'\n');
+    line
+}
+
+/// `ACK` lines for every message in an answer.
+pub fn acks_of(answer: &[u8], one_line: bool) -> Vec<u8> {
+    let mut acks = Vec::new();
+    for line in answer.split(|octet| *octet == b'\n') {
+        if !line.starts_with(b"MSG ") {
+            continue;
+        }
+        let handle = line.split(|octet| *octet == b' ').nth(2);
+        if acks.is_empty() || !one_line {
+            acks.extend_from_slice(b"ACK");
+        }
+        acks.push(b' ');
+        acks.extend_from_slice(handle.expect("MSG source handle"));
+        if !one_line {
             acks.push(b'\n');
         }
-        acks
     }
+    if one_line && !acks.is_empty() {
+        acks.push(b'\n');
+    }
+    acks
 }
 
 fn in_memory() -> Driver<NoStorage> {
@@ -327,18 +355,9 @@ struct Whole {
 
 impl Work for Whole {
     fn prepare(&mut self) {
-        let last = self.driver.first_handle();
-        for (index, input) in self.turns.iter_mut().enumerate() {
-            input.clear();
-            input.extend_from_slice(b"ACK");
-            for step in 0..self.count {
-                // Ids and serials go up by one from message to message.
-                let step = index as u64 * self.count + step;
-                let [incarnation, id, serial] = last;
-                let handle = format!(" {incarnation}.{}.{}", id + step, serial + step);
-                input.extend_from_slice(handle.as_bytes());
-            }
-            input.push(b'\n');
+        let last = first_handle(&self.driver.out);
+        for (turn, input) in (0..).zip(&mut self.turns) {
+            *input = ack_behind(last, turn * self.count, self.count);
             input.extend_from_slice(&self.publishes);
         }
     }

@@ -184,11 +184,17 @@ impl FreeRun<'_> {
     pub fn free(&mut self, place: u64) {
         let place = place & !REQUEST;
         if place.wrapping_sub(self.base) >= self.len {
-            self.release();
-            let chunk = &self.arena.chunks[self.arena.at(place)];
-            (self.base, self.len) = (chunk.base, chunk.data.len() as u64);
+            self.turn_to(place);
         }
         self.count += 1;
+    }
+
+    /// Goes on with another chunk.
+    #[inline(never)]
+    fn turn_to(&mut self, place: u64) {
+        self.release();
+        let chunk = &self.arena.chunks[self.arena.at(place)];
+        (self.base, self.len) = (chunk.base, chunk.data.len() as u64);
     }
 
     fn release(&mut self) {

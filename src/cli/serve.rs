@@ -161,7 +161,7 @@ struct Loop {
     thread: JoinHandle<Result<Stop, StartError>>,
 }
 
-fn serve_with<D: Driven>(
+fn serve_with<D: Driven + Send + 'static>(
     mut config: Config,
     build: impl Fn(&Config, Start) -> Result<(D, Found), StartError> + Send + Sync + 'static,
 ) -> ExitCode {
@@ -182,7 +182,7 @@ fn serve_with<D: Driven>(
 /// the banner after it, so that it says only what is true. Then the first shard on this thread, until it ends.
 fn run<D, B>(config: &Config, lingering_max: usize, build: Arc<B>) -> Result<Stop, StartError>
 where
-    D: Driven,
+    D: Driven + Send + 'static,
     B: Fn(&Config, Start) -> Result<(D, Found), StartError> + Send + Sync + 'static,
 {
     let failed = |what: &str, error: io::Error| StartError::Other(format!("{what}: {error}"));
@@ -203,7 +203,7 @@ where
         loops.push(start_loop(own, reactor, Arc::clone(&build))?);
     }
     let mut first = reactors.remove(0);
-    let (mut driven, mut found) = build(&config.of_shard(0), start_of(&first)?)?;
+    let (driven, mut found) = build(&config.of_shard(0), start_of(&first)?)?;
     pin(config)?;
     for other in &loops {
         let ready = other.ready.recv();
@@ -217,8 +217,7 @@ where
         // One that has ended meanwhile is found out below.
         let _ = other.go.send(());
     }
-    let mut stop = ended(first.run(&mut driven))?;
-    drop(driven);
+    let mut stop = ended(first.run(driven))?;
     for other in loops {
         let other = other.thread.join();
         let other =
@@ -246,7 +245,7 @@ fn ended(stop: io::Result<Stop>) -> Result<Stop, StartError> {
 }
 
 /// What a shard is built from beside the configuration.
-fn start_of(reactor: &Reactor) -> Result<Start, StartError> {
+fn start_of<D: Driven>(reactor: &Reactor<D>) -> Result<Start, StartError> {
     let seed = os::random_seed();
     Ok(Start {
         wake: reactor.waker(),
@@ -256,9 +255,9 @@ fn start_of(reactor: &Reactor) -> Result<Start, StartError> {
 }
 
 /// Starts a thread that builds a shard, says so, and runs it when it may.
-fn start_loop<D, B>(config: Config, reactor: Reactor, build: Arc<B>) -> Result<Loop, StartError>
+fn start_loop<D, B>(config: Config, reactor: Reactor<D>, build: Arc<B>) -> Result<Loop, StartError>
 where
-    D: Driven,
+    D: Driven + Send + 'static,
     B: Fn(&Config, Start) -> Result<(D, Found), StartError> + Send + Sync + 'static,
 {
     let (built, ready) = channel();
@@ -269,7 +268,7 @@ where
             let _guard = AbortOnPanic;
             let made = start_of(&reactor).and_then(|start| build(&config, start));
             let made = made.and_then(|made| pin(&config).map(|()| made));
-            let mut driven = match made {
+            let driven = match made {
                 Ok((driven, found)) => {
                     let _ = built.send(Ok(found));
                     driven
@@ -280,7 +279,7 @@ where
                 }
             };
             match may_go.recv() {
-                Ok(()) => ended(reactor.run(&mut driven)),
+                Ok(()) => ended(reactor.run(driven)),
                 // Another shard cannot be served.
                 Err(_) => Ok(Stop::Finished),
             }

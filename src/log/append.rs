@@ -4,6 +4,8 @@
 //! final from the start. A record never spans segments: one that would is sealed early and the
 //! next entry begins another in the next segment.
 
+mod run;
+
 use std::collections::HashMap;
 
 use foldhash::fast::FixedState;
@@ -15,8 +17,8 @@ use super::crc;
 use super::disk::Storage;
 use super::entry::{
     Entry, FLAG_MANY, FLAG_SECTIONS, HeadBuilder, Message, PUBLISH, PUBLISH_HEAD_BYTES_MAX, Run,
-    SettleReason, TRANSFER, TRANSFER_HEAD_BYTES_MAX, message_crc, message_crc_more, seed,
-    small_head,
+    SettleReason, SmallHead, TRANSFER, TRANSFER_HEAD_BYTES_MAX, message_crc, message_crc_more,
+    seed,
 };
 use super::place::{LogIndex, Position};
 use super::plain;
@@ -24,6 +26,7 @@ use super::record::{ALIGN, HEADER_BYTES, Header, Kind, ROW_BYTES};
 use super::segment::SEGMENT_HEADER_BYTES;
 use super::{Log, Room};
 use crate::broker::varint;
+pub use run::{FreeRun, RUN_BODY_BYTES};
 
 /// Owned bodies of this size and more are kept without copying them.
 const ADOPT_BYTES: usize = 16 << 10;
@@ -140,6 +143,18 @@ pub fn publish_many_bytes(queues: usize, sections: &[u8], body: &[u8]) -> usize 
     PUBLISH_HEAD_BYTES_MAX + queues * varint::BYTES_MAX + sections.len() + body.len()
 }
 
+/// Appends an entry to a chunk that has space for it.
+#[inline(always)]
+fn put_small(open: &mut Vec<u8>, head: &SmallHead, seed: u32, body: &[u8]) {
+    // The body is read where it came from: what was just written is not to be had in whole words yet.
+    let octets = head.octets(head.crc(seed, body));
+    let behind = open.len() + head.len();
+    // All sixteen bytes, and back again: a copy of a known length takes one move.
+    open.extend_from_slice(&octets);
+    open.truncate(behind);
+    open.extend_from_slice(body);
+}
+
 impl<S: Storage> Log<S> {
     /// Makes sure that the entries appended until the next call of this or of [`Log::commit`] are
     /// in one record, as long as they take at most `bytes` (a publish to one queue takes at most
@@ -161,7 +176,8 @@ impl<S: Storage> Log<S> {
         if self.tail.stalled_until.is_some() {
             return Room::DiskFull;
         }
-        if self.batch.is_open && self.fits(bytes, queues) && self.has_space(bytes as u64) {
+        // One row more is kept free, as where room is made: what is begun is never sealed in the middle.
+        if self.batch.is_open && self.fits(bytes, queues + 1) && self.has_space(bytes as u64) {
             return Room::Plenty;
         }
         // A record of its own, here or at the front of the next segment.
@@ -194,8 +210,12 @@ impl<S: Storage> Log<S> {
         if self.supply.spare.is_some() {
             return true;
         }
-        let reserve = ((self.current.limit - self.current.start) / 16).min(SETTLES_RESERVE_MAX);
-        self.chunks.end() + bytes + reserve < self.current.limit
+        self.chunks.end() + bytes + self.settles_reserve() < self.current.limit
+    }
+
+    /// Bytes of the current segment that are kept for settles while no other is ready.
+    fn settles_reserve(&self) -> u64 {
+        ((self.current.limit - self.current.start) / 16).min(SETTLES_RESERVE_MAX)
     }
 
     /// Can the current segment or the next one hold a record of so many bytes?
@@ -231,29 +251,19 @@ impl<S: Storage> Log<S> {
             }
             Body::Owned(body) => body.as_ref(),
         };
-        let need = PUBLISH_HEAD_BYTES_MAX + message.sections.len() + body.len();
-        if self.chunks.open_len() + need > self.batch.soft_end {
-            self.make_room(need, 1);
-        }
         let flags = if message.sections.is_empty() {
             0
         } else {
             FLAG_SECTIONS
         };
-        let row = self.batch.row(queue, id);
+        let need = PUBLISH_HEAD_BYTES_MAX + message.sections.len() + body.len();
+        let row = self.row_for(queue, id, need);
         let delta_ms = message.time_ms.saturating_sub(self.current.base_ms);
         if flags == 0
-            && let Some((head, head_bytes)) = small_head(row, delta_ms, body.len())
+            && let Some(head) = SmallHead::new(row, delta_ms, body.len())
         {
             let position = self.chunks.end();
-            let open = self.chunks.open();
-            let at = open.len();
-            // All sixteen bytes, and back again: a copy of a known length takes one move.
-            open.extend_from_slice(&head);
-            open.truncate(at + head_bytes);
-            open.extend_from_slice(body);
-            let crc = message_crc(seed(self.seed, position), &open[at..]);
-            open[at + 1..at + 5].copy_from_slice(&crc.to_le_bytes());
+            put_small(self.chunks.open(), &head, seed(self.seed, position), body);
             self.count_message(1);
             return Position(position);
         }
@@ -283,6 +293,16 @@ impl<S: Storage> Log<S> {
         self.batch.entries += 1;
         self.batch.messages += u64::from(targets);
         self.chunks.count_live(targets);
+    }
+
+    /// Makes room for a message with that id, which needs so many bytes and was [begun](Log::begin), notes it in the
+    /// record's table and returns its row.
+    #[inline]
+    fn row_for(&mut self, queue: QueueUid, id: MessageId, bytes: usize) -> u64 {
+        if self.chunks.open_len() + bytes > self.batch.soft_end {
+            self.make_room(bytes, 1);
+        }
+        self.batch.row(queue, id)
     }
 
     /// Appends a message for several queues, which is stored once, and returns its place. It must

@@ -364,6 +364,44 @@ impl Chunks {
         self.tidy();
     }
 
+    /// Where the chunk with the message at a position begins, and how many bytes from there on the messages are only in it
+    /// that begin there: [`Chunks::free_run`] frees several of them. `None` if it has a body of its own, or is not in
+    /// memory.
+    #[inline]
+    pub fn span(&mut self, position: u64) -> Option<(u64, u64)> {
+        if position >= self.open_start {
+            return Some((self.open_start, self.open.len() as u64));
+        }
+        let at = self.find(position)?;
+        let chunk = &self.list[at];
+        if matches!(chunk.memory, Memory::Gone) {
+            return None;
+        }
+        let length = match self.list.get(at + 1) {
+            Some(next) if next.entry >= chunk.start && next.entry < chunk.end() => {
+                next.entry - chunk.start
+            }
+            _ => chunk.length,
+        };
+        (position - chunk.start < length).then_some((chunk.start, length))
+    }
+
+    /// [`Chunks::free`] of so many messages of a [`Chunks::span`], which begins at `start`.
+    pub fn free_run(&mut self, start: u64, count: u32) {
+        if start >= self.open_start {
+            self.open_live -= count;
+            return;
+        }
+        let at = self.find(start).expect("it was just looked at");
+        let chunk = &mut self.list[at];
+        chunk.live = chunk
+            .live
+            .checked_sub(count)
+            .expect("a message is freed once for each queue");
+        self.release_if_free(at);
+        self.tidy();
+    }
+
     /// Overwrites bytes that are not written yet and lie in one chunk.
     pub fn patch(&mut self, position: u64, bytes: &[u8]) {
         if position >= self.open_start {

@@ -323,8 +323,8 @@ pub(crate) fn message_head(bytes: &[u8]) -> Result<MessageHead, HeadError> {
 /// The usual head: a publish to one queue without sections, whose numbers are small.
 #[inline]
 fn plain_head(bytes: &[u8]) -> Option<MessageHead> {
-    // Kind, checksum, a byte for the row, up to three for the time, up to two for the length.
-    let head = bytes.first_chunk::<11>()?;
+    // Kind, checksum, a byte for the row, up to four for the time, up to two for the length.
+    let head = bytes.first_chunk::<12>()?;
     if head[0] != PUBLISH || head[5] >= 0x80 {
         return None;
     }
@@ -341,7 +341,7 @@ fn plain_head(bytes: &[u8]) -> Option<MessageHead> {
         }
         None
     };
-    let (delta_ms, body_bytes) = (number(3)?, number(2)?);
+    let (delta_ms, body_bytes) = (number(4)?, number(2)?);
     Some(MessageHead {
         crc: u32::from_le_bytes([head[1], head[2], head[3], head[4]]),
         delta_ms,
@@ -415,29 +415,67 @@ pub(crate) fn message_crc_more(crc: u32, body: &[u8]) -> u32 {
     crc::append(crc, body)
 }
 
-/// Bytes of a [`small_head`] before its numbers: kind and checksum.
+/// Bytes of a [`SmallHead`] before its numbers: kind and checksum.
 const SMALL_HEAD_NUMBERS_AT: usize = 5;
 
-/// The head of a publish to one queue without sections whose numbers are small, its checksum left
-/// out, and how many of the bytes are used. `None` if a number is larger.
-#[inline]
-pub(crate) fn small_head(row: u64, delta_ms: u64, body_bytes: usize) -> Option<([u8; 16], usize)> {
-    if row >= 1 << 7 || delta_ms >= 1 << 21 || body_bytes >= 1 << 14 {
-        return None;
-    }
-    // At most a byte, three bytes and two bytes.
-    let (mut numbers, mut bits) = (row, 8);
-    for mut number in [delta_ms, body_bytes as u64] {
-        while number >= 0x80 {
-            numbers |= (number & 0x7f | 0x80) << bits;
-            number >>= 7;
+/// The head of a publish to one queue without sections whose numbers are small.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SmallHead {
+    /// Row, time and length of the body as they are written, from the lowest octet on, and how many octets they are.
+    numbers: u64,
+    count: usize,
+}
+
+impl SmallHead {
+    /// Rows below this are small: a byte.
+    pub const ROWS: u64 = 1 << 7;
+    /// Times below this are small, milliseconds: four bytes, three days.
+    pub const DELTA_MS: u64 = 1 << 28;
+    /// Bodies below this are small: two bytes.
+    pub const BODY_BYTES: usize = 1 << 14;
+
+    /// `None` if a number is larger than small.
+    #[inline]
+    pub fn new(row: u64, delta_ms: u64, body_bytes: usize) -> Option<SmallHead> {
+        let is_small = row < SmallHead::ROWS
+            && delta_ms < SmallHead::DELTA_MS
+            && body_bytes < SmallHead::BODY_BYTES;
+        if !is_small {
+            return None;
+        }
+        let (mut numbers, mut bits) = (row, 8);
+        for mut number in [delta_ms, body_bytes as u64] {
+            while number >= 0x80 {
+                numbers |= (number & 0x7f | 0x80) << bits;
+                number >>= 7;
+                bits += 8;
+            }
+            numbers |= number << bits;
             bits += 8;
         }
-        numbers |= number << bits;
-        bits += 8;
+        let count = bits / 8;
+        Some(SmallHead { numbers, count })
     }
-    let head = u128::from(numbers) << (8 * SMALL_HEAD_NUMBERS_AT) | u128::from(PUBLISH);
-    Some((head.to_le_bytes(), SMALL_HEAD_NUMBERS_AT + bits / 8))
+
+    /// Bytes of the head.
+    #[inline]
+    pub fn len(&self) -> usize {
+        SMALL_HEAD_NUMBERS_AT + self.count
+    }
+
+    /// The checksum of the entry, with this body; `seed` as for [`message_crc`].
+    #[inline]
+    pub fn crc(&self, seed: u32, body: &[u8]) -> u32 {
+        crc::append_parts(seed ^ u32::from(PUBLISH), self.numbers, self.count, body)
+    }
+
+    /// The head with that checksum, of which [`SmallHead::len`] bytes are used.
+    #[inline]
+    pub fn octets(&self, crc: u32) -> [u8; 16] {
+        let front = u64::from(crc) << 8 | u64::from(PUBLISH);
+        let head = u128::from(self.numbers) << (8 * SMALL_HEAD_NUMBERS_AT) | u128::from(front);
+        head.to_le_bytes()
+    }
 }
 
 /// The variable part of a message entry's head, built on the stack.
@@ -742,7 +780,7 @@ mod tests {
     use super::*;
 
     /// Numbers at the edges of how many bytes they take.
-    const NUMBERS: [u64; 9] = [
+    const NUMBERS: [u64; 11] = [
         0,
         1,
         0x7f,
@@ -751,6 +789,8 @@ mod tests {
         0x4000,
         0x1f_ffff,
         0x20_0000,
+        0xfff_ffff,
+        0x1000_0000,
         u32::MAX as u64,
     ];
 
@@ -772,14 +812,20 @@ mod tests {
     fn a_small_head_is_what_the_builder_writes() {
         let mut small = 0;
         each_head(|row, delta_ms, body_bytes, built| {
-            let Some((head, bytes)) = small_head(row, delta_ms, body_bytes as usize) else {
-                assert!(row >= 0x80 || delta_ms >= 0x20_0000 || body_bytes >= 0x4000);
+            let Some(head) = SmallHead::new(row, delta_ms, body_bytes as usize) else {
+                assert!(row >= 0x80 || delta_ms >= 0x1000_0000 || body_bytes >= 0x4000);
                 return;
             };
             small += 1;
-            assert_eq!(&head[..bytes], built);
+            let mut whole = built.to_vec();
+            let body: Vec<u8> = (0..body_bytes).map(|n| (n * 7) as u8).collect();
+            whole.extend_from_slice(&body);
+            let crc = message_crc(0x1234_5678, &whole);
+            assert_eq!(head.crc(0x1234_5678, &body), crc);
+            whole[1..5].copy_from_slice(&crc.to_le_bytes());
+            assert_eq!(&head.octets(crc)[..head.len()], &whole[..built.len()]);
         });
-        assert_eq!(small, 3 * 7 * 5, "all that are small, and no other");
+        assert_eq!(small, 3 * 9 * 5, "all that are small, and no other");
     }
 
     #[test]
@@ -804,7 +850,7 @@ mod tests {
             }
             assert_eq!(message_head(&bytes[..built.len()]), Ok(head));
         });
-        assert_eq!(plain, 3 * 7 * 5, "all that are small");
+        assert_eq!(plain, 3 * 9 * 5, "all that are small");
         for kind in [PUBLISH | FLAG_SECTIONS, PUBLISH | FLAG_MANY, TRANSFER] {
             assert_eq!(plain_head(&[kind; 16]), None);
         }

@@ -61,8 +61,8 @@ pub use api::{
     Stored,
 };
 pub use append::{
-    DEFINE_HEAD_BYTES_MAX, RELEASE_BYTES_MAX, SCHEDULE_HEAD_BYTES_MAX, SETTLE_BYTES_MAX,
-    publish_many_bytes,
+    DEFINE_HEAD_BYTES_MAX, FreeRun, RELEASE_BYTES_MAX, RUN_BODY_BYTES, SCHEDULE_HEAD_BYTES_MAX,
+    SETTLE_BYTES_MAX, publish_many_bytes,
 };
 pub use below::Below;
 pub use blocks::BLOCK_OFFSETS_MAX;

@@ -331,12 +331,21 @@ impl SegmentTable {
     /// There is no such segment, or nothing was live in it.
     #[inline]
     pub fn free(&mut self, position: Position) -> Result<u64, &'static str> {
+        self.free_run(position, 1)
+    }
+
+    /// The same of so many messages of one segment.
+    ///
+    /// # Errors
+    /// There is no such segment, or fewer were live in it.
+    #[inline]
+    pub fn free_run(&mut self, position: Position, count: u32) -> Result<u64, &'static str> {
         let segment = self
             .get_mut(self.name_of(position))
             .ok_or("a message was freed that is in no segment")?;
         segment.live = segment
             .live
-            .checked_sub(1)
+            .checked_sub(u64::from(count))
             .ok_or("more messages were freed than were stored in the segment")?;
         if segment.live == 0 {
             segment.emptied_in = LogIndex(u64::MAX);

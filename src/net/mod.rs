@@ -1,16 +1,19 @@
 //! The event loop: mio, listeners, sockets, signals, and the only clock of the data path.
 //!
 //! Moves bytes between sockets and whatever is [`Driven`] (a [`Shard`](crate::shard::Shard)), one
-//! turn at a time, on one thread. It never looks into the bytes: no protocol, no queue, no log.
+//! turn at a time, on one thread at a time. It never looks into the bytes: no protocol, no queue, no log.
 //!
 //! ```text
 //!   poll -> clock -> signals -> accept -> read -> mail -> turn end -> mail -> write -> close -> (stop?)
 //! ```
+//!
+//! Of several loops one that sleeps may get its turn from the thread of another one that has mail for it.
 #![allow(clippy::disallowed_methods)]
 
 pub mod clock;
 mod connections;
 mod driven;
+mod event_loop;
 mod linger;
 mod listen;
 pub mod os;

@@ -3,29 +3,22 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use mio::net::TcpStream;
-use mio::{Events, Interest, Poll, Waker};
+use mio::{Events, Interest, Poll, Registry, Waker};
 
+use super::Driven;
 use super::clock::Clock;
-use super::connections::{Connections, ReadLimits};
-use super::linger::{self, Lingering};
+use super::event_loop::{EventLoop, Place};
 use super::listen::{BindError, Listeners, probe};
 use super::post::Post;
 use super::signal::Signals;
 use super::token::Source;
-use super::trim::Trim;
-use super::{Driven, os};
-use crate::shard::{ConnKey, Now, Stop};
+use crate::shard::Stop;
 
 /// Most events taken from the system at once.
 const EVENTS_MAX: usize = 1024;
-/// Connections accepted in one turn before the others get theirs.
-const ACCEPTS_MAX: usize = 256;
-/// Input of all connections together in one turn, bytes: what bounds a turn's length.
-const TURN_BYTES_MAX: usize = 4 << 20;
 /// How long the last answers may take to leave when the thread ends, microseconds.
 const FLUSH_US_MAX: u64 = 300_000;
 /// How long peers may take to end their side when the thread ends, microseconds.
@@ -42,33 +35,37 @@ pub struct Options {
     pub lingering_max: usize,
 }
 
-/// One event loop. Calling order: [`Reactor::bind`], then whatever has to be recovered, then
+/// One event loop and its thread. Calling order: [`Reactor::bind`], then whatever has to be recovered, then
 /// [`Reactor::run`].
-#[derive(Debug)]
-pub struct Reactor {
+pub struct Reactor<D> {
     poll: Poll,
     events: Events,
     waker: Arc<Waker>,
+    registry: Registry,
     clock: Clock,
     options: Options,
     listeners: Listeners,
-    connections: Connections,
-    lingering: Lingering,
     signals: Option<Signals>,
     /// Between several of them.
-    post: Option<Post>,
-    /// One loop has the process to itself; of several, others may be busy while this one is not.
-    trim: Option<Trim>,
-    shutting_down: bool,
+    post: Option<Post<D>>,
+    place: Arc<Place<D>>,
 }
 
-/// What happened while the loop slept, beyond sockets.
-#[derive(Clone, Copy, Debug, Default)]
-struct Happened {
-    signal: bool,
+/// What the thread of a loop does beside its turns: it sleeps, and finds out what has happened.
+struct Poller {
+    poll: Poll,
+    events: Events,
+    signals: Option<Signals>,
+    /// A signal asks for the end.
+    is_signalled: bool,
+    /// Turns that are owed to others wait for a turn of this loop.
+    is_postponed: bool,
 }
 
-impl Reactor {
+/// A loop that its thread holds.
+type Held<'a, D> = MutexGuard<'a, Option<EventLoop<D>>>;
+
+impl<D: Driven> Reactor<D> {
     /// Listens on every address. Clients can connect from here on; they are accepted, and
     /// answered, by [`Reactor::run`].
     ///
@@ -77,7 +74,7 @@ impl Reactor {
     ///
     /// # Panics
     /// If `turn_bytes_max` is 0.
-    pub fn bind(addresses: &[SocketAddr], options: Options) -> Result<Reactor, BindError> {
+    pub fn bind(addresses: &[SocketAddr], options: Options) -> Result<Reactor<D>, BindError> {
         assert!(
             options.turn_bytes_max > 0,
             "a connection's share must not be empty"
@@ -97,7 +94,7 @@ impl Reactor {
         addresses: &[SocketAddr],
         options: Options,
         count: u32,
-    ) -> Result<Vec<Reactor>, BindError> {
+    ) -> Result<Vec<Reactor<D>>, BindError> {
         if count == 1 {
             return Ok(vec![Reactor::bind(addresses, options)?]);
         }
@@ -112,34 +109,33 @@ impl Reactor {
             let listeners = Listeners::bind(&known, true)?;
             reactors.push(Reactor::with(listeners, options)?);
         }
-        let wakers: Vec<_> = reactors
+        let loops: Vec<_> = reactors
             .iter()
-            .map(|reactor| Arc::clone(&reactor.waker))
+            .map(|reactor| (Arc::clone(&reactor.waker), Arc::clone(&reactor.place)))
             .collect();
-        for (reactor, post) in reactors.iter_mut().zip(Post::between(&wakers)) {
+        for (reactor, post) in reactors.iter_mut().zip(Post::between(&loops)) {
             reactor.post = Some(post);
-            reactor.trim = None;
         }
         Ok(reactors)
     }
 
-    fn with(listeners: Listeners, options: Options) -> Result<Reactor, BindError> {
+    fn with(listeners: Listeners, options: Options) -> Result<Reactor<D>, BindError> {
         let poll = Poll::new().map_err(|cause| BindError::Poll { cause })?;
         let waker = Waker::new(poll.registry(), Source::Waker.token());
         let waker = waker.map_err(|cause| BindError::Poll { cause })?;
+        let registry = poll.registry().try_clone();
+        let registry = registry.map_err(|cause| BindError::Poll { cause })?;
         Ok(Reactor {
             waker: Arc::new(waker),
             poll,
             events: Events::with_capacity(EVENTS_MAX),
+            registry,
             clock: Clock::start(),
             options,
             listeners,
-            connections: Connections::default(),
-            lingering: Lingering::new(options.lingering_max),
             signals: None,
             post: None,
-            trim: Some(Trim::default()),
-            shutting_down: false,
+            place: Arc::default(),
         })
     }
 
@@ -183,226 +179,167 @@ impl Reactor {
     ///
     /// # Errors
     /// If polling itself fails: a bug or a system out of its mind.
-    pub fn run<D: Driven>(mut self, driven: &mut D) -> io::Result<Stop> {
-        self.listeners.register(self.poll.registry())?;
-        let mut now = self.clock.now();
-        loop {
-            let happened = self.wait(self.timeout(driven, now))?;
-            now = self.clock.now();
-            if happened.signal && !self.shutting_down {
-                self.shutting_down = true;
-                self.listeners.close(self.poll.registry());
-                driven.handle_shutdown(now);
-            }
-            self.accept(driven, now);
-            self.read(driven, now);
-            self.receive(driven, now);
-            driven.handle_turn_end(now);
-            self.send(driven);
-            self.write(driven, now);
-            self.send(driven);
-            self.close(driven, now);
-            driven.handle_turn_measured(self.clock.us() - now.us);
-            self.trim(now);
-            if let Some(stop) = driven.poll_stopped() {
-                self.finish(driven)?;
-                return Ok(stop);
-            }
-        }
-    }
-
-    /// After traffic: gives the system what the allocator keeps. Nobody waits for this turn.
-    fn trim(&mut self, now: Now) {
-        let Some(trim) = &mut self.trim else { return };
-        if !self.connections.ready() && trim.take_due(now.us) {
-            os::trim_freed_memory();
-        }
-    }
-
-    /// Hands over the mail of other loops.
-    fn receive<D: Driven>(&mut self, driven: &mut D, now: Now) {
-        if let Some(post) = &mut self.post {
-            while let Some((from, bag)) = post.receive() {
-                driven.handle_post(from, bag, now);
-            }
-        }
-    }
-
-    /// Sends mail to other loops.
-    fn send<D: Driven>(&mut self, driven: &mut D) {
-        if let Some(post) = &mut self.post {
-            while let Some((to, bag)) = driven.poll_post() {
-                post.send(to, bag);
-            }
-        }
-    }
-
-    /// How long to sleep at most; `None` = until something happens.
-    fn timeout<D: Driven>(&self, driven: &D, now: Now) -> Option<Duration> {
-        if self.options.spin || self.connections.ready() || self.listeners.ready() {
-            return Some(Duration::ZERO);
-        }
-        let deadlines = [
-            driven.poll_timeout(),
-            self.listeners.poll_timeout(),
-            self.lingering.poll_timeout(),
-            self.trim.as_ref().and_then(Trim::poll_timeout),
-        ];
-        let next_us = deadlines.into_iter().flatten().min()?;
-        Some(Duration::from_micros(next_us.saturating_sub(now.us)))
-    }
-
-    /// Sleeps, and notes what is ready.
-    fn wait(&mut self, timeout: Option<Duration>) -> io::Result<Happened> {
-        let mut happened = Happened::default();
-        let mut timeout = timeout;
-        if let Some(post) = &mut self.post
-            && timeout != Some(Duration::ZERO)
-            && !post.sleep()
-        {
-            timeout = Some(Duration::ZERO);
-        }
-        let polled = self.poll.poll(&mut self.events, timeout);
-        if let Some(post) = &mut self.post {
-            post.wake();
-        }
-        match polled {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(happened),
-            Err(error) => return Err(error),
-        }
-        for event in &self.events {
-            match Source::from(event.token()) {
-                Source::Connection(key) => self.connections.handle_event(key, event),
-                Source::Listener(index) => self.listeners.handle_ready(index),
-                Source::Lingering { slot, generation } => {
-                    self.lingering
-                        .handle_ready(slot, generation, self.poll.registry());
-                }
-                Source::Signal => {
-                    happened.signal |= self.signals.as_mut().is_some_and(Signals::take);
-                }
-                Source::Waker => {}
-            }
-        }
-        Ok(happened)
-    }
-
-    fn accept<D: Driven>(&mut self, driven: &mut D, now: Now) {
-        let mut left = ACCEPTS_MAX;
-        while let Some((listener, stream, peer)) = self.listeners.accept(&mut left, now.us) {
-            let Some(key) = driven.handle_accept(&peer.to_string(), listener, now) else {
-                continue;
-            };
-            if let Err(error) = self.connections.add(key, stream, self.poll.registry()) {
-                log::warn!("a connection of {peer} cannot be polled and is closed: {error}");
-                driven.handle_reset(key, now);
-            }
-        }
-    }
-
-    fn read<D: Driven>(&mut self, driven: &mut D, now: Now) {
-        let limits = ReadLimits {
-            share: self.options.turn_bytes_max,
-            total: TURN_BYTES_MAX,
+    pub fn run(mut self, driven: D) -> io::Result<Stop> {
+        self.listeners.register(&self.registry)?;
+        let event_loop = EventLoop::new(
+            driven,
+            self.registry,
+            self.clock,
+            self.options,
+            self.listeners,
+            self.post,
+        );
+        let mut poller = Poller {
+            poll: self.poll,
+            events: self.events,
+            signals: self.signals,
+            is_signalled: false,
+            is_postponed: false,
         };
-        let registry = self.poll.registry();
-        let taken = self
-            .connections
-            .read(driven, limits, now, |driven, stream, key| {
-                reset(driven, stream, key, registry, now);
-            });
-        if let Some(trim) = &mut self.trim {
-            trim.received(taken, now.us);
+        let mut held = lock(&self.place);
+        *held = Some(event_loop);
+        let mut shutting_down = false;
+        let stop = loop {
+            let waited = poller.wait(&self.place, held);
+            held = waited?;
+            let event_loop = own(&mut held);
+            if poller.is_signalled && !shutting_down {
+                shutting_down = true;
+                event_loop.handle_shutdown();
+            }
+            let stop = event_loop.take_stop();
+            if stop.is_some() {
+                break stop;
+            }
+            event_loop.turn();
+            let stop = event_loop.take_stop();
+            if stop.is_some() {
+                break stop;
+            }
+        };
+        own(&mut held).wake_others();
+        let ended = held.take();
+        drop(held);
+        if let Some(event_loop) = ended {
+            poller.finish(event_loop, self.clock)?;
         }
+        Ok(stop.expect("the loop above ends with one"))
     }
+}
 
-    fn write<D: Driven>(&mut self, driven: &mut D, now: Now) {
-        while let Some(key) = driven.poll_output() {
-            self.connections.handle_output(key);
-        }
-        let registry = self.poll.registry();
-        self.connections
-            .write(driven, registry, now, |driven, stream, key| {
-                reset(driven, stream, key, registry, now);
-            });
-        while let Some(key) = driven.poll_unacknowledged() {
-            // Nobody there has taken nothing more.
-            let bytes = self.connections.unacknowledged(key).unwrap_or(usize::MAX);
-            driven.handle_unacknowledged(key, bytes, now);
-        }
-        // What has left may have made room for more; that is the next turn's.
-        while let Some(key) = driven.poll_output() {
-            self.connections.handle_output(key);
-        }
-        while let Some(key) = driven.poll_resume() {
-            self.connections.handle_resume(key);
-        }
-    }
+fn lock<D>(place: &Place<D>) -> Held<'_, D> {
+    place.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
-    fn close<D: Driven>(&mut self, driven: &mut D, now: Now) {
-        let registry = self.poll.registry();
-        while let Some(key) = driven.poll_close() {
-            match self.connections.remove(key) {
-                Some((stream, true)) => linger::close(stream, registry),
-                Some((stream, false)) => self.lingering.add(stream, registry, now.us),
-                None => {}
+fn own<'a, D>(held: &'a mut Held<'_, D>) -> &'a mut EventLoop<D> {
+    held.as_mut().expect("only its own thread takes it out")
+}
+
+impl Poller {
+    /// Sleeps until the next turn is due, and notes what is ready.
+    fn wait<'a, D: Driven>(
+        &mut self,
+        place: &'a Place<D>,
+        mut held: Held<'a, D>,
+    ) -> io::Result<Held<'a, D>> {
+        let event_loop = own(&mut held);
+        if event_loop.owes_turns() {
+            if event_loop.is_busy() | self.look(event_loop)? {
+                // Often what is ready is for the same others. But they do not wait for long.
+                if std::mem::replace(&mut self.is_postponed, true) {
+                    self.is_postponed = false;
+                    event_loop.wake_others();
+                }
+                return Ok(held);
+            }
+            self.is_postponed = false;
+            event_loop.run_others();
+            if event_loop.has_mail() {
+                return Ok(held);
             }
         }
-        self.lingering.expire(registry, now.us);
+        match event_loop.fall_asleep() {
+            timeout if event_loop.post.is_none() || timeout == Some(Duration::ZERO) => {
+                self.sleep(timeout)?;
+            }
+            timeout => {
+                drop(held);
+                let slept = self.sleep(timeout);
+                held = lock(place);
+                slept?;
+            }
+        }
+        let event_loop = own(&mut held);
+        event_loop.wake_up();
+        self.take_events(event_loop);
+        Ok(held)
+    }
+
+    /// Notes what is ready now; false if nothing is.
+    fn look<D: Driven>(&mut self, event_loop: &mut EventLoop<D>) -> io::Result<bool> {
+        self.sleep(Some(Duration::ZERO))?;
+        self.take_events(event_loop);
+        Ok(!self.events.is_empty())
+    }
+
+    fn sleep(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+        match self.poll.poll(&mut self.events, timeout) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {
+                self.events.clear();
+                Ok(())
+            }
+            polled => polled,
+        }
+    }
+
+    fn take_events<D: Driven>(&mut self, event_loop: &mut EventLoop<D>) {
+        for event in &self.events {
+            if Source::from(event.token()) == Source::Signal {
+                self.is_signalled |= self.signals.as_mut().is_some_and(Signals::take);
+            } else {
+                event_loop.handle_event(event);
+            }
+        }
     }
 
     /// The end of the thread: the last answers leave as far as the peers take them, and every
     /// connection is ended such that they can be read.
-    fn finish<D: Driven>(mut self, driven: &mut D) -> io::Result<()> {
-        self.listeners.close(self.poll.registry());
-        let mut now = self.clock.now();
-        let flushed_us = now.us + FLUSH_US_MAX;
-        self.connections.list_all_writable();
+    fn finish<D: Driven>(mut self, mut ended: EventLoop<D>, clock: Clock) -> io::Result<()> {
+        ended.listeners.close(self.poll.registry());
+        let flushed_us = clock.us() + FLUSH_US_MAX;
+        ended.connections.list_all_writable();
         loop {
-            let registry = self.poll.registry();
-            self.connections
-                .write(driven, registry, now, |driven, stream, key| {
-                    reset(driven, stream, key, registry, now);
-                });
-            if !self.connections.ready_to_write() && !self.connections.blocked() {
+            ended.write_listed();
+            if !ended.connections.ready_to_write() && !ended.connections.blocked() {
                 break;
             }
-            if now.us >= flushed_us {
+            if clock.us() >= flushed_us {
                 break;
             }
-            now = self.rest(flushed_us, now)?;
+            self.rest(&mut ended, flushed_us, clock)?;
         }
-        for stream in self.connections.drain() {
-            self.lingering.add(stream, self.poll.registry(), now.us);
-        }
-        let ended_us = now.us + FAREWELL_US_MAX;
-        while self.lingering.count() > 0 && now.us < ended_us {
-            now = self.rest(ended_us, now)?;
+        ended.end_connections();
+        let ended_us = clock.us() + FAREWELL_US_MAX;
+        while ended.lingering.count() > 0 && clock.us() < ended_us {
+            self.rest(&mut ended, ended_us, clock)?;
         }
         Ok(())
     }
 
     /// Sleeps until something happens, at the latest until the deadline.
-    fn rest(&mut self, deadline_us: u64, now: Now) -> io::Result<Now> {
-        let timeout = if self.connections.ready_to_write() {
+    fn rest<D: Driven>(
+        &mut self,
+        ended: &mut EventLoop<D>,
+        deadline_us: u64,
+        clock: Clock,
+    ) -> io::Result<()> {
+        let timeout = if ended.connections.ready_to_write() {
             Duration::ZERO
         } else {
-            Duration::from_micros(deadline_us.saturating_sub(now.us))
+            Duration::from_micros(deadline_us.saturating_sub(clock.us()))
         };
-        self.wait(Some(timeout))?;
-        Ok(self.clock.now())
+        self.sleep(Some(timeout))?;
+        self.take_events(ended);
+        Ok(())
     }
-}
-
-/// A broken connection goes at once.
-fn reset<D: Driven>(
-    driven: &mut D,
-    stream: TcpStream,
-    key: ConnKey,
-    registry: &mio::Registry,
-    now: Now,
-) {
-    linger::close(stream, registry);
-    driven.handle_reset(key, now);
 }

@@ -1,5 +1,7 @@
 //! The reactor against a broker-shaped echo: real sockets on loopback, no protocol, no log.
 
+mod mail;
+
 use std::collections::VecDeque;
 use std::io::{ErrorKind, IoSlice, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -233,7 +235,7 @@ impl Running {
         let address = reactor.addresses().expect("a bound socket has an address")[0];
         let wake = reactor.waker();
         let counters = Arc::new(Counters::default());
-        let mut echo = Echo {
+        let echo = Echo {
             lines: Vec::new(),
             space: vec![0; SPACE],
             dirty: VecDeque::new(),
@@ -243,7 +245,7 @@ impl Running {
             connections_max,
             first_us: None,
         };
-        let thread = std::thread::spawn(move || reactor.run(&mut echo).expect("polling works"));
+        let thread = std::thread::spawn(move || reactor.run(echo).expect("polling works"));
         Running {
             address,
             counters,
@@ -597,7 +599,9 @@ fn a_taken_port_is_refused_with_a_sentence() {
         turn_bytes_max: 1,
         lingering_max: 100,
     };
-    let error = Reactor::bind(&[running.address], options).expect_err("the port is taken");
+    let error = Reactor::<Echo>::bind(&[running.address], options)
+        .map(drop)
+        .expect_err("the port is taken");
     let text = error.to_string();
     assert!(text.contains(&running.address.to_string()), "{text}");
     assert!(text.contains("another program is listening"), "{text}");

@@ -1,9 +1,22 @@
 //! When the allocator is asked for what it keeps between blocks: once after traffic, when that has stopped.
 
+use std::thread;
+
+use super::os;
+
 /// Nothing has come for so long, microseconds.
 const QUIET_US: u64 = 3_000_000;
 /// So much has come since the last time, bytes: what little traffic leaves behind is used again.
 const INPUT_BYTES_MIN: u64 = 8 << 20;
+
+/// Asks for it on a thread of its own, which ends with that: it may take long, and whoever does not allocate meanwhile
+/// goes on.
+pub(super) fn spawn() {
+    let thread = thread::Builder::new().name("trim".to_owned());
+    if let Err(error) = thread.spawn(os::trim_freed_memory) {
+        log::debug!("no thread to give memory back: {error}");
+    }
+}
 
 /// Whether that is worth while.
 #[derive(Debug, Default)]

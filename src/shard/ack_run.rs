@@ -40,14 +40,19 @@ impl<S: Storage> Shard<S> {
         let mut commands = std::mem::take(&mut self.ack_commands);
         let used = self.read_acks(input, &mut handles, &mut commands);
         self.totals.commands += commands.len() as u64;
-        // Those before it are settled: a run of deliveries may go on over several commands.
-        let mut settled = 0;
+        // Those before it are settled: a run of deliveries may go on over several commands. At which level the
+        // last of them are safe.
+        let (mut settled, mut last_safe_at) = (0, Level::None);
         let mut alone = 0u32;
         let mut from = 0;
         let mut holder = None;
         for Command { handles: to, quiet } in commands.drain(..) {
             let to = to as usize;
-            let (mut count, mut level) = ((settled.clamp(from, to) - from) as u64, Level::None);
+            let mut count = (settled.clamp(from, to) - from) as u64;
+            let mut level = match count {
+                0 => Level::None,
+                _ => last_safe_at,
+            };
             let mut at = settled.max(from);
             self.text.clear();
             while at < to {
@@ -59,7 +64,7 @@ impl<S: Storage> Shard<S> {
                     _ => None,
                 };
                 let (many, had, safe_at) = match run {
-                    Some((many, had)) => (many, Some(had), Level::None),
+                    Some((many, had, safe_at)) => (many, Some(had), safe_at),
                     None => {
                         alone = alone.checked_sub(1).unwrap_or(ALONE);
                         match self.engine.ack(handles[at].handle) {
@@ -84,9 +89,14 @@ impl<S: Storage> Shard<S> {
                     }
                 }
                 at += many;
+                last_safe_at = safe_at;
             }
             settled = at;
-            if count == 1 && to - from == 1 && !quiet && level == Level::None {
+            if count == 1 && to - from == 1 && !quiet {
+                if level != Level::None {
+                    let need = self.engine.need(level);
+                    self.wait_for(slot, need);
+                }
                 let out = self.conns[slot].out.writer(&mut self.pool);
                 out.extend_from_slice(encode::ACKED);
             } else {

@@ -5,7 +5,6 @@
 //! the run, and whatever is not plain is left to the general path, which gives the same answers.
 
 use super::{Now, Shard};
-use crate::broker::arena::OWN_BYTES_MIN;
 use crate::log::disk::Storage;
 use crate::protocol::text::encode::Receipts;
 use crate::protocol::text::fast;
@@ -39,18 +38,27 @@ impl<S: Storage> Shard<S> {
         let longest = (room / Receipts::BYTES_MAX).min(RUN_MAX);
         let mut bodies = Bodies::new(input, fast::PUBLISH, name, &self.limits);
         let (mut used, mut count) = (0, 0);
-        let out = conn.out.writer(&mut self.pool);
         // One alone has nothing to share with others.
         let is_run = bodies
             .peek()
             .is_some_and(|(_, consumed)| consumed < input.len());
-        let taken = is_run
-            && run.push_all(|| {
+        while is_run
+            && count < longest
+            && let Some((body, _)) = bodies.peek()
+            && run.has_room(body.len())
+        {
+            if count == 0
+                && let Some(need) = need
+            {
+                conn.gate(need, serial);
+            }
+            let out = conn.out.writer(&mut self.pool);
+            run.push_all(|below| {
                 if count == longest {
                     return None;
                 }
                 let (body, consumed) = bodies.peek()?;
-                if body.len() >= OWN_BYTES_MIN {
+                if body.len() >= below {
                     return None;
                 }
                 receipts.write(out);
@@ -59,8 +67,8 @@ impl<S: Storage> Shard<S> {
                 count += 1;
                 Some(body)
             });
-        while !taken
-            && count < longest
+        }
+        while count < longest
             && let Some((body, consumed)) = bodies.peek()
             && run.push(body)
         {

@@ -71,15 +71,16 @@ impl<S: Storage> Shard<S> {
             }
             if decoder.is_between() {
                 let rest = &input[used..];
+                let posted = match self.peers {
+                    Some(_) => self.post_plain(slot, rest),
+                    None => 0,
+                };
                 let consumed = match rest.first() {
+                    _ if posted > 0 => posted,
                     Some(b'P') => self.run_publishes(slot, rest, now),
                     Some(b'A') => self.run_acks(slot, rest),
                     Some(b'C') => self.run_casts(slot, rest, now),
                     _ => 0,
-                };
-                let consumed = match consumed {
-                    0 if self.peers.is_some() => self.post_plain(slot, rest),
-                    consumed => consumed,
                 };
                 if consumed > 0 {
                     used += consumed;
@@ -218,11 +219,17 @@ impl<S: Storage> Shard<S> {
     /// Appends an answer that leaves when the log has got far enough.
     #[inline]
     pub(super) fn answer_when(&mut self, asker: Asker<'_>, need: Need, reply: &Reply<'_>) {
-        if need.level != Level::None && !self.engine.reached(need) {
-            self.conns[asker.slot].gate(need, self.engine.leases.next_serial());
-        }
+        self.wait_for(asker.slot, need);
         if !asker.quiet {
             self.answer(asker, reply);
+        }
+    }
+
+    /// What a connection is told from here on waits until the log has got so far.
+    #[inline]
+    pub(super) fn wait_for(&mut self, slot: usize, need: Need) {
+        if need.level != Level::None && !self.engine.reached(need) {
+            self.conns[slot].gate(need, self.engine.leases.next_serial());
         }
     }
 

@@ -8,5 +8,6 @@ mod damage;
 mod faults;
 mod files;
 mod reshard;
+mod runs;
 mod scrub;
 mod upkeep;

@@ -1,15 +1,14 @@
 //! Messages settled in runs.
 
 use super::Queue;
-use crate::broker::id::{Level, MessageId};
+use crate::broker::id::MessageId;
 
 impl Queue {
     /// How many leased messages of consecutive ids from `first` on may be settled at once by
     /// [`Queue::settle_run`]: none unless all that is known of a message is that it is leased.
     #[inline]
     pub fn settles_in_run(&self, first: MessageId) -> u64 {
-        let plain = self.settings.durable == Level::None
-            && !self.is_shared()
+        let plain = !self.is_shared()
             && !self.wakes_when_settled()
             && self.tries.is_empty()
             && self.expiry.is_empty()

@@ -66,6 +66,16 @@ fn leading_handle(input: &[u8]) -> Option<(Handle, [usize; 3])> {
     Some((handle, [first, second, second + 1 + third]))
 }
 
+/// Incarnation in the first handle of the plain `ACK` or `ACK!` at the front of `input`; `None` if it is none.
+#[inline]
+pub fn first_incarnation(input: &[u8]) -> Option<u64> {
+    let handles = input
+        .strip_prefix(b"ACK")
+        .map(|line| line.strip_prefix(b"!").unwrap_or(line))?;
+    let (incarnation, digits) = leading(handles.strip_prefix(b" ")?)?;
+    (handles.get(1 + digits) == Some(&b'.')).then_some(incarnation)
+}
+
 /// A handle and where it stands.
 #[derive(Clone, Copy, Debug)]
 pub struct Typed {
@@ -216,6 +226,27 @@ mod tests {
             "1.2.99999999999999999999",
         ] {
             assert_eq!(parse(bad.as_bytes()), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_first_incarnation_is_told_where_an_ack_is_plain() {
+        for (line, want) in [
+            ("ACK 7.8.9\n", Some(7)),
+            ("ACK! 1700000000001.8.9 2.2.2\n", Some(1_700_000_000_001)),
+            ("ACK 7.", Some(7)),
+            ("ACK 7", None),
+            ("ACK 7 8.9.9\n", None),
+            ("ACK  7.8.9\n", None),
+            ("ACK! @a 7.8.9\n", None),
+            ("ACK .8.9\n", None),
+            ("ACK7.8.9\n", None),
+            ("ACK!!7.8.9\n", None),
+            ("NACK 7.8.9\n", None),
+            ("ACK", None),
+            ("", None),
+        ] {
+            assert_eq!(first_incarnation(line.as_bytes()), want, "{line}");
         }
     }
 

@@ -20,7 +20,7 @@ pub struct Run<'e, S: Storage> {
 
 enum Store<'e, S: Storage> {
     Memory(&'e mut ChunkPool, &'e mut PushRun),
-    Log(&'e mut Log<S>, LogIndex),
+    Log(&'e mut Log<S>, LogIndex, &'e mut PushRun),
 }
 
 impl<S: Storage> Engine<S> {
@@ -39,7 +39,7 @@ impl<S: Storage> Engine<S> {
             (Level::None, _) => Store::Memory(&mut self.pool, &mut self.places),
             (_, Some(log)) => {
                 let index = log.index();
-                Store::Log(log, index)
+                Store::Log(log, index, &mut self.places)
             }
             (_, None) => return None,
         };
@@ -68,7 +68,7 @@ impl<S: Storage> Run<'_, S> {
     pub fn need(&self) -> Option<Need> {
         match &self.store {
             Store::Memory(..) => None,
-            Store::Log(_, index) => Some(Need {
+            Store::Log(_, index, _) => Some(Need {
                 level: self.level(),
                 index: *index,
             }),
@@ -80,13 +80,33 @@ impl<S: Storage> Run<'_, S> {
         self.queue.next_id()
     }
 
-    /// Takes the messages that `next` gives, each of less than [`OWN_BYTES_MIN`] bytes; false, and none is asked
-    /// for, if a message may have to be refused.
+    /// Is there room for a message of so many bytes, so that [`Run::push_all`] takes it?
+    #[inline]
+    pub fn has_room(&mut self, bytes: usize) -> bool {
+        match &mut self.store {
+            Store::Memory(..) => bytes < OWN_BYTES_MIN,
+            Store::Log(log, index, _) => {
+                log.begin_run(self.time_ms, bytes) && log.index() == *index
+            }
+        }
+    }
+
+    /// Takes the messages that `next` gives, as many as there is room for: it is told which length a body has to stay
+    /// below. There must be [room](Run::has_room) for the first.
     #[inline(always)]
-    pub fn push_all<'b>(&mut self, mut next: impl FnMut() -> Option<&'b [u8]>) -> bool {
-        let Store::Memory(pool, places) = &mut self.store else {
-            return false;
+    pub fn push_all<'b>(&mut self, mut next: impl FnMut(usize) -> Option<&'b [u8]>) {
+        let (pool, places) = match &mut self.store {
+            Store::Memory(pool, places) => (pool, places),
+            Store::Log(log, _, places) => {
+                let (uid, first, most) =
+                    (self.queue.uid, self.queue.next_id(), self.queue.run_max());
+                let offsets = &mut places.offsets;
+                let (base, bytes) = log.publish_run(uid, first, self.time_ms, most, next, offsets);
+                (places.base, places.bytes) = (base.0, bytes);
+                return self.queue.publish_run(places);
+            }
         };
+        let mut next = || next(OWN_BYTES_MIN);
         let mut first = next();
         while let Some(body) = first {
             let mut more = self.queue.run_max() - 1;
@@ -104,7 +124,6 @@ impl<S: Storage> Run<'_, S> {
                 first = next();
             }
         }
-        true
     }
 
     /// Takes a message; false if the run has to end before it.
@@ -115,7 +134,7 @@ impl<S: Storage> Run<'_, S> {
         }
         let place = match &mut self.store {
             Store::Memory(pool, _) => self.queue.arena.push_small(self.time_ms, body, pool),
-            Store::Log(log, index) => {
+            Store::Log(log, index, _) => {
                 let room = log.begin(body.len() + PUBLISH_HEAD_BYTES_MAX);
                 if !matches!(room, Room::Plenty | Room::Waiting) || log.index() != *index {
                     return false;

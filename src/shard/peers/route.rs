@@ -142,23 +142,28 @@ impl<S: Storage> Shard<S> {
                 to
             }
             Some(b'A') => {
-                let mut to = None;
-                let (mut acks, mut read) = (Acks::new(), Vec::new());
+                let owner = |incarnation: u64| (incarnation % u64::from(shards)) as u32;
+                let to = match handles::first_incarnation(input) {
+                    Some(incarnation) => owner(incarnation),
+                    None => me,
+                };
+                if to == me {
+                    return 0;
+                }
+                let (mut acks, mut read) = (Acks::new(), std::mem::take(&mut self.handles));
                 while used < PLAIN_BYTES_MAX
                     && let Some((_, end)) = acks.read(input, used, &self.limits, &mut read)
                 {
-                    let owner = |typed: &handles::Typed| {
-                        (typed.handle.incarnation % u64::from(shards)) as u32
-                    };
-                    let first = to.unwrap_or(owner(&read[0]));
-                    if first == me || read.iter().any(|typed| owner(typed) != first) {
+                    let elsewhere = |typed: &handles::Typed| owner(typed.handle.incarnation) != to;
+                    if read.iter().any(elsewhere) {
                         break;
                     }
-                    to = Some(first);
                     used = end;
                     read.clear();
                 }
-                to.unwrap_or(me)
+                read.clear();
+                self.handles = read;
+                to
             }
             _ => return 0,
         };
