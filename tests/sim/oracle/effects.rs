@@ -67,6 +67,7 @@ impl Oracle {
                 for setting in &settings {
                     if let Setting::Dead(name) = setting {
                         self.queue(name).track.dead_target = true;
+                        self.dead_may_go_to(&queue, name);
                     }
                 }
                 self.queue(&queue).track.begin(&settings, now, command);
@@ -154,6 +155,26 @@ impl Oracle {
                 self.claim_all(command, &from, Reason::Move, vec![to]);
             }
             _ => {}
+        }
+    }
+
+    /// A queue may have a new dead-letter queue from now on: what rejects its messages and is still under way may find that.
+    fn dead_may_go_to(&mut self, queue: &str, dead: &str) {
+        for message in self
+            .messages
+            .iter_mut()
+            .filter(|message| message.place == queue)
+        {
+            let claims = message.claims.iter_mut().filter(|claim| {
+                let is_open = matches!(
+                    claim.certainty,
+                    Certainty::Pending | Certainty::Maybe { .. }
+                );
+                is_open && claim.reason != Reason::Move && !claim.to.is_empty()
+            });
+            for claim in claims {
+                claim.to.push(dead.to_owned());
+            }
         }
     }
 
