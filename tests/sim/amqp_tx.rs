@@ -131,17 +131,7 @@ impl Model {
             self.leave();
             return Ok(false);
         }
-        let get = command(Kind::Pull(Pull {
-            sources: vec!["in".to_owned()],
-            count: 1,
-            wait_us: 0,
-            lease_us: Some(FOREVER_US),
-            auto: false,
-            hold: false,
-            bytes: None,
-            timestamps: false,
-            tail: false,
-        }));
+        let get = command(Kind::Pull(Pull::one("in".to_owned(), FOREVER_US)));
         let count = self.world.rng.range(1, 6) as usize;
         let mut octets = Vec::new();
         for _ in 0..count {

@@ -184,6 +184,23 @@ pub struct Pull {
     pub tail: bool,
 }
 
+impl Pull {
+    /// One message of one source, if it is there, leased for so long.
+    pub fn one(source: String, lease_us: u64) -> Pull {
+        Pull {
+            sources: vec![source],
+            count: 1,
+            wait_us: 0,
+            lease_us: Some(lease_us),
+            auto: false,
+            hold: false,
+            bytes: None,
+            timestamps: false,
+            tail: false,
+        }
+    }
+}
+
 /// What is asked.
 #[derive(Clone, Debug)]
 #[allow(missing_docs)]

@@ -2,7 +2,7 @@
 
 use super::super::placement::shard_of;
 use super::outbox::far;
-use super::{Engine, TURN_DEADLINES};
+use super::{Engine, TURN_DEADLINES, free_slots};
 use crate::broker::arena::is_request;
 use crate::broker::id::{Level, QueueUid};
 use crate::broker::index::Located;
@@ -196,9 +196,7 @@ impl<S: Storage> Engine<S> {
                     return false;
                 }
                 Some(Located::Gone) | None => {
-                    for slot in index.take_freed_slots() {
-                        log.free_slot(BlockSlot(slot.0 as u32));
-                    }
+                    free_slots(log, index);
                     self.doomed.pop();
                 }
             }

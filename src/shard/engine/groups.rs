@@ -2,7 +2,7 @@
 //! leases and tries. What every reader has settled is freed, or kept by `retain=`.
 
 use super::super::Now;
-use super::{Engine, TURN_DEADLINES};
+use super::{Engine, TURN_DEADLINES, free_slots};
 use crate::broker::arena::is_request;
 use crate::broker::command::{From, TimeSpec};
 use crate::broker::id::{Level, MessageId, QueueUid};
@@ -13,7 +13,7 @@ use crate::broker::queue::{Adoption, Group, Published, Queue, QueueKey, Retained
 use crate::broker::settings::Settings;
 use crate::fault::{Fault, planted};
 use crate::log::disk::Storage;
-use crate::log::{BlockSlot, Entry, LogIndex, Position, SettleReason, TransferReason};
+use crate::log::{Entry, LogIndex, Position, SettleReason, TransferReason};
 use crate::protocol::text::encode;
 
 use super::super::conn::Need;
@@ -489,9 +489,7 @@ impl<S: Storage> Engine<S> {
         } else {
             let log = self.log.as_mut().expect("a logged queue has a log");
             log.freed(Position(place));
-            for slot in queue.index.take_freed_slots() {
-                log.free_slot(BlockSlot(slot.0 as u32));
-            }
+            free_slots(log, &mut queue.index);
         }
         if let Some(origin) = queue.origins.remove(&id) {
             self.dead_settled(origin);

@@ -58,7 +58,17 @@ use crate::broker::settings::Settings;
 use crate::broker::topics::Topics;
 use crate::fault::{Fault, planted};
 use crate::log::disk::Storage;
-use crate::log::{Log, LogIndex};
+use crate::log::{BlockSlot, Log, LogIndex};
+
+/// The slots on the disk that an index needs no more can be used again.
+#[inline]
+fn free_slots<S: Storage>(log: &mut Log<S>, index: &mut Index) {
+    if index.has_freed_slots() {
+        for slot in index.take_freed_slots() {
+            log.free_slot(BlockSlot(slot.0 as u32));
+        }
+    }
+}
 
 /// Messages of a queue below `upto` become visible when the record has reached the level.
 #[derive(Debug)]

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::super::Now;
 use super::super::trace;
-use super::{Damaged, Engine, Moving, key_hash};
+use super::{Damaged, Engine, Moving, free_slots, key_hash};
 use crate::broker::arena::{REQUEST, is_request};
 use crate::broker::command::Body;
 use crate::broker::id::{Handle, Level, MessageId, QueueUid};
@@ -15,7 +15,7 @@ use crate::broker::queue::{Published, QueueKey};
 use crate::fault::{Fault, planted};
 use crate::log::disk::Storage;
 use crate::log::{
-    BlockSlot, Entry, Message, Position, Run, SectionKind, Sections, SectionsBuilder, SettleReason,
+    Entry, Message, Position, Run, SectionKind, Sections, SectionsBuilder, SettleReason,
     TransferReason,
 };
 
@@ -176,11 +176,7 @@ impl<S: Storage> Engine<S> {
                 log.settle(queue.uid, 0, reason, id);
                 self.sync_wanted |= queue.settings.durable >= Level::Disk;
             }
-            if queue.index.has_freed_slots() {
-                for slot in queue.index.take_freed_slots() {
-                    log.free_slot(BlockSlot(slot.0 as u32));
-                }
-            }
+            free_slots(log, &mut queue.index);
         }
         if !queue.origins.is_empty()
             && let Some(origin) = queue.origins.remove(&id)

@@ -1,13 +1,13 @@
 //! Acks of a run of deliveries: of consecutive messages of a queue about which nothing else is known,
 //! under leases that were begun together. What is not so is left to [`Engine::ack`].
 
-use super::Engine;
+use super::{Engine, free_slots};
 use crate::broker::id::{Handle, Level, MessageId};
 use crate::broker::lease::HolderKey;
 use crate::broker::queue::QueueKey;
 use crate::fault::{Fault, planted};
 use crate::log::disk::Storage;
-use crate::log::{BlockSlot, Position, SettleReason};
+use crate::log::{Position, SettleReason};
 
 impl<S: Storage> Engine<S> {
     /// Settles the first of these messages, as many as are a run; how many, who had them, and the level at which that
@@ -69,10 +69,6 @@ impl<S: Storage> Engine<S> {
         let log = self.log.as_mut().expect("a logged queue has a log");
         log.settle_run(queue.uid, SettleReason::Acked, first, count);
         self.sync_wanted |= queue.settings.durable >= Level::Disk;
-        if queue.index.has_freed_slots() {
-            for slot in queue.index.take_freed_slots() {
-                log.free_slot(BlockSlot(slot.0 as u32));
-            }
-        }
+        free_slots(log, &mut queue.index);
     }
 }

@@ -199,17 +199,7 @@ impl Client {
             };
             return self.say(tag, sub, acts);
         }
-        let pull = Pull {
-            sources: vec![source],
-            count: 1,
-            wait_us: 0,
-            lease_us: Some(FOREVER_US),
-            auto: false,
-            hold: false,
-            bytes: None,
-            timestamps: false,
-            tail: false,
-        };
+        let pull = Pull::one(source, FOREVER_US);
         self.say(None, Kind::Pull(pull), acts);
     }
 

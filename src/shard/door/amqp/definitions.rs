@@ -152,10 +152,7 @@ impl<S: Storage> Shard<S> {
             return;
         }
         let need = self.engine.need(Level::Disk);
-        if !self.engine.reached(need) {
-            let serial = self.engine.leases.next_serial();
-            self.conns[slot].gate(need, serial);
-        }
+        self.wait_for(slot, need);
     }
 
     fn check_memory(&self) -> Outcome {

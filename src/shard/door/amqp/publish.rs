@@ -325,46 +325,22 @@ impl<S: Storage> Shard<S> {
         now: Now,
     ) -> Result<Fate, Fault> {
         let body_bytes = body.as_slice().len() as u64;
-        let fate = match reached.queues[..] {
-            [] => Fate::Taken(Need::NOW),
+        let stored = match reached.queues[..] {
+            [] => Ok(Fate::Taken(Need::NOW)),
             [queue] => {
                 let one = std::iter::once(same_body(body));
-                match self.engine.publish(queue, options, one, 1, body_bytes, now) {
-                    Ok(receipt) => {
-                        if receipt.hidden {
-                            let need = self.engine.visible_need(queue);
-                            self.conns[slot].published.add(need);
-                        }
-                        Fate::Taken(receipt.need)
+                let published = self.engine.publish(queue, options, one, 1, body_bytes, now);
+                published.map(|receipt| {
+                    if receipt.hidden {
+                        let need = self.engine.visible_need(queue);
+                        self.conns[slot].published.add(need);
                     }
-                    Err(Refused::Cold) => {
-                        self.block_cold(slot);
-                        return Err(Fault::Again);
-                    }
-                    Err(Refused::Error(error)) => {
-                        if error.code == ErrorCode::Full && self.buries_refused(queue) {
-                            let burying = [queue];
-                            let planned =
-                                self.plan_burials(slot, number, &burying, 0, options, body, now)?;
-                            let fate = match planned {
-                                Ok(burials) => self.bury_refused(slot, number, &burials, body, now),
-                                Err(fate) => fate,
-                            };
-                            return Ok(fate);
-                        }
-                        return self.refused(
-                            slot,
-                            number,
-                            &reached.queues,
-                            body_bytes,
-                            error.code,
-                            now,
-                        );
-                    }
-                }
+                    Fate::Taken(receipt.need)
+                })
             }
-            _ => match self.engine.cast(&reached.queues, options, body, now) {
-                Ok(receipt) => {
+            _ => {
+                let cast = self.engine.cast(&reached.queues, options, body, now);
+                cast.map(|receipt| {
                     if receipt.visible.level != Level::None {
                         self.conns[slot].published.add(receipt.visible);
                     }
@@ -372,22 +348,31 @@ impl<S: Storage> Shard<S> {
                         0 => Fate::Taken(receipt.need),
                         _ => Fate::Refused,
                     }
+                })
+            }
+        };
+        let fate = match stored {
+            Ok(fate) => fate,
+            Err(Refused::Cold) => {
+                self.block_cold(slot);
+                return Err(Fault::Again);
+            }
+            Err(Refused::Error(error)) => {
+                if error.code == ErrorCode::Full
+                    && let [queue] = reached.queues[..]
+                    && self.buries_refused(queue)
+                {
+                    let planned =
+                        self.plan_burials(slot, number, &[queue], 0, options, body, now)?;
+                    let fate = match planned {
+                        Ok(burials) => self.bury_refused(slot, number, &burials, body, now),
+                        Err(fate) => fate,
+                    };
+                    return Ok(fate);
                 }
-                Err(Refused::Cold) => {
-                    self.block_cold(slot);
-                    return Err(Fault::Again);
-                }
-                Err(Refused::Error(error)) => {
-                    return self.refused(
-                        slot,
-                        number,
-                        &reached.queues,
-                        body_bytes,
-                        error.code,
-                        now,
-                    );
-                }
-            },
+                let queues = &reached.queues;
+                return self.refused(slot, number, queues, body_bytes, error.code, now);
+            }
         };
         if !reached.receivers.is_empty() {
             self.give_live(&reached.receivers, key, options, body, now);

@@ -155,10 +155,7 @@ impl<S: Storage> Shard<S> {
             return Err(fault);
         }
         let need = self.engine.need(Level::Disk);
-        if !self.engine.reached(need) {
-            let serial = self.engine.leases.next_serial();
-            self.conns[slot].gate(need, serial);
-        }
+        self.wait_for(slot, need);
         self.say_on(slot, number, id::TX_COMMIT_OK).end();
         Ok(())
     }

@@ -451,10 +451,7 @@ impl<S: Storage> Shard<S> {
     /// What is written next waits until all that was logged has reached that level.
     pub(super) fn gate_resp(&mut self, slot: usize, level: Level) {
         let need = self.engine.need(level);
-        if need.level != Level::None && !self.engine.reached(need) {
-            let serial = self.engine.leases.next_serial();
-            self.conns[slot].gate(need, serial);
-        }
+        self.wait_for(slot, need);
     }
 }
 
