@@ -455,7 +455,9 @@ impl<S: Storage> Shard<S> {
                     || !conn.rare.waits.is_empty()
                     || conn.has_confirms()
                     || self.has_requests(slot);
-                if !waiting && conn.away.is_some() {
+                // Behind output that the peer does not take there may be commands that were not looked at.
+                let has_room = conn.unsent() < self.limits.send_bytes_max / 2;
+                if !waiting && has_room && conn.away.is_some() {
                     self.finish_guests(slot);
                 }
                 let conn = &self.conns[slot];

@@ -114,6 +114,30 @@ fn a_wait_elsewhere_keeps_later_commands_back() {
 }
 
 #[test]
+fn what_stands_behind_output_that_is_not_read_is_run_after_the_peer_has_ended_its_side() {
+    for seed in 1..20 {
+        let mut broker = Broker::with(3, seed, |config| config.limits.send_bytes_max = 4000);
+        let home = broker.connect(0);
+        let names = [0, 1, 2].map(|shard| name_on(shard, 3, 1));
+        let [near, far, further] = &names;
+        let body = "x".repeat(1000);
+        for _ in 0..10 {
+            broker.ask(home, &format!("PUB {near} :{body}\n"));
+        }
+        broker.ask(home, &format!("PUB {far} :a\nPUB {further} :b\n"));
+        let first = handle_of(&broker.ask(home, &format!("PULL {far}\n")));
+        let second = handle_of(&broker.ask(home, &format!("PULL {further}\n")));
+        broker.socket_bytes_max = 0;
+        broker.send(home, &format!("PULL {near} 10\nACK {first} {second}\n"));
+        broker.half_close(home);
+        broker.socket_bytes_max = 700;
+        let said = broker.take(home);
+        assert!(said.ends_with("OK 2\n"), "{seed}: {said}");
+        assert!(broker.clients[home].closed);
+    }
+}
+
+#[test]
 fn subscriptions_push_across_shards_within_their_credit() {
     let mut broker = Broker::new(3, 7);
     let (reader, writer) = (broker.connect(0), broker.connect(1));
