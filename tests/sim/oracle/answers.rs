@@ -638,8 +638,8 @@ impl Oracle {
             Kind::Commit => self.commit_refused(command, line),
             Kind::QSet { queue, .. } => self.queue(queue).track.end(command, now, false),
             Kind::QDel(queue) => {
-                let queue = self.queue(queue);
-                queue.track.end(command, now, false);
+                self.queue(queue).track.end(command, now, false);
+                self.deletion_over(queue, now);
             }
             Kind::Ack(_) | Kind::Nack { .. } | Kind::Touch { .. } => {
                 match line.option("done").and_then(|done| done.parse().ok()) {
