@@ -87,6 +87,8 @@ pub struct Plan {
     pub chunk_bytes: usize,
     /// Log between checkpoints, bytes.
     pub checkpoint_bytes: u64,
+    /// Syncs before one waits until publishers are back; `None` = none does.
+    pub gather_after_syncs: Option<u32>,
 }
 
 impl Plan {
@@ -143,6 +145,7 @@ impl Plan {
             segment_bytes: *rng.pick(&[64 << 10, 256 << 10, 1 << 20]),
             chunk_bytes: *rng.pick(&[4 << 10, 64 << 10]),
             checkpoint_bytes: *rng.pick(&[20 << 10, 200 << 10, 4 << 20]),
+            gather_after_syncs: None,
         };
         if plan.chunk_bytes_max == 1 && plan.whole_per_mille < 900 {
             plan.length_us = plan.length_us.min(500_000);
@@ -158,12 +161,26 @@ impl Plan {
         plan.theme.requests = rng.chance(150);
         transactions_and_drains(&mut Rng::new(seed ^ 0x7472_616e), &mut plan);
         doors(&mut Rng::new(seed ^ 0x646f_6f72), &mut plan);
+        gathering(&mut Rng::new(seed ^ 0x6761_7468), &mut plan);
         if plan.theme.topics && rng.chance(400) {
             // Readers that are too slow for what is cast.
             plan.theme.rough = true;
             plan.send_bytes_max = 8 << 10;
         }
         plan
+    }
+}
+
+/// Whether syncs wait for publishers, and in some runs such as are back before one ends.
+fn gathering(rng: &mut Rng, plan: &mut Plan) {
+    plan.gather_after_syncs = *rng.pick(&[Some(0), Some(0), Some(16), None]);
+    if rng.chance(200) {
+        plan.gather_after_syncs = Some(0);
+        plan.think_us = 300;
+        plan.network_us = plan.network_us.min(100);
+        plan.delays.sync_us = (500, 3_000);
+        plan.clients = plan.clients.max(6);
+        plan.level = Level::Disk;
     }
 }
 
