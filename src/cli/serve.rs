@@ -15,7 +15,9 @@ use std::thread::JoinHandle;
 
 use crate::broker::id::Level;
 use crate::config::Config;
-use crate::log::files::{DirectoryLock, FileDisk, FileStorage, create_durably, lock_directory};
+use crate::log::files::{
+    DirectoryLock, FileDisk, FileStorage, Notify, create_durably, lock_directory,
+};
 use crate::log::{NoStorage, OpenError, conversion, layout};
 use crate::net::signal::Signals;
 use crate::net::{Driven, Options, Reactor, os};
@@ -32,13 +34,10 @@ const FILES_RESERVED: usize = 64;
 /// Most sockets that linger after their end.
 const LINGERING_MAX: usize = 1024;
 
-/// Wakes the event loop from any thread.
-pub type Wake = Arc<dyn Fn() + Send + Sync>;
-
 /// What a shard is built from besides the configuration.
 pub struct Start {
     /// For the storage's threads: something is finished.
-    pub wake: Wake,
+    pub notify: Arc<dyn Notify>,
     /// What the clocks say.
     pub now: Now,
     /// A number that nobody can guess.
@@ -189,6 +188,7 @@ where
     let signals = Signals::install().map_err(|e| failed("signals cannot be handled", e))?;
     let options = Options {
         spin: config.spin,
+        pinned: !config.cores.is_empty(),
         turn_bytes_max: config.limits.turn_bytes_max.max(1),
         lingering_max,
     };
@@ -203,7 +203,7 @@ where
         loops.push(start_loop(own, reactor, Arc::clone(&build))?);
     }
     let mut first = reactors.remove(0);
-    let (driven, mut found) = build(&config.of_shard(0), start_of(&first)?)?;
+    let (driven, mut found) = build(&config.of_shard(0), start_of(&mut first)?)?;
     pin(config)?;
     for other in &loops {
         let ready = other.ready.recv();
@@ -245,17 +245,23 @@ fn ended(stop: io::Result<Stop>) -> Result<Stop, StartError> {
 }
 
 /// What a shard is built from beside the configuration.
-fn start_of<D: Driven>(reactor: &Reactor<D>) -> Result<Start, StartError> {
+fn start_of<D: Driven + Send + 'static>(reactor: &mut Reactor<D>) -> Result<Start, StartError> {
     let seed = os::random_seed();
     Ok(Start {
-        wake: reactor.waker(),
+        notify: reactor
+            .attendant()
+            .map_err(|e| StartError::Other(format!("no second view of the poll: {e}")))?,
         now: reactor.clock().now(),
         seed: seed.map_err(|e| StartError::Other(format!("no random numbers: {e}")))?,
     })
 }
 
 /// Starts a thread that builds a shard, says so, and runs it when it may.
-fn start_loop<D, B>(config: Config, reactor: Reactor<D>, build: Arc<B>) -> Result<Loop, StartError>
+fn start_loop<D, B>(
+    config: Config,
+    mut reactor: Reactor<D>,
+    build: Arc<B>,
+) -> Result<Loop, StartError>
 where
     D: Driven + Send + 'static,
     B: Fn(&Config, Start) -> Result<(D, Found), StartError> + Send + Sync + 'static,
@@ -266,7 +272,7 @@ where
         .name(format!("shard-{}", config.shard))
         .spawn(move || {
             let _guard = AbortOnPanic;
-            let made = start_of(&reactor).and_then(|start| build(&config, start));
+            let made = start_of(&mut reactor).and_then(|start| build(&config, start));
             let made = made.and_then(|made| pin(&config).map(|()| made));
             let driven = match made {
                 Ok((driven, found)) => {
@@ -456,9 +462,9 @@ fn build_on_disk(
 ) -> Result<(Shard<FileStorage>, Found), StartError> {
     let refused = |error: OpenError| refused(path, &error);
     let storage = if config.data_must_exist {
-        FileStorage::open_existing(path, start.wake)
+        FileStorage::open_existing(path, start.notify)
     } else {
-        FileStorage::open(path, start.wake)
+        FileStorage::open(path, start.notify)
     };
     let storage = storage.map_err(refused)?;
     let (shard, recovered) =

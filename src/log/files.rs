@@ -1,18 +1,20 @@
-//! The real disk: a locked directory, and one thread for each lane.
+//! The real disk: a locked directory, and a worker for each lane.
 
 use std::fs::{File, TryLockError};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::thread::JoinHandle;
+use std::sync::mpsc::{Receiver, channel};
 
 use std::os::unix::fs::FileExt;
 
 use super::disk::{Disk, Storage};
 use super::error::OpenError;
-use super::job::{Done, Job, Lane, perform};
+use super::job::{Done, Job, Lane};
 use super::manifest;
+use super::worker::Worker;
+
+pub use super::worker::{Notify, Pending};
 
 /// File operations below one directory.
 #[derive(Clone, Debug)]
@@ -114,17 +116,10 @@ impl Disk for FileDisk {
 /// over, and then unlocks.
 pub struct FileStorage {
     disk: FileDisk,
-    lanes: Vec<LaneThread>,
+    workers: Vec<Worker>,
     done: Receiver<Done<Arc<File>>>,
     /// Locked as long as it is open; declared last, so that it is closed last.
     _lock: File,
-}
-
-struct LaneThread {
-    lane: Lane,
-    /// `None` while the storage is being dropped.
-    jobs: Option<Sender<Job<Arc<File>>>>,
-    thread: Option<JoinHandle<()>>,
 }
 
 impl std::fmt::Debug for FileStorage {
@@ -136,13 +131,13 @@ impl std::fmt::Debug for FileStorage {
 }
 
 impl FileStorage {
-    /// Locks the directory, which is created if it is missing, and starts the threads. `wake` is
-    /// called from them after each finished job.
+    /// Locks the directory, which is created if it is missing, and starts the threads, which tell
+    /// `notify` of each finished job.
     ///
     /// # Errors
     /// [`OpenError::Locked`] when another process has it, [`OpenError::Foreign`] when it is
     /// somebody else's directory (nothing is written to it then), [`OpenError::Io`].
-    pub fn open(dir: &Path, wake: Arc<dyn Fn() + Send + Sync>) -> Result<FileStorage, OpenError> {
+    pub fn open(dir: &Path, notify: Arc<dyn Notify>) -> Result<FileStorage, OpenError> {
         create_durably(dir)?;
         let disk = FileDisk::unlocked(dir);
         let root = disk
@@ -153,30 +148,13 @@ impl FileStorage {
         }
         let lock = lock(&dir.join(manifest::LOCK))?;
         let (done_in, done) = channel();
-        let mut lanes = Vec::new();
-        for lane in [Lane::Sync, Lane::Read, Lane::Background] {
-            let (jobs, jobs_out) = channel::<Job<Arc<File>>>();
-            let (disk, done_in, wake) = (disk.clone(), done_in.clone(), wake.clone());
-            let thread = std::thread::Builder::new()
-                .name(format!("log-{lane:?}").to_lowercase())
-                .spawn(move || {
-                    for job in jobs_out {
-                        if done_in.send(perform(&disk, job)).is_err() {
-                            return;
-                        }
-                        wake();
-                    }
-                })
-                .map_err(|error| OpenError::io("", "starting a thread for", error))?;
-            lanes.push(LaneThread {
-                lane,
-                jobs: Some(jobs),
-                thread: Some(thread),
-            });
-        }
+        let lanes = [Lane::Sync, Lane::Read, Lane::Background];
+        let workers =
+            lanes.map(|lane| Worker::start(lane, disk.clone(), done_in.clone(), notify.clone()));
+        let workers = workers.into_iter().collect::<io::Result<_>>();
         Ok(FileStorage {
             disk,
-            lanes,
+            workers: workers.map_err(|error| OpenError::io("", "starting a thread for", error))?,
             done,
             _lock: lock,
         })
@@ -187,10 +165,7 @@ impl FileStorage {
     ///
     /// # Errors
     /// As [`FileStorage::open`], and [`OpenError::Missing`].
-    pub fn open_existing(
-        dir: &Path,
-        wake: Arc<dyn Fn() + Send + Sync>,
-    ) -> Result<FileStorage, OpenError> {
+    pub fn open_existing(dir: &Path, notify: Arc<dyn Notify>) -> Result<FileStorage, OpenError> {
         if !dir.is_dir() {
             return Err(OpenError::Missing);
         }
@@ -200,7 +175,7 @@ impl FileStorage {
             manifest::expect_empty(&root)?;
             return Err(OpenError::Missing);
         }
-        Self::open(dir, wake)
+        Self::open(dir, notify)
     }
 }
 
@@ -275,14 +250,9 @@ fn lock(path: &Path) -> Result<File, OpenError> {
 
 impl Drop for FileStorage {
     fn drop(&mut self) {
-        for lane in &mut self.lanes {
-            lane.jobs = None;
-        }
-        for lane in &mut self.lanes {
-            if let Some(thread) = lane.thread.take() {
-                // A panic of the thread was reported where it happened.
-                let _ = thread.join();
-            }
+        // All at once; each is waited for when it is dropped.
+        for worker in &self.workers {
+            worker.close();
         }
     }
 }
@@ -296,11 +266,8 @@ impl Storage for FileStorage {
 
     fn submit(&mut self, job: Job<Arc<File>>) {
         let lane = job.lane();
-        let own = self.lanes.iter().find(|own| own.lane == lane);
-        let jobs = own.and_then(|own| own.jobs.as_ref());
-        jobs.expect("there is a thread for each lane until the storage is dropped")
-            .send(job)
-            .expect("a lane's thread lives as long as its sender");
+        let worker = self.workers.iter().find(|worker| worker.lane == lane);
+        worker.expect("there is a worker for each lane").submit(job);
     }
 
     fn poll(&mut self) -> Option<Done<Arc<File>>> {

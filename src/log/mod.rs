@@ -47,6 +47,7 @@ mod survey;
 mod syncs;
 mod upkeep;
 mod windows;
+mod worker;
 mod write;
 
 use std::collections::VecDeque;

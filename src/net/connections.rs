@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::io::{self, IoSlice, Read, Write};
 
-use mio::event::Event;
+use super::watch::Ready;
 use mio::net::TcpStream;
 use mio::{Interest, Registry};
 
@@ -141,18 +141,18 @@ impl Connections {
     }
 
     /// An event of one connection.
-    pub(super) fn handle_event(&mut self, key: ConnKey, event: &Event) {
+    pub(super) fn handle_ready(&mut self, key: ConnKey, ready: &Ready) {
         let Some(connection) = find(&mut self.slots, key) else {
             return;
         };
-        connection.read_closed |= event.is_read_closed();
+        connection.read_closed |= ready.read_closed;
         // Our side is never ended here, so a closed write half means that the peer reset it.
-        connection.hung_up |= event.is_error() || event.is_write_closed();
-        if event.is_readable() || connection.read_closed || connection.hung_up {
+        connection.hung_up |= ready.hung_up;
+        if ready.readable || connection.read_closed || connection.hung_up {
             connection.readable = true;
             list(&mut self.readable, &mut connection.in_readable, key);
         }
-        if connection.blocked && (event.is_writable() || connection.hung_up) {
+        if connection.blocked && (ready.writable || connection.hung_up) {
             list(&mut self.writable, &mut connection.in_writable, key);
         }
     }

@@ -1,26 +1,30 @@
 //! One event loop without its poll: its sockets, its mail, and what it drives.
 //!
-//! Its thread has it while that is awake. Of several loops one that sleeps is left in its [`Place`], and whoever has
-//! mail for it and nothing else to do runs its turn there, on the spot: waking a thread on another core, and being
-//! woken by it for the answer, would cost more than a hundred messages do.
+//! Its thread has it while that is awake. One that sleeps is left in its [`Place`](super::place::Place), and whoever has
+//! something for it and nothing else to do runs its turn there, on the spot: another loop that has mail for it, and the
+//! thread that syncs the log ([`super::attendant`]). Waking a thread on another core, and being woken by it for the
+//! answer, would cost more than a hundred messages do.
 
 use std::net::SocketAddr;
-use std::sync::{Mutex, TryLockError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use mio::Registry;
-use mio::event::Event;
 use mio::net::TcpStream;
 
 use super::Driven;
+use super::attendant::Attendance;
 use super::clock::Clock;
 use super::connections::{Connections, ReadLimits};
 use super::linger::{self, Lingering};
 use super::listen::Listeners;
 use super::post::Post;
 use super::reactor::Options;
+use super::signal::Signals;
 use super::token::Source;
 use super::trim::{self, Trim};
+use super::watch::Ready;
+use crate::log::files::Pending;
 use crate::shard::{ConnKey, Now, Stop};
 
 /// Connections accepted in one turn before the others get theirs.
@@ -29,9 +33,6 @@ const ACCEPTS_MAX: usize = 256;
 const TURN_BYTES_MAX: usize = 4 << 20;
 /// Turns that are run for others, or for one of them, one after another, before their threads are woken for the rest.
 const TURNS_MAX: u32 = 4;
-
-/// Where a loop is: its thread holds the lock while it is awake. Empty before it runs and when it has ended.
-pub(super) type Place<D> = Mutex<Option<EventLoop<D>>>;
 
 /// See the module.
 pub(super) struct EventLoop<D> {
@@ -50,7 +51,18 @@ pub(super) struct EventLoop<D> {
     now: Now,
     /// Its thread sleeps until then at the latest, microseconds; `u64::MAX` = until something happens.
     sleeps_until_us: u64,
+    attendance: Option<Attendance>,
+    pub signals: Option<Signals>,
+    is_shutting_down: bool,
     stop: Option<Stop>,
+}
+
+/// What its thread does between two turns.
+pub(super) enum Rest {
+    /// Sleeps at most that long; `None` = until something happens.
+    Sleep(Option<Duration>),
+    /// Does one of these jobs; the attendant watches the sockets meanwhile, and is woken first if it is to run a turn.
+    Work { jobs: Arc<dyn Pending>, calls: bool },
 }
 
 impl<D: Driven> EventLoop<D> {
@@ -75,6 +87,9 @@ impl<D: Driven> EventLoop<D> {
             post,
             now: clock.now(),
             sleeps_until_us: u64::MAX,
+            attendance: None,
+            signals: None,
+            is_shutting_down: false,
             stop: None,
         }
     }
@@ -84,24 +99,33 @@ impl<D: Driven> EventLoop<D> {
         self.stop.take()
     }
 
-    /// The process is asked to end.
-    pub fn handle_shutdown(&mut self) {
-        self.now = self.clock.now();
-        self.listeners.close(&self.registry);
-        self.driven.handle_shutdown(self.now);
-    }
-
-    /// An event of one of its sockets.
-    pub fn handle_event(&mut self, event: &Event) {
-        match Source::from(event.token()) {
-            Source::Connection(key) => self.connections.handle_event(key, event),
+    /// Something has happened.
+    pub fn handle_ready(&mut self, ready: &Ready) {
+        match ready.source {
+            Source::Connection(key) => self.connections.handle_ready(key, ready),
             Source::Listener(index) => self.listeners.handle_ready(index),
             Source::Lingering { slot, generation } => {
                 self.lingering
                     .handle_ready(slot, generation, &self.registry);
             }
-            Source::Signal | Source::Waker => {}
+            Source::Signal => self.handle_signal(),
+            Source::Waker => {}
         }
+    }
+
+    /// The process is asked to end.
+    fn handle_signal(&mut self) {
+        if self.signals.as_mut().is_some_and(Signals::take) && !self.is_shutting_down {
+            self.is_shutting_down = true;
+            self.now = self.clock.now();
+            self.close_listeners();
+            self.driven.handle_shutdown(self.now);
+        }
+    }
+
+    /// Nobody is accepted any more.
+    pub fn close_listeners(&mut self) {
+        self.listeners.close(&self.registry);
     }
 
     /// One turn.
@@ -250,19 +274,101 @@ impl<D: Driven> EventLoop<D> {
         self.due_us() <= self.now.us
     }
 
-    /// How long its thread is to sleep at most; `None` = until something happens. If it is to sleep at all, others
-    /// may run its turns from here on until [`EventLoop::wake_up`].
-    pub fn fall_asleep(&mut self) -> Option<Duration> {
-        let due_us = self.due_us();
+    /// Its thread has run a turn. Others may run the next ones from here on until [`EventLoop::wake_up`], unless it
+    /// does not even sleep.
+    pub fn fall_asleep(&mut self) -> Rest {
+        let (due_us, timeout) = self.lie_down();
         self.sleeps_until_us = due_us;
-        let wait_us = due_us.saturating_sub(self.now.us);
-        if wait_us > 0
-            && let Some(post) = &mut self.post
-            && !post.sleep()
-        {
-            return Some(Duration::ZERO);
+        let Some(attendance) = &mut self.attendance else {
+            return Rest::Sleep(timeout);
+        };
+        let Some(jobs) = attendance.pending() else {
+            return Rest::Sleep(timeout);
+        };
+        attendance.is_alone = true;
+        self.sleeps_until_us = u64::MAX;
+        let calls = timeout == Some(Duration::ZERO) || due_us < attendance.sleeps_until_us;
+        Rest::Work { jobs, calls }
+    }
+
+    /// The attendant has run a turn; how long it is to sleep at most.
+    pub fn fall_asleep_attended(&mut self) -> Option<Duration> {
+        let (due_us, timeout) = self.lie_down();
+        if let Some(attendance) = &mut self.attendance {
+            attendance.sleeps_until_us = due_us;
         }
-        (due_us != u64::MAX).then(|| Duration::from_micros(wait_us))
+        timeout
+    }
+
+    /// When the next turn is due, and how long whoever ran the last one is to sleep at most.
+    fn lie_down(&mut self) -> (u64, Option<Duration>) {
+        let due_us = self.due_us();
+        let wait_us = due_us.saturating_sub(self.now.us);
+        let is_woken = wait_us > 0 && self.post.as_mut().is_some_and(|post| !post.sleep());
+        let timeout = match due_us {
+            _ if is_woken => Some(Duration::ZERO),
+            u64::MAX => None,
+            _ => Some(Duration::from_micros(wait_us)),
+        };
+        (due_us, timeout)
+    }
+
+    /// Those who sleep look again by themselves when the next turn is due, or something happens.
+    fn is_looked_after(&mut self) -> bool {
+        let attended_us = self.attendance.as_ref().map(|on| on.sleeps_until_us);
+        let until_us = self.sleeps_until_us.min(attended_us.unwrap_or(u64::MAX));
+        self.due_us() >= until_us && self.post.as_mut().is_none_or(Post::sleep)
+    }
+
+    /// Another thread runs its turns too, from here on until [`EventLoop::leave`].
+    ///
+    /// # Panics
+    /// If one does already.
+    pub fn admit(&mut self, attendance: Attendance) {
+        let before = self.attendance.replace(attendance);
+        assert!(before.is_none(), "one attendant is enough");
+    }
+
+    /// The attendant goes. False if the own thread must be woken.
+    pub fn leave(&mut self) -> bool {
+        let attendance = self.attendance.take();
+        if attendance.is_some_and(|on| on.is_alone) {
+            // It comes back soon, and runs a turn then.
+            return true;
+        }
+        self.stop.is_none() && !self.is_busy() && self.is_looked_after()
+    }
+
+    /// The attendant is asked to go; false if there is none.
+    pub fn dismiss(&mut self) -> bool {
+        let attendance = self.attendance.as_mut();
+        attendance.is_some_and(|on| {
+            on.is_dismissed = true;
+            true
+        })
+    }
+
+    /// The attendant was asked to go.
+    pub fn has_dismissed(&self) -> bool {
+        self.attendance.as_ref().is_some_and(|on| on.is_dismissed)
+    }
+
+    /// The own thread is at a job, and watches no sockets.
+    pub fn is_own_away(&self) -> bool {
+        self.attendance.as_ref().is_some_and(|on| on.is_alone)
+    }
+
+    /// The own thread is back from sleep or work.
+    pub fn come_back(&mut self) {
+        if let Some(attendance) = &mut self.attendance {
+            attendance.is_alone = false;
+        }
+        self.wake_up();
+    }
+
+    /// A turn has ended the loop: its thread must see to the rest.
+    pub fn has_stopped(&self) -> bool {
+        self.stop.is_some()
     }
 
     /// Its thread is awake, or another runs its turn.
@@ -297,7 +403,7 @@ impl<D: Driven> EventLoop<D> {
             let Some(to) = post.take_owed() else { return };
             let (place, owed) = post.place(to);
             let is_served = match place.try_lock() {
-                Ok(mut other) => match other.as_mut() {
+                Some(mut other) => match other.as_mut() {
                     Some(other) => {
                         let is_served = other.run_for_another();
                         if let Some(post) = &mut other.post {
@@ -308,7 +414,7 @@ impl<D: Driven> EventLoop<D> {
                     // Nobody reads that mail any more.
                     None => true,
                 },
-                Err(TryLockError::WouldBlock | TryLockError::Poisoned(_)) => false,
+                None => false,
             };
             if !is_served {
                 post.wake_other(to);
@@ -326,8 +432,7 @@ impl<D: Driven> EventLoop<D> {
             }
             self.turn();
             if !self.is_busy() && self.stop.is_none() {
-                let is_in_time = self.due_us() >= self.sleeps_until_us;
-                return is_in_time && self.post.as_mut().is_none_or(Post::sleep);
+                return self.is_looked_after();
             }
         }
         false

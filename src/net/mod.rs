@@ -7,9 +7,11 @@
 //!   poll -> clock -> signals -> accept -> read -> mail -> turn end -> mail -> write -> close -> (stop?)
 //! ```
 //!
-//! Of several loops one that sleeps may get its turn from the thread of another one that has mail for it.
+//! One that sleeps may get its turn from the thread of another loop that has mail for it, or from the one that syncs
+//! its log.
 #![allow(clippy::disallowed_methods)]
 
+mod attendant;
 pub mod clock;
 mod connections;
 mod driven;
@@ -17,11 +19,13 @@ mod event_loop;
 mod linger;
 mod listen;
 pub mod os;
+mod place;
 mod post;
 mod reactor;
 pub mod signal;
 mod token;
 mod trim;
+mod watch;
 
 #[cfg(test)]
 mod tests;

@@ -10,7 +10,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 
 use mio::Waker;
 
-use super::event_loop::Place;
+use super::place::Place;
 use crate::shard::Bag;
 
 /// The way to one event loop.

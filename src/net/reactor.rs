@@ -3,22 +3,26 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use mio::{Events, Interest, Poll, Registry, Waker};
+use mio::{Interest, Poll, Registry, Waker};
 
 use super::Driven;
+use super::attendant::Attendant;
 use super::clock::Clock;
-use super::event_loop::{EventLoop, Place};
+use super::event_loop::{EventLoop, Rest};
 use super::listen::{BindError, Listeners, probe};
+use super::place::{Held, Place};
 use super::post::Post;
 use super::signal::Signals;
 use super::token::Source;
+use super::watch::Watch;
+use crate::log::files::Notify;
 use crate::shard::Stop;
 
-/// Most events taken from the system at once.
-const EVENTS_MAX: usize = 1024;
+/// How often it is looked whether the attendant has gone, when the thread ends.
+const DISMISSAL: Duration = Duration::from_micros(50);
 /// How long the last answers may take to leave when the thread ends, microseconds.
 const FLUSH_US_MAX: u64 = 300_000;
 /// How long peers may take to end their side when the thread ends, microseconds.
@@ -29,6 +33,8 @@ const FAREWELL_US_MAX: u64 = 200_000;
 pub struct Options {
     /// Poll without sleeping: the shortest latency, for a whole core.
     pub spin: bool,
+    /// Its thread has a core of its own: no other one runs its turns for the log's sake.
+    pub pinned: bool,
     /// Input taken from one connection in one turn, bytes, at least 1.
     pub turn_bytes_max: usize,
     /// Sockets that are ended on our side and wait, at most a second, for their peers.
@@ -39,7 +45,6 @@ pub struct Options {
 /// [`Reactor::run`].
 pub struct Reactor<D> {
     poll: Poll,
-    events: Events,
     waker: Arc<Waker>,
     registry: Registry,
     clock: Clock,
@@ -49,21 +54,19 @@ pub struct Reactor<D> {
     /// Between several of them.
     post: Option<Post<D>>,
     place: Arc<Place<D>>,
+    /// Others may run turns while it sleeps.
+    is_shared: bool,
 }
 
 /// What the thread of a loop does beside its turns: it sleeps, and finds out what has happened.
 struct Poller {
-    poll: Poll,
-    events: Events,
-    signals: Option<Signals>,
-    /// A signal asks for the end.
-    is_signalled: bool,
+    watch: Watch,
+    waker: Arc<Waker>,
+    /// Others may run turns while it sleeps.
+    is_shared: bool,
     /// Turns that are owed to others wait for a turn of this loop.
     is_postponed: bool,
 }
-
-/// A loop that its thread holds.
-type Held<'a, D> = MutexGuard<'a, Option<EventLoop<D>>>;
 
 impl<D: Driven> Reactor<D> {
     /// Listens on every address. Clients can connect from here on; they are accepted, and
@@ -115,6 +118,7 @@ impl<D: Driven> Reactor<D> {
             .collect();
         for (reactor, post) in reactors.iter_mut().zip(Post::between(&loops)) {
             reactor.post = Some(post);
+            reactor.is_shared = true;
         }
         Ok(reactors)
     }
@@ -128,7 +132,6 @@ impl<D: Driven> Reactor<D> {
         Ok(Reactor {
             waker: Arc::new(waker),
             poll,
-            events: Events::with_capacity(EVENTS_MAX),
             registry,
             clock: Clock::start(),
             options,
@@ -136,6 +139,7 @@ impl<D: Driven> Reactor<D> {
             signals: None,
             post: None,
             place: Arc::default(),
+            is_shared: false,
         })
     }
 
@@ -162,6 +166,28 @@ impl<D: Driven> Reactor<D> {
         })
     }
 
+    /// What the storage of this loop's broker tells it through. The thread that syncs the log may run turns of the
+    /// loop when nothing else is to be done, unless the loop never sleeps or has a core of its own.
+    ///
+    /// # Errors
+    /// If the system has no file descriptor left.
+    pub fn attendant(&mut self) -> io::Result<Arc<dyn Notify>>
+    where
+        D: Send + 'static,
+    {
+        let (place, waker) = (Arc::clone(&self.place), Arc::clone(&self.waker));
+        let may_attend = !self.options.spin && !self.options.pinned;
+        self.is_shared |= may_attend;
+        Ok(Arc::new(match may_attend {
+            true => Attendant::new(place, waker, &self.registry)?,
+            false => Attendant {
+                place,
+                waker,
+                watch: None,
+            },
+        }))
+    }
+
     /// Signals become events of this loop; without it they are nobody's.
     ///
     /// # Errors
@@ -181,7 +207,7 @@ impl<D: Driven> Reactor<D> {
     /// If polling itself fails: a bug or a system out of its mind.
     pub fn run(mut self, driven: D) -> io::Result<Stop> {
         self.listeners.register(&self.registry)?;
-        let event_loop = EventLoop::new(
+        let mut event_loop = EventLoop::new(
             driven,
             self.registry,
             self.clock,
@@ -189,24 +215,19 @@ impl<D: Driven> Reactor<D> {
             self.listeners,
             self.post,
         );
+        event_loop.signals = self.signals;
         let mut poller = Poller {
-            poll: self.poll,
-            events: self.events,
-            signals: self.signals,
-            is_signalled: false,
+            watch: Watch::new(self.poll)?,
+            waker: self.waker,
+            is_shared: self.is_shared,
             is_postponed: false,
         };
-        let mut held = lock(&self.place);
+        let (mut held, _) = self.place.lock();
         *held = Some(event_loop);
-        let mut shutting_down = false;
         let stop = loop {
             let waited = poller.wait(&self.place, held);
             held = waited?;
             let event_loop = own(&mut held);
-            if poller.is_signalled && !shutting_down {
-                shutting_down = true;
-                event_loop.handle_shutdown();
-            }
             let stop = event_loop.take_stop();
             if stop.is_some() {
                 break stop;
@@ -217,6 +238,12 @@ impl<D: Driven> Reactor<D> {
                 break stop;
             }
         };
+        while own(&mut held).dismiss() {
+            drop(held);
+            poller.wake_attendant();
+            std::thread::sleep(DISMISSAL);
+            (held, _) = self.place.lock();
+        }
         own(&mut held).wake_others();
         let ended = held.take();
         drop(held);
@@ -225,10 +252,6 @@ impl<D: Driven> Reactor<D> {
         }
         Ok(stop.expect("the loop above ends with one"))
     }
-}
-
-fn lock<D>(place: &Place<D>) -> Held<'_, D> {
-    place.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn own<'a, D>(held: &'a mut Held<'_, D>) -> &'a mut EventLoop<D> {
@@ -259,53 +282,58 @@ impl Poller {
             }
         }
         match event_loop.fall_asleep() {
-            timeout if event_loop.post.is_none() || timeout == Some(Duration::ZERO) => {
-                self.sleep(timeout)?;
+            Rest::Sleep(timeout) if !self.is_shared || timeout == Some(Duration::ZERO) => {
+                self.watch.sleep(timeout)?;
             }
-            timeout => {
+            Rest::Sleep(timeout) => {
                 drop(held);
-                let slept = self.sleep(timeout);
-                held = lock(place);
+                let slept = self.watch.sleep(timeout);
+                (held, _) = place.lock();
                 slept?;
+            }
+            Rest::Work { jobs, calls } => {
+                drop(held);
+                if calls {
+                    self.wake_attendant();
+                }
+                jobs.perform_next();
+                (held, _) = place.lock();
             }
         }
         let event_loop = own(&mut held);
-        event_loop.wake_up();
+        event_loop.come_back();
         self.take_events(event_loop);
         Ok(held)
     }
 
+    /// The attendant, which watches the sockets alone, is to look.
+    fn wake_attendant(&self) {
+        if let Err(error) = self.waker.wake() {
+            log::error!("an event loop's attendant could not be woken: {error}");
+        }
+    }
+
     /// Notes what is ready now; false if nothing is.
     fn look<D: Driven>(&mut self, event_loop: &mut EventLoop<D>) -> io::Result<bool> {
-        self.sleep(Some(Duration::ZERO))?;
-        self.take_events(event_loop);
-        Ok(!self.events.is_empty())
+        self.watch.sleep(Some(Duration::ZERO))?;
+        Ok(self.take_events(event_loop))
     }
 
-    fn sleep(&mut self, timeout: Option<Duration>) -> io::Result<()> {
-        match self.poll.poll(&mut self.events, timeout) {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {
-                self.events.clear();
-                Ok(())
-            }
-            polled => polled,
+    /// Notes what has happened; false if nothing has.
+    fn take_events<D: Driven>(&mut self, event_loop: &mut EventLoop<D>) -> bool {
+        let mut is_any = false;
+        for ready in self.watch.events() {
+            event_loop.handle_ready(&ready);
+            is_any = true;
         }
-    }
-
-    fn take_events<D: Driven>(&mut self, event_loop: &mut EventLoop<D>) {
-        for event in &self.events {
-            if Source::from(event.token()) == Source::Signal {
-                self.is_signalled |= self.signals.as_mut().is_some_and(Signals::take);
-            } else {
-                event_loop.handle_event(event);
-            }
-        }
+        self.watch.clear();
+        is_any
     }
 
     /// The end of the thread: the last answers leave as far as the peers take them, and every
     /// connection is ended such that they can be read.
     fn finish<D: Driven>(mut self, mut ended: EventLoop<D>, clock: Clock) -> io::Result<()> {
-        ended.listeners.close(self.poll.registry());
+        ended.close_listeners();
         let flushed_us = clock.us() + FLUSH_US_MAX;
         ended.connections.list_all_writable();
         loop {
@@ -338,7 +366,7 @@ impl Poller {
         } else {
             Duration::from_micros(deadline_us.saturating_sub(clock.us()))
         };
-        self.sleep(Some(timeout))?;
+        self.watch.sleep(Some(timeout))?;
         self.take_events(ended);
         Ok(())
     }

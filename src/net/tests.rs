@@ -1,5 +1,6 @@
 //! The reactor against a broker-shaped echo: real sockets on loopback, no protocol, no log.
 
+mod attend;
 mod mail;
 
 use std::collections::VecDeque;
@@ -59,6 +60,19 @@ struct Echo {
 }
 
 impl Echo {
+    fn new(counters: &Arc<Counters>, connections_max: usize) -> Echo {
+        Echo {
+            lines: Vec::new(),
+            space: vec![0; SPACE],
+            dirty: VecDeque::new(),
+            resume: VecDeque::new(),
+            close: VecDeque::new(),
+            counters: Arc::clone(counters),
+            connections_max,
+            first_us: None,
+        }
+    }
+
     fn line(&mut self, key: ConnKey) -> &mut Line {
         let line = &mut self.lines[key.slot as usize];
         assert!(
@@ -235,16 +249,7 @@ impl Running {
         let address = reactor.addresses().expect("a bound socket has an address")[0];
         let wake = reactor.waker();
         let counters = Arc::new(Counters::default());
-        let echo = Echo {
-            lines: Vec::new(),
-            space: vec![0; SPACE],
-            dirty: VecDeque::new(),
-            resume: VecDeque::new(),
-            close: VecDeque::new(),
-            counters: Arc::clone(&counters),
-            connections_max,
-            first_us: None,
-        };
+        let echo = Echo::new(&counters, connections_max);
         let thread = std::thread::spawn(move || reactor.run(echo).expect("polling works"));
         Running {
             address,
@@ -257,6 +262,7 @@ impl Running {
     fn start() -> Running {
         let options = Options {
             spin: false,
+            pinned: false,
             turn_bytes_max: 8 << 10,
             lingering_max: 100,
         };
@@ -483,6 +489,7 @@ fn thousands_of_connects_at_once_are_served() {
 fn a_connection_too_many_is_closed_and_the_others_stay() {
     let options = Options {
         spin: false,
+        pinned: false,
         turn_bytes_max: 8 << 10,
         lingering_max: 100,
     };
@@ -581,6 +588,7 @@ fn the_end_of_the_thread_lets_the_answers_leave() {
 fn spinning_answers_too() {
     let options = Options {
         spin: true,
+        pinned: false,
         turn_bytes_max: 256 << 10,
         lingering_max: 100,
     };
@@ -596,6 +604,7 @@ fn a_taken_port_is_refused_with_a_sentence() {
     let running = Running::start();
     let options = Options {
         spin: false,
+        pinned: false,
         turn_bytes_max: 1,
         lingering_max: 100,
     };

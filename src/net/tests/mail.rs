@@ -128,6 +128,7 @@ impl Loops {
         let loopback = "127.0.0.1:0".parse().expect("an address");
         let options = Options {
             spin: false,
+            pinned: false,
             turn_bytes_max: 8 << 10,
             lingering_max: 10,
         };
