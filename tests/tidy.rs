@@ -41,7 +41,7 @@ const OUTSIDE: &[(&[&str], &[&str])] = &[
     ),
     (
         &["std::fs", "File::open", "File::create"],
-        &["log/files.rs", "cli/", "net/"],
+        &["log/files", "cli/", "net/"],
     ),
     (
         &[
@@ -55,12 +55,12 @@ const OUTSIDE: &[(&[&str], &[&str])] = &[
     ),
     (
         &["std::thread", "thread::spawn"],
-        &["net/", "cli/", "client/", "log/files.rs"],
+        &["net/", "cli/", "client/", "log/files"],
     ),
     (&["std::env"], &["cli/", "net/"]),
     (
         &["std::process"],
-        &["net/", "cli/", "log/files.rs", "main.rs"],
+        &["net/", "cli/", "log/files", "main.rs"],
     ),
     (&["println!", "print!"], &["cli/", "net/"]),
 ];

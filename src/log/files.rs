@@ -1,5 +1,7 @@
 //! The real disk: a locked directory, and a worker for each lane.
 
+mod worker;
+
 use std::fs::{File, TryLockError};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
@@ -12,9 +14,9 @@ use super::disk::{Disk, Storage};
 use super::error::OpenError;
 use super::job::{Done, Job, Lane};
 use super::manifest;
-use super::worker::Worker;
+use worker::Worker;
 
-pub use super::worker::{Notify, Pending};
+pub use worker::{Notify, Pending};
 
 /// File operations below one directory.
 #[derive(Clone, Debug)]

@@ -47,7 +47,6 @@ mod survey;
 mod syncs;
 mod upkeep;
 mod windows;
-mod worker;
 mod write;
 
 use std::collections::VecDeque;

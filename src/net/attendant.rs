@@ -119,9 +119,7 @@ impl<D: Driven> Attendant<D> {
             } else {
                 event_loop.run_others();
             }
-            // The other thread was awake too: one is enough.
-            let is_crowded = self.place.is_wanted() || has_waited && !event_loop.is_own_away();
-            if is_crowded || event_loop.has_stopped() || jobs.is_any() {
+            if event_loop.attendant_is_to_go(self.place.is_wanted(), has_waited) {
                 return event_loop.leave();
             }
             let timeout = event_loop.fall_asleep_attended();

@@ -313,11 +313,21 @@ impl<D: Driven> EventLoop<D> {
         (due_us, timeout)
     }
 
-    /// Those who sleep look again by themselves when the next turn is due, or something happens.
+    /// Those who sleep look again by themselves when the next turn is due, or something happens, and no job waits
+    /// for one of them.
     fn is_looked_after(&mut self) -> bool {
+        if self.is_job_left() {
+            return false;
+        }
         let attended_us = self.attendance.as_ref().map(|on| on.sleeps_until_us);
         let until_us = self.sleeps_until_us.min(attended_us.unwrap_or(u64::MAX));
         self.due_us() >= until_us && self.post.as_mut().is_none_or(Post::sleep)
+    }
+
+    /// A job waits, and its lane's thread is here.
+    pub fn is_job_left(&self) -> bool {
+        let attendance = self.attendance.as_ref();
+        attendance.is_some_and(|on| on.pending().is_some())
     }
 
     /// Another thread runs its turns too, from here on until [`EventLoop::leave`].
@@ -327,6 +337,13 @@ impl<D: Driven> EventLoop<D> {
     pub fn admit(&mut self, attendance: Attendance) {
         let before = self.attendance.replace(attendance);
         assert!(before.is_none(), "one attendant is enough");
+    }
+
+    /// The attendant has run a turn, and is needed elsewhere: a job waits, the loop has ended, or the own thread is
+    /// awake too, which waits for this turn's end or was waited for. It stays while it is the only one who watches.
+    pub fn attendant_is_to_go(&self, is_waited_for: bool, has_waited: bool) -> bool {
+        let is_free = !self.is_own_away() && (has_waited || self.is_job_left());
+        is_waited_for || is_free || self.stop.is_some()
     }
 
     /// The attendant goes. False if the own thread must be woken.
@@ -353,7 +370,7 @@ impl<D: Driven> EventLoop<D> {
         self.attendance.as_ref().is_some_and(|on| on.is_dismissed)
     }
 
-    /// The own thread is at a job, and watches no sockets.
+    /// The own thread is at a job, or on its way there or back, and watches no sockets.
     pub fn is_own_away(&self) -> bool {
         self.attendance.as_ref().is_some_and(|on| on.is_alone)
     }
@@ -364,11 +381,6 @@ impl<D: Driven> EventLoop<D> {
             attendance.is_alone = false;
         }
         self.wake_up();
-    }
-
-    /// A turn has ended the loop: its thread must see to the rest.
-    pub fn has_stopped(&self) -> bool {
-        self.stop.is_some()
     }
 
     /// Its thread is awake, or another runs its turn.
@@ -424,7 +436,7 @@ impl<D: Driven> EventLoop<D> {
     }
 
     /// Turns on the thread of another loop, until the mail is done; false if its own thread must go on.
-    fn run_for_another(&mut self) -> bool {
+    pub fn run_for_another(&mut self) -> bool {
         self.wake_up();
         for _ in 0..TURNS_MAX {
             if self.stop.is_some() {

@@ -266,7 +266,9 @@ impl Poller {
         mut held: Held<'a, D>,
     ) -> io::Result<Held<'a, D>> {
         let event_loop = own(&mut held);
-        if event_loop.owes_turns() {
+        if event_loop.is_job_left() {
+            event_loop.wake_others();
+        } else if event_loop.owes_turns() {
             if event_loop.is_busy() | self.look(event_loop)? {
                 // Often what is ready is for the same others. But they do not wait for long.
                 if std::mem::replace(&mut self.is_postponed, true) {

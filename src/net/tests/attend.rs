@@ -34,10 +34,10 @@ struct State {
 
 /// A lane whose jobs take a while and do nothing.
 #[derive(Default)]
-struct Lane {
+pub(super) struct Lane {
     state: Mutex<State>,
     changed: Condvar,
-    done: AtomicU64,
+    pub done: AtomicU64,
     /// Time of a job, microseconds.
     takes_us: AtomicU64,
     /// Jobs do not end while it is set.
@@ -47,7 +47,7 @@ struct Lane {
 }
 
 impl Lane {
-    fn submit(&self) {
+    pub fn submit(&self) {
         self.state.lock().expect("no test panics").waiting += 1;
         self.changed.notify_one();
     }
@@ -62,7 +62,7 @@ impl Lane {
     }
 
     /// The lane's own thread.
-    fn start(self: &Arc<Lane>, notify: Arc<dyn Notify>) -> JoinHandle<()> {
+    pub fn start(self: &Arc<Lane>, notify: Arc<dyn Notify>) -> JoinHandle<()> {
         let lane = Arc::clone(self);
         std::thread::spawn(move || {
             let pending: Arc<dyn Pending> = lane.clone();
@@ -400,9 +400,23 @@ fn only_while_another_thread_watches_may_the_own_one_do_a_job() {
         panic!("a job waits");
     };
     assert!(!calls && event_loop.is_own_away());
+    // Not even for that job, which the own thread may be about to begin.
+    assert!(
+        !event_loop.attendant_is_to_go(false, true),
+        "nobody would watch"
+    );
+    assert!(
+        event_loop.attendant_is_to_go(true, false),
+        "the own thread is back"
+    );
     assert!(jobs.perform_next() && !jobs.perform_next());
     event_loop.come_back();
     assert!(!event_loop.is_own_away());
+    assert!(!event_loop.attendant_is_to_go(false, false));
+    assert!(event_loop.attendant_is_to_go(false, true), "one is enough");
+    lane.submit();
+    assert!(event_loop.attendant_is_to_go(false, false), "a job waits");
+    lane.perform_next();
     assert!(matches!(event_loop.fall_asleep(), Rest::Sleep(None)));
     assert!(event_loop.leave(), "the own thread watches");
 }
@@ -430,6 +444,26 @@ fn who_goes_wakes_the_other_one_for_a_deadline_that_it_does_not_know() {
     event_loop.admit(attendance(&lane));
     counters.deadline.store(2_000_000, Ordering::SeqCst);
     assert!(event_loop.leave(), "it wakes up early enough");
+}
+
+#[test]
+fn a_job_that_a_turn_run_by_another_loop_leaves_is_not_left_lying() {
+    let (counters, lane) = (Arc::default(), Arc::new(Lane::default()));
+    let (mut event_loop, _poll, _clock) = idle_loop(&counters);
+    event_loop.admit(attendance(&lane));
+    assert!(event_loop.fall_asleep_attended().is_none());
+    assert!(matches!(event_loop.fall_asleep(), Rest::Sleep(None)));
+    assert!(
+        event_loop.run_for_another(),
+        "both watch, and nothing is due"
+    );
+    lane.submit();
+    assert!(
+        !event_loop.run_for_another(),
+        "both sleep, and somebody must do it"
+    );
+    lane.perform_next();
+    assert!(event_loop.run_for_another());
 }
 
 #[test]

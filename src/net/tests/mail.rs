@@ -8,6 +8,7 @@ use std::thread::{JoinHandle, ThreadId};
 use std::time::{Duration, Instant};
 
 use super::super::{Driven, Options, Reactor};
+use super::attend::Lane;
 use crate::shard::{Bag, ConnKey, Now, Stop};
 
 /// What a test and all loops see.
@@ -29,6 +30,8 @@ struct Shared {
 enum Does {
     /// It passes it on to the next loop as long as there are hops.
     Passes,
+    /// The same, after a job of its lane.
+    Works,
     /// It wants a turn so much later, microseconds.
     Waits(u64),
     /// It ends.
@@ -43,6 +46,36 @@ struct Node {
     out: VecDeque<u32>,
     deadline_us: Option<u64>,
     stop: Option<Stop>,
+    lane: Arc<Lane>,
+    /// Bags that wait for a job, those that the job under way is for, and jobs.
+    unworked: u32,
+    worked: u32,
+    jobs: u64,
+}
+
+impl Node {
+    fn pass(&mut self) {
+        let one_less = |left: u64| left.checked_sub(1);
+        let order = Ordering::SeqCst;
+        let hops = &self.shared.hops;
+        if hops.fetch_update(order, order, one_less).is_ok() {
+            self.out.push_back((self.me + 1) % self.count);
+        }
+    }
+
+    fn work(&mut self) {
+        if self.lane.done.load(Ordering::SeqCst) < self.jobs {
+            return;
+        }
+        for _ in 0..std::mem::take(&mut self.worked) {
+            self.pass();
+        }
+        if self.unworked > 0 {
+            self.worked = std::mem::take(&mut self.unworked);
+            self.jobs += 1;
+            self.lane.submit();
+        }
+    }
 }
 
 impl Driven for Node {
@@ -56,6 +89,7 @@ impl Driven for Node {
     fn handle_half_close(&mut self, _: ConnKey, _: Now) {}
     fn handle_reset(&mut self, _: ConnKey, _: Now) {}
     fn handle_turn_end(&mut self, now: Now) {
+        self.work();
         if self.me == 0 {
             for _ in 0..self.shared.kicks.swap(0, Ordering::SeqCst) {
                 self.out.push_back(1);
@@ -96,14 +130,8 @@ impl Driven for Node {
             ran.push(std::thread::current().id());
         }
         match self.does {
-            Does::Passes => {
-                let one_less = |left: u64| left.checked_sub(1);
-                let order = Ordering::SeqCst;
-                let hops = &self.shared.hops;
-                if hops.fetch_update(order, order, one_less).is_ok() {
-                    self.out.push_back((self.me + 1) % self.count);
-                }
-            }
+            Does::Passes => self.pass(),
+            Does::Works => self.unworked += 1,
             Does::Waits(us) => self.deadline_us = Some(now.us + us),
             Does::Stops => self.stop = Some(Stop::Finished),
         }
@@ -135,7 +163,11 @@ impl Loops {
         let shared = Arc::new(Shared::default());
         let reactors = Reactor::bind_several(&[loopback], options, count);
         let (mut wakers, mut threads): (Vec<Wake>, _) = (Vec::new(), Vec::new());
-        for (reactor, me) in reactors.expect("port 0 is free").into_iter().zip(0..) {
+        for (mut reactor, me) in reactors.expect("port 0 is free").into_iter().zip(0..) {
+            let lane = Arc::new(Lane::default());
+            if does == Does::Works {
+                lane.start(reactor.attendant().expect("there are file descriptors"));
+            }
             let node = Node {
                 me,
                 count,
@@ -144,6 +176,10 @@ impl Loops {
                 out: VecDeque::new(),
                 deadline_us: None,
                 stop: None,
+                lane,
+                unworked: 0,
+                worked: 0,
+                jobs: 0,
             };
             wakers.push(reactor.waker());
             threads.push(std::thread::spawn(move || {
@@ -191,12 +227,10 @@ fn one_who_has_mail_for_a_loop_that_sleeps_runs_its_turn() {
     assert!(by_sender > 150, "{by_sender} of {}", ran.len());
 }
 
-#[test]
-fn no_mail_is_left_lying_whoever_sleeps() {
-    let loops = Loops::start(3, Does::Passes);
+/// Bags go round among three loops until there are no hops left.
+fn pass_round(loops: &Loops, rounds: u64, bags: u64, hops: u64) {
     let all = || (0..3).map(|to| loops.came(to)).sum::<u64>();
-    let (bags, hops) = (4, 500);
-    for round in 1..=50u64 {
+    for round in 1..=rounds {
         loops.shared.hops.store(hops, Ordering::SeqCst);
         for _ in 0..bags {
             loops.kick();
@@ -211,6 +245,19 @@ fn no_mail_is_left_lying_whoever_sleeps() {
             left == 0
         });
     }
+}
+
+#[test]
+fn no_mail_is_left_lying_whoever_sleeps() {
+    pass_round(&Loops::start(3, Does::Passes), 50, 4, 500);
+}
+
+#[test]
+fn no_mail_and_no_job_is_left_lying_whoever_sleeps() {
+    let loops = Loops::start(3, Does::Works);
+    pass_round(&loops, 30, 4, 300);
+    // One at a time: each loop sleeps when it comes to it.
+    pass_round(&Loops::start(3, Does::Works), 10, 1, 300);
 }
 
 #[test]

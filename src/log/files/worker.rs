@@ -11,8 +11,8 @@ use std::sync::mpsc::Sender;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
-use super::files::FileDisk;
-use super::job::{Done, Job, Lane, perform};
+use super::FileDisk;
+use crate::log::job::{Done, Job, Lane, perform};
 
 /// Told by the threads of a storage that a job is done.
 pub trait Notify: Send + Sync {
