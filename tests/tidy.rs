@@ -58,10 +58,7 @@ const OUTSIDE: &[(&[&str], &[&str])] = &[
         &["net/", "cli/", "client/", "log/files"],
     ),
     (&["std::env"], &["cli/", "net/"]),
-    (
-        &["std::process"],
-        &["net/", "cli/", "log/files", "main.rs"],
-    ),
+    (&["std::process"], &["net/", "cli/", "log/files", "main.rs"]),
     (&["println!", "print!"], &["cli/", "net/"]),
 ];
 
