@@ -108,6 +108,17 @@ impl Plan {
         self
     }
 
+    /// The same with clients who are back before a sync ends, so that syncs wait for them.
+    pub fn with_quick_clients(mut self) -> Plan {
+        self.gather_after_syncs = Some(0);
+        self.think_us = 300;
+        self.network_us = self.network_us.min(100);
+        self.delays.sync_us = (500, 3_000);
+        self.clients = self.clients.max(6);
+        self.level = Level::Disk;
+        self
+    }
+
     /// The plan of a seed.
     pub fn new(seed: u64) -> Plan {
         let rng = &mut Rng::new(seed ^ 0x706c_616e);
@@ -161,26 +172,14 @@ impl Plan {
         plan.theme.requests = rng.chance(150);
         transactions_and_drains(&mut Rng::new(seed ^ 0x7472_616e), &mut plan);
         doors(&mut Rng::new(seed ^ 0x646f_6f72), &mut plan);
-        gathering(&mut Rng::new(seed ^ 0x6761_7468), &mut plan);
+        let rng = &mut Rng::new(seed ^ 0x6761_7468);
+        plan.gather_after_syncs = *rng.pick(&[Some(0), Some(0), Some(16), None]);
         if plan.theme.topics && rng.chance(400) {
             // Readers that are too slow for what is cast.
             plan.theme.rough = true;
             plan.send_bytes_max = 8 << 10;
         }
         plan
-    }
-}
-
-/// Whether syncs wait for publishers, and in some runs such as are back before one ends.
-fn gathering(rng: &mut Rng, plan: &mut Plan) {
-    plan.gather_after_syncs = *rng.pick(&[Some(0), Some(0), Some(16), None]);
-    if rng.chance(200) {
-        plan.gather_after_syncs = Some(0);
-        plan.think_us = 300;
-        plan.network_us = plan.network_us.min(100);
-        plan.delays.sync_us = (500, 3_000);
-        plan.clients = plan.clients.max(6);
-        plan.level = Level::Disk;
     }
 }
 
