@@ -90,6 +90,9 @@ pub struct LogConfig {
     pub flush_us: u64,
     /// A checkpoint is due after so much log, bytes.
     pub checkpoint_bytes: u64,
+    /// So many syncs of a start follow each other at once before one waits until those whom the one before
+    /// has answered are back, where that is faster; `None` = none ever waits.
+    pub gather_after_syncs: Option<u32>,
     /// Between two pieces that the scrub reads, microseconds; the first is due after sixty of
     /// these.
     pub scrub_piece_us: u64,
@@ -104,6 +107,7 @@ impl Default for LogConfig {
             chunk_bytes: 256 << 10,
             flush_us: 50_000,
             checkpoint_bytes: 256 << 20,
+            gather_after_syncs: Some(16),
             scrub_piece_us: 1_000_000,
             scrub_round_us: 24 * 3600 * 1_000_000,
         }

@@ -96,10 +96,12 @@ pub enum Fault {
     RefusedMoveLost,
     /// A row of dead-letter queues over several shards may lead back.
     DeadCircleMade,
+    /// A sync waits for publishers that are gone, as long as it takes, whoever else waits for it.
+    GoneWaitedFor,
 }
 
 /// Every one of them.
-pub const ALL: [Fault; 46] = [
+pub const ALL: [Fault; 47] = [
     Fault::SyncSkipped,
     Fault::ConfirmedBeforeSync,
     Fault::VisibleBeforeDurable,
@@ -146,6 +148,7 @@ pub const ALL: [Fault; 46] = [
     Fault::PartsInRecordsOfTheirOwn,
     Fault::RefusedMoveLost,
     Fault::DeadCircleMade,
+    Fault::GoneWaitedFor,
 ];
 
 #[cfg(debug_assertions)]

@@ -177,6 +177,10 @@ pub struct LogStats {
     pub bytes_written: u64,
     /// Syncs finished.
     pub syncs: u64,
+    /// Those of them that have waited until everybody whom the one before had answered was back.
+    pub syncs_gathered: u64,
+    /// Those of them that have waited for somebody who was not back in time.
+    pub syncs_in_vain: u64,
     /// Sync times, microseconds from submission: entry n counts those below 2^n.
     pub sync_us: [u64; 32],
     /// Sum of the sync times, microseconds.

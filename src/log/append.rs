@@ -80,6 +80,8 @@ pub(crate) struct Batch {
     settles_bytes: usize,
     /// Runs in `settles`.
     runs: usize,
+    /// Messages that the entries settle, less those entries.
+    settled: u64,
     spare_runs: Vec<Vec<Run>>,
     scratch: Vec<u8>,
     entry: Vec<u8>,
@@ -89,6 +91,13 @@ impl Batch {
     /// Nothing was appended since the last record was sealed.
     pub fn is_empty(&self) -> bool {
         self.entries == 0 && self.settles.is_empty()
+    }
+
+    /// Messages published and settled, and entries of other kinds. Never fewer than before until the record is
+    /// sealed.
+    pub fn count(&self) -> u64 {
+        let runs = self.settles.iter().flat_map(|settles| &settles.runs);
+        u64::from(self.entries) + self.settled + runs.map(|run| run.count).sum::<u64>()
     }
 
     /// Bytes that must stay free behind the entries for the settles, `rows` more rows and padding.
@@ -469,6 +478,7 @@ impl<S: Storage> Log<S> {
                 reason,
                 runs: &runs,
             });
+            self.batch.settled += runs.iter().map(|run| run.count).sum::<u64>() - 1;
             runs.clear();
             self.batch.spare_runs.push(runs);
         }
@@ -729,6 +739,7 @@ impl<S: Storage> Log<S> {
         self.record_sealed(kind, length);
         self.batch.is_open = false;
         self.batch.entries = 0;
+        self.batch.settled = 0;
         self.batch.rows.clear();
         self.batch.next.clear();
         self.batch.row_of.clear();

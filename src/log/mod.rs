@@ -23,6 +23,7 @@ mod entry;
 mod error;
 pub mod files;
 mod foreground;
+mod gather;
 pub mod job;
 pub mod layout;
 mod manifest;
@@ -197,7 +198,11 @@ impl<S: Storage> Log<S> {
             blocks: opened.blocks,
             blocks_retry_at: None,
             again: again::Again::default(),
-            tail: write::Tail::new(scan.end, scan.index),
+            tail: write::Tail::new(
+                scan.end,
+                scan.index,
+                gather::Gather::after(config.gather_after_syncs),
+            ),
             supply: supply::Supply::new(opened.next_segment, opened.free),
             checkpoints: opened.checkpoints,
             compacting: upkeep::Compacting::new(opened.next_kept),

@@ -69,6 +69,8 @@ pub(crate) struct Written {
     pub end: u64,
     /// Bytes sealed up to there.
     pub bytes: u64,
+    /// What was sealed up to there counts: messages published and settled, and entries of other kinds.
+    pub entries: u64,
 }
 
 /// The loop's side.
@@ -99,14 +101,15 @@ impl Syncs {
         }
     }
 
+    /// Up to which record those under way count, if one is.
+    pub fn covers(&self) -> Option<LogIndex> {
+        self.under_way.back().map(|last| last.ticket.covers())
+    }
+
     /// Would another sync, begun when those under way have ended, cover more than they do, and is
     /// there room for it?
     pub fn wants(&self, upto: LogIndex) -> bool {
-        self.under_way.len() < COUNT_MAX
-            && self
-                .under_way
-                .back()
-                .is_none_or(|last| last.ticket.covers() < upto)
+        self.under_way.len() < COUNT_MAX && self.covers().is_none_or(|covered| covered < upto)
     }
 
     /// A sync up to this record is handed over, of files the newest of which is that of `segment`.
@@ -153,6 +156,7 @@ mod tests {
             index: LogIndex(index),
             end: index * 100,
             bytes: index * 100,
+            entries: index,
         });
         syncs.raise(LogIndex(index), segment);
     }

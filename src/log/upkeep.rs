@@ -147,6 +147,13 @@ impl<S: Storage> Log<S> {
             spilled: self.blocks.spilled(),
         });
         self.submit_checkpoint();
+        self.sync_if_wanted();
+    }
+
+    /// A checkpoint waits until its position is durable.
+    pub(crate) fn checkpoint_waits(&self) -> bool {
+        let waiting = self.checkpoints.waiting.as_ref();
+        waiting.is_some_and(|waiting| waiting.meta.index > self.tail.durable_index)
     }
 
     /// Has the waiting checkpoint written once its position is durable and its blocks are written.

@@ -6,8 +6,11 @@
 use std::collections::VecDeque;
 use std::io;
 
+use crate::fault::{Fault, planted};
+
 use super::disk::{Disk, Storage};
 use super::error::{LogError, is_no_space};
+use super::gather::Gather;
 use super::job::{Job, Outcome, Work};
 use super::place::LogIndex;
 use super::record::Kind;
@@ -53,8 +56,15 @@ pub(crate) struct Tail<F> {
     pub durable: u64,
     pub durable_bytes: u64,
     syncs: Syncs,
+    gather: Gather,
+    /// What all sealed records count.
+    entries: u64,
     /// Records up to this one are to be synced as soon as possible.
     sync_target: LogIndex,
+    /// Their sync waits for nobody up to this one.
+    hurry_target: LogIndex,
+    /// The next commit says so of its record.
+    hurry: bool,
     /// When what is written must be synced at the latest.
     flush_at: Option<u64>,
     /// When to write a mark if nothing follows.
@@ -69,7 +79,7 @@ pub(crate) struct Tail<F> {
 
 impl<F> Tail<F> {
     /// A log whose last record ends at `end`, all of it durable.
-    pub fn new(end: u64, index: LogIndex) -> Tail<F> {
+    pub fn new(end: u64, index: LogIndex, gather: Gather) -> Tail<F> {
         Tail {
             segments: VecDeque::new(),
             writing: 0,
@@ -80,7 +90,11 @@ impl<F> Tail<F> {
             durable: end,
             durable_bytes: 0,
             syncs: Syncs::default(),
+            gather,
+            entries: 0,
             sync_target: LogIndex(0),
+            hurry_target: LogIndex(0),
+            hurry: false,
             flush_at: None,
             mark_at: None,
             data_end: end,
@@ -128,12 +142,40 @@ impl<S: Storage> Log<S> {
         if self.failure.is_some() {
             return;
         }
+        if std::mem::take(&mut self.tail.hurry) {
+            self.tail.hurry_target = self.last.index;
+        }
         self.write_out();
         if sync {
             self.tail.sync_target = self.last.index;
             self.sync_if_wanted();
         }
         self.upkeep();
+    }
+
+    /// Somebody waits for what was appended so far and not for publishers that may come: the sync that the next
+    /// [`Log::commit`] asks for begins as soon as it can.
+    pub fn hurry(&mut self) {
+        self.tail.hurry = true;
+    }
+
+    /// Everything sealed so far is to be synced, and waits for nobody.
+    fn sync_soon(&mut self) {
+        self.tail.sync_target = self.last_commit;
+        self.tail.hurry_target = self.last_commit;
+        self.sync_if_wanted();
+    }
+
+    /// The next sync is one that others wait for than those who publish, or nobody could come for whom it might
+    /// wait: the log ends, a segment does, there is no room, a checkpoint is due.
+    fn is_hurried(&self) -> bool {
+        let tail = &self.tail;
+        let segment_ends = tail.segments.front().is_some_and(|first| first.closed);
+        self.closing != Closing::No
+            || tail.hurry_target > tail.syncs.covers().unwrap_or(tail.durable_index)
+            || segment_ends
+            || self.checkpoint_waits()
+            || self.room() != Room::Plenty
     }
 
     /// A record was sealed: it is to be written.
@@ -145,10 +187,12 @@ impl<S: Storage> Log<S> {
             self.tail.mark_at = None;
         }
         self.stats.records += 1;
+        self.tail.entries += self.batch.count();
         self.tail.sealed.push_back(Written {
             index: self.last.index,
             end: self.last.end,
             bytes: self.last.bytes,
+            entries: self.tail.entries,
         });
         let segment = self
             .tail
@@ -231,11 +275,18 @@ impl<S: Storage> Log<S> {
     }
 
     /// Submits a sync if one is wanted that covers more than those under way.
-    fn sync_if_wanted(&mut self) {
+    pub(crate) fn sync_if_wanted(&mut self) {
         let tail = &mut self.tail;
         let upto = tail.written_index;
         let is_wanted = tail.sync_target > tail.durable_index && upto > tail.durable_index;
         if !is_wanted || !tail.syncs.wants(upto) {
+            return;
+        }
+        let hurried = tail.gather.is_on() && self.is_hurried();
+        let tail = &mut self.tail;
+        let under_way = tail.syncs.is_any();
+        let waits = tail.gather.waits(tail.entries, under_way, self.now_us);
+        if waits && (!hurried || planted(Fault::GoneWaitedFor)) {
             return;
         }
         // The bytes of a record that is not wholly written may be synced along; they do not count.
@@ -249,6 +300,7 @@ impl<S: Storage> Log<S> {
         let files: Vec<_> = files.collect();
         let (newest, _) = files.last().expect("what is not durable is in a segment");
         let ticket = tail.syncs.begin(upto, *newest, self.now_us);
+        self.stats.syncs_in_vain += u64::from(tail.gather.begin(tail.entries, hurried));
         tail.flush_at = None;
         self.storage.submit(Job {
             work: Work::Sync { ticket, files },
@@ -261,6 +313,12 @@ impl<S: Storage> Log<S> {
         }
         let (record, took_us) = self.tail.syncs.end(upto, self.now_us);
         self.stats.syncs += 1;
+        let entries = self.tail.entries + self.batch.count();
+        let gathered = self
+            .tail
+            .gather
+            .end(record.entries, entries, took_us, self.now_us);
+        self.stats.syncs_gathered += u64::from(gathered);
         self.stats.sync_us_sum += took_us;
         self.stats.sync_us_max = self.stats.sync_us_max.max(took_us);
         let bucket = (u64::BITS - took_us.leading_zeros()) as usize;
@@ -368,9 +426,12 @@ impl<S: Storage> Log<S> {
         if self.failure.is_some() {
             return None;
         }
-        let flush_at = self.tail.flush_at.filter(|_| !self.tail.syncs.is_any());
+        let is_syncing = self.tail.syncs.is_any();
+        let flush_at = self.tail.flush_at.filter(|_| !is_syncing);
+        let gathered_at = self.tail.gather.deadline_us().filter(|_| !is_syncing);
         [
             flush_at,
+            gathered_at,
             self.tail.mark_at,
             self.tail.stalled_until,
             self.supply.retry_at,
@@ -403,13 +464,15 @@ impl<S: Storage> Log<S> {
                 self.seal(Kind::Mark);
                 self.last_commit = self.last.index;
                 self.write_out();
-                self.tail.sync_target = self.last.index;
-                self.sync_if_wanted();
+                self.sync_soon();
             }
         }
         if is_due(self.tail.flush_at) {
             self.tail.flush_at = None;
-            self.tail.sync_target = self.tail.sync_target.max(self.last_commit);
+            self.sync_soon();
+        }
+        if is_due(self.tail.gather.deadline_us()) {
+            self.tail.gather.expire();
             self.sync_if_wanted();
         }
         if is_due(self.watch_at) {
@@ -432,6 +495,7 @@ impl<S: Storage> Log<S> {
     /// Writes and syncs everything, then a closing mark; [`Log::is_closed`] tells when that is on
     /// stable storage. Nothing may be appended after this.
     pub fn close(&mut self, now_us: u64) {
+        self.hurry();
         self.commit(now_us, true);
         if self.closing == Closing::No && self.failure.is_none() {
             self.closing = Closing::Flushing;
@@ -445,8 +509,7 @@ impl<S: Storage> Log<S> {
             self.last_commit = self.last.index;
             self.closing = Closing::Marking(self.last.index);
             self.write_out();
-            self.tail.sync_target = self.last.index;
-            self.sync_if_wanted();
+            self.sync_soon();
         }
     }
 

@@ -650,12 +650,12 @@ impl<S: Storage> Shard<S> {
         } else if let Some(level) = level {
             if need.level != Level::None {
                 need.level = level;
-                self.engine.sync_wanted |= level >= Level::Disk;
             }
             if reached != Level::None {
                 reached = level;
             }
         }
+        self.engine.sync_now(need);
         let reply = Reply::Synced {
             accepted: quiet.accepted,
             rejected: quiet.rejected,

@@ -193,6 +193,8 @@ impl<S: Storage> Shard<S> {
             ("log_records_total", stats.records),
             ("log_bytes_written_total", stats.bytes_written),
             ("log_syncs_total", stats.syncs),
+            ("log_syncs_gathered_total", stats.syncs_gathered),
+            ("log_syncs_in_vain_total", stats.syncs_in_vain),
             ("log_sync_us_max", stats.sync_us_max),
             ("log_reads_total", stats.reads),
             ("log_damaged_total", stats.damaged),

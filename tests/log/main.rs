@@ -7,6 +7,7 @@ mod cold;
 mod damage;
 mod faults;
 mod files;
+mod gather;
 mod reshard;
 mod runs;
 mod scrub;

@@ -524,12 +524,19 @@ impl Client {
         match self.rng.below(5) {
             0 => "1.1".to_string(),
             1 => "x".to_string(),
-            2 => format!(
-                "{}.{}.{}",
-                self.rng.below(4),
-                self.rng.below(30),
-                self.rng.below(60)
-            ),
+            2 => {
+                let start = self.rng.below(4);
+                let (id, serial) = (self.rng.below(30), self.rng.below(60));
+                let has_serial = |handle: &&String| {
+                    let mut numbers = handle.split('.');
+                    let starts_alike = numbers.next() == Some(&start.to_string());
+                    starts_alike && numbers.nth(1) == Some(&serial.to_string())
+                };
+                // A serial that nobody has seen may be that of a lease whose holder has not read of it yet.
+                let unseen = !known.iter().any(has_serial);
+                let serial = serial + if unseen { 1 << 20 } else { 0 };
+                format!("{start}.{id}.{serial}")
+            }
             3 => "99999999999999999999.1.1".to_string(),
             _ if known.is_empty() => "-".to_string(),
             _ => (*self.rng.pick(&known)).clone(),

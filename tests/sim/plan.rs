@@ -87,6 +87,8 @@ pub struct Plan {
     pub chunk_bytes: usize,
     /// Log between checkpoints, bytes.
     pub checkpoint_bytes: u64,
+    /// Syncs before one waits until publishers are back; `None` = none does.
+    pub gather_after_syncs: Option<u32>,
 }
 
 impl Plan {
@@ -103,6 +105,17 @@ impl Plan {
                 self.theme.queues.push(name.to_string());
             }
         }
+        self
+    }
+
+    /// The same with clients who are back before a sync ends, so that syncs wait for them.
+    pub fn with_quick_clients(mut self) -> Plan {
+        self.gather_after_syncs = Some(0);
+        self.think_us = 300;
+        self.network_us = self.network_us.min(100);
+        self.delays.sync_us = (500, 3_000);
+        self.clients = self.clients.max(6);
+        self.level = Level::Disk;
         self
     }
 
@@ -143,6 +156,7 @@ impl Plan {
             segment_bytes: *rng.pick(&[64 << 10, 256 << 10, 1 << 20]),
             chunk_bytes: *rng.pick(&[4 << 10, 64 << 10]),
             checkpoint_bytes: *rng.pick(&[20 << 10, 200 << 10, 4 << 20]),
+            gather_after_syncs: None,
         };
         if plan.chunk_bytes_max == 1 && plan.whole_per_mille < 900 {
             plan.length_us = plan.length_us.min(500_000);
@@ -158,6 +172,8 @@ impl Plan {
         plan.theme.requests = rng.chance(150);
         transactions_and_drains(&mut Rng::new(seed ^ 0x7472_616e), &mut plan);
         doors(&mut Rng::new(seed ^ 0x646f_6f72), &mut plan);
+        let rng = &mut Rng::new(seed ^ 0x6761_7468);
+        plan.gather_after_syncs = *rng.pick(&[Some(0), Some(0), Some(16), None]);
         if plan.theme.topics && rng.chance(400) {
             // Readers that are too slow for what is cast.
             plan.theme.rough = true;

@@ -79,6 +79,26 @@ fn keep_every_promise(name: &str, run: fn(u64, bool) -> Outcome) {
 }
 
 #[test]
+fn syncs_wait_for_publishers_in_vain_and_not() {
+    let mut waits = std::collections::BTreeMap::<&str, u64>::new();
+    for seed in 0..60 {
+        let plan = Plan::new(seed).with_quick_clients();
+        let sharded = Plan::new(seed).with_shards(3).with_quick_clients();
+        for plan in [plan, sharded] {
+            let outcome = World::new(plan, Trace::new(false)).run();
+            assert_eq!(outcome.violation, None, "seed {seed}");
+            for (what, count) in outcome.checks {
+                *waits.entry(what).or_insert(0) += count;
+            }
+        }
+    }
+    for what in ["log_syncs_gathered_total", "log_syncs_in_vain_total"] {
+        let count = waits.get(what).copied().unwrap_or(0);
+        assert!(count >= 20, "{what}: {count} in sixty seeds");
+    }
+}
+
+#[test]
 fn a_seed_replays_bit_by_bit() {
     for seed in [1, 2, 3, 17, 42] {
         let (first, second) = (run(seed, false), run(seed, false));

@@ -256,6 +256,7 @@ impl World {
         config.log.segment_bytes = self.plan.segment_bytes;
         config.log.chunk_bytes = self.plan.chunk_bytes;
         config.log.checkpoint_bytes = self.plan.checkpoint_bytes;
+        config.log.gather_after_syncs = self.plan.gather_after_syncs;
         config.log.scrub_piece_us = 2_000;
         config.log.scrub_round_us = 1_000_000;
         config

@@ -252,6 +252,16 @@ impl<S: Storage> Engine<S> {
         }
     }
 
+    /// Somebody has asked for a sync and for nothing else: it does not wait for those who may still publish.
+    pub fn sync_now(&mut self, need: Need) {
+        if need.level >= Level::Disk && !self.reached(need) {
+            self.sync_wanted = true;
+            if let Some(log) = &mut self.log {
+                log.hurry();
+            }
+        }
+    }
+
     /// The need of what was appended to the log so far, at a level.
     #[inline]
     pub fn need(&mut self, level: Level) -> Need {

@@ -285,6 +285,19 @@ impl Oracle {
         }
     }
 
+    /// Adds up the syncs that have waited for publishers, as far as the broker tells.
+    fn count_waits(&mut self, line: &Line) {
+        let text = String::from_utf8_lossy(line.body.as_deref().unwrap_or_default());
+        for key in ["log_syncs_gathered_total", "log_syncs_in_vain_total"] {
+            let values = text.lines().filter_map(|line| line.strip_prefix(key));
+            let values = values.filter_map(|value| value.strip_prefix('=')?.parse::<u64>().ok());
+            let Some(value) = values.max() else { continue };
+            let told = self.waits_told.entry(key).or_insert(0);
+            *self.checks.entry(key).or_insert(0) += value.max(*told) - *told;
+            *told = value.max(*told);
+        }
+    }
+
     fn done(&mut self, link: usize, command: usize, kind: &Kind, line: &Line) {
         let wanted = match kind {
             Kind::Ping(_) => "PONG",
@@ -299,6 +312,7 @@ impl Oracle {
         }
         if matches!(kind, Kind::Stats) {
             self.check_scrub(line);
+            self.count_waits(line);
         }
         self.check_not_drained(command);
         let number = line.words.first().and_then(|word| word.parse::<u64>().ok());
@@ -638,8 +652,8 @@ impl Oracle {
             Kind::Commit => self.commit_refused(command, line),
             Kind::QSet { queue, .. } => self.queue(queue).track.end(command, now, false),
             Kind::QDel(queue) => {
-                let queue = self.queue(queue);
-                queue.track.end(command, now, false);
+                self.queue(queue).track.end(command, now, false);
+                self.deletion_over(queue, now);
             }
             Kind::Ack(_) | Kind::Nack { .. } | Kind::Touch { .. } => {
                 match line.option("done").and_then(|done| done.parse().ok()) {

@@ -232,10 +232,12 @@ impl Oracle {
     }
 
     /// A publish that may meet a limit with `full=dropold` may push out the oldest that nobody
-    /// leases: one for each message by which the queue may be too long.
+    /// leases: one for each message by which the queue may be too long. While it is not answered, that
+    /// may be any: it may wait before it is run, and what is leased then is not known.
     pub(super) fn drop_old(&mut self, command: usize, publish: &Publish) {
         let now = self.now;
         let since = self.commands[command].arrived.unwrap_or(now);
+        let is_over = self.commands[command].answered.is_some();
         let track = &self.queue(&publish.queue).track;
         if !track.may_drop(since, now) {
             return;
@@ -254,20 +256,25 @@ impl Oracle {
             message.possibly_exists() && claims.any(|claim| claim.to.contains(&publish.queue))
         };
         let moved = self.messages.iter().filter(comes).count();
-        let possible = (members.len() + moved + publish.bodies.len()) as u64;
+        // What has left since it arrived may have counted when it was run.
+        let claimed = self.commands[command].claimed.iter();
+        let left = claimed.filter(|index| !members.contains(index)).count();
+        let possible = (members.len() + left + moved + publish.bodies.len()) as u64;
         let mut room = match maxbytes {
             u64::MAX => possible.saturating_sub(maxlen),
             _ => u64::MAX,
         };
         for index in members {
             if room == 0 {
-                break;
+                let own = |claim: &Claim| (claim.cause, claim.reason) == (command, Reason::Drop);
+                self.messages[index].claims.retain(|claim| !own(claim));
+                continue;
             }
             self.claim(command, index, Reason::Drop, dead.clone());
-            let leased = self.lease_possible(index, now);
+            let leased = self.lease_possible(index, since);
             let message = &self.messages[index];
-            // Only what is surely there and surely free surely uses up a drop.
-            if message.surely_exists() && message.id.is_some() && !leased {
+            // Only what was surely there and surely free all the time surely uses up a drop.
+            if is_over && message.surely_exists() && message.id.is_some() && !leased {
                 room = room.saturating_sub(1);
             }
         }
@@ -454,9 +461,8 @@ impl Oracle {
             Kind::QSet { queue, .. } => self.queue(&queue).track.lose(command, now),
             Kind::QDel(queue) => {
                 self.queue(&queue).track.lose(command, now);
-                if let Some((_, high)) = &mut self.queue(&queue).deleted {
-                    *high = now;
-                }
+                // What is on its way to another shard is still run.
+                self.deletion_over(&queue, now + self.terms.way_us);
             }
             Kind::Pull(pull) if pull.auto => {
                 for source in pull.sources {

@@ -139,6 +139,8 @@ pub struct Oracle {
     deferred: Vec<Deferred>,
     /// How often each promise was put to the test in a way that could have failed.
     pub checks: BTreeMap<&'static str, u64>,
+    /// What this run of the broker has told of syncs that waited.
+    waits_told: BTreeMap<&'static str, u64>,
 }
 
 impl Oracle {
@@ -181,6 +183,7 @@ impl Oracle {
             violation: None,
             deferred: Vec::new(),
             checks: BTreeMap::new(),
+            waits_told: BTreeMap::new(),
         }
     }
 
@@ -508,6 +511,7 @@ impl Oracle {
         self.boot += 1;
         self.up_since = Some(now);
         self.dark = None;
+        self.waits_told.clear();
         for index in 0..self.deliveries.len() {
             let delivery = &mut self.deliveries[index];
             // A confirmed nack keeps its delay over the restart; every lease is void.

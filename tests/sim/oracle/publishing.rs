@@ -38,8 +38,9 @@ impl Oracle {
             return;
         };
         let duplicate = line.option("dup") == Some("1");
-        if !duplicate {
-            self.drop_old(command, publish);
+        match duplicate {
+            true => self.void_claims(command),
+            false => self.drop_old(command, publish),
         }
         self.check_dedup(command, publish, duplicate, id, level);
         if duplicate {

@@ -334,6 +334,19 @@ impl Oracle {
         record.track.end(command, now, true);
         record.deleted = Some((arrived, now));
         record.established = false;
+        self.deletion_over(queue, now);
+    }
+
+    /// A `QDEL` of the queue has no effect from `end` on. Another one that is not answered may delete it again at
+    /// any time.
+    pub(super) fn deletion_over(&mut self, queue: &str, end: u64) {
+        let again = self.commands.iter().any(|other| {
+            let same = matches!(&other.command.kind, Kind::QDel(name) if name == queue);
+            same && other.arrived.is_some() && other.open()
+        });
+        if let Some((_, high)) = &mut self.queue(queue).deleted {
+            *high = if again { u64::MAX } else { end };
+        }
     }
 
     pub(super) fn deleted(
