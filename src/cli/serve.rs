@@ -20,7 +20,7 @@ use crate::log::files::{
 };
 use crate::log::{NoStorage, OpenError, conversion, layout};
 use crate::net::signal::Signals;
-use crate::net::{Driven, Options, Reactor, os};
+use crate::net::{AbortOnPanic, Driven, Options, Reactor, os};
 use crate::shard::{Now, Shard, Stop};
 
 /// Exit code when the broker ended for a reason that is not one of the others.
@@ -292,17 +292,6 @@ where
         });
     let thread = thread.map_err(|e| StartError::Other(format!("a thread cannot start: {e}")))?;
     Ok(Loop { ready, go, thread })
-}
-
-/// A shard that is gone must not leave the others waiting for it.
-struct AbortOnPanic;
-
-impl Drop for AbortOnPanic {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            std::process::abort();
-        }
-    }
 }
 
 /// Prints the banner.

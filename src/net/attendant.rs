@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use mio::{Registry, Waker};
 
 use super::Driven;
+use super::abort::AbortOnPanic;
 use super::event_loop::EventLoop;
 use super::place::Place;
 use super::watch::Watch;
@@ -130,17 +131,6 @@ impl<D: Driven> Attendant<D> {
                 log::error!("a thread cannot watch the event loop's sockets: {error}");
                 return held.as_mut().is_none_or(EventLoop::leave);
             }
-        }
-    }
-}
-
-/// A panic in a turn is the process's end, whichever thread runs it.
-struct AbortOnPanic;
-
-impl Drop for AbortOnPanic {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            std::process::abort();
         }
     }
 }

@@ -11,6 +11,7 @@
 //! its log.
 #![allow(clippy::disallowed_methods)]
 
+mod abort;
 mod attendant;
 pub mod clock;
 mod connections;
@@ -30,6 +31,7 @@ mod watch;
 #[cfg(test)]
 mod tests;
 
+pub use abort::AbortOnPanic;
 pub use driven::Driven;
 pub use listen::BindError;
 pub use reactor::{Options, Reactor};

@@ -162,7 +162,15 @@ impl Worker {
     }
 
     /// Hands a job over.
+    ///
+    /// # Panics
+    /// If the thread has: what it was at will never be done.
     pub fn submit(&self, job: Job<Arc<File>>) {
+        let is_alive = self
+            .thread
+            .as_ref()
+            .is_some_and(|thread| !thread.is_finished());
+        assert!(is_alive, "a lane's thread lives as long as its storage");
         self.queue.change(|state| state.jobs.push_back(job));
     }
 
