@@ -8,16 +8,15 @@
 //! its lane. (Leader/followers: Schmidt, O'Ryan, Kircher, Pyarali, "Leader/Followers: A Design Pattern for Efficient
 //! Multi-threaded Event Demultiplexing and Dispatching", 2000.)
 
-use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use mio::{Registry, Waker};
+use mio::Waker;
 
 use super::Driven;
 use super::abort::AbortOnPanic;
 use super::event_loop::EventLoop;
 use super::place::Place;
-use super::watch::Watch;
+use super::watch::{self, Watch};
 use crate::log::files::{Notify, Pending};
 
 /// What the attendant may leave the sockets to its loop's own thread for, and the other way round.
@@ -43,40 +42,39 @@ impl Attendance {
         }
     }
 
-    /// The jobs, if one waits.
-    pub fn pending(&self) -> Option<Arc<dyn Pending>> {
-        self.jobs.is_any().then(|| Arc::clone(&self.jobs))
+    /// A job waits.
+    pub fn is_job_left(&self) -> bool {
+        self.jobs.is_any()
+    }
+
+    /// The jobs.
+    pub fn jobs(&self) -> Arc<dyn Pending> {
+        Arc::clone(&self.jobs)
     }
 }
 
 /// What a storage's threads tell a loop through; that of the sync lane attends to it.
 pub(super) struct Attendant<D> {
-    pub place: Arc<Place<D>>,
-    pub waker: Arc<Waker>,
+    place: Arc<Place<D>>,
+    waker: Arc<Waker>,
     /// Only the attending thread uses it. `None` where nobody may attend.
-    pub watch: Option<Mutex<Watch>>,
+    watch: Option<Mutex<Watch>>,
 }
 
 impl<D> Attendant<D> {
-    /// Of a loop whose sockets are polled by that registry.
-    ///
-    /// # Errors
-    /// If the system has no file descriptor left.
-    pub fn new(place: Arc<Place<D>>, waker: Arc<Waker>, registry: &Registry) -> io::Result<Self> {
-        let watch = Watch::another(registry)?;
-        Ok(Attendant {
+    /// Of the loop at that place. Without a `watch` nobody attends.
+    pub fn new(place: Arc<Place<D>>, waker: Arc<Waker>, watch: Option<Watch>) -> Attendant<D> {
+        Attendant {
             place,
             waker,
             watch: watch.map(Mutex::new),
-        })
+        }
     }
 }
 
 impl<D: Driven + Send> Notify for Attendant<D> {
     fn wake(&self) {
-        if let Err(error) = self.waker.wake() {
-            log::error!("the event loop could not be woken: {error}");
-        }
+        watch::wake(&self.waker);
     }
 
     fn attend(&self, jobs: &Arc<dyn Pending>) {
@@ -107,10 +105,7 @@ impl<D: Driven> Attendant<D> {
                 return true;
             };
             event_loop.wake_up();
-            for ready in watch.events() {
-                event_loop.handle_ready(&ready);
-            }
-            watch.clear();
+            event_loop.take_events(&mut watch);
             if event_loop.has_dismissed() {
                 return event_loop.leave();
             }

@@ -6,12 +6,12 @@
 use std::collections::VecDeque;
 use std::io::{self, IoSlice, Read, Write};
 
-use super::watch::Ready;
 use mio::net::TcpStream;
 use mio::{Interest, Registry};
 
 use super::Driven;
 use super::token::Source;
+use super::watch::Ready;
 use crate::shard::{ConnKey, Now};
 
 /// Most pieces handed to one write.

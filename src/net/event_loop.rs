@@ -23,7 +23,7 @@ use super::reactor::Options;
 use super::signal::Signals;
 use super::token::Source;
 use super::trim::{self, Trim};
-use super::watch::Ready;
+use super::watch::{Ready, Watch};
 use crate::log::files::Pending;
 use crate::shard::{ConnKey, Now, Stop};
 
@@ -99,8 +99,18 @@ impl<D: Driven> EventLoop<D> {
         self.stop.take()
     }
 
-    /// Something has happened.
-    pub fn handle_ready(&mut self, ready: &Ready) {
+    /// Takes notice of what has happened; false if nothing has.
+    pub fn take_events(&mut self, watch: &mut Watch) -> bool {
+        let mut is_any = false;
+        for ready in watch.events() {
+            self.handle_ready(&ready);
+            is_any = true;
+        }
+        watch.clear();
+        is_any
+    }
+
+    fn handle_ready(&mut self, ready: &Ready) {
         match ready.source {
             Source::Connection(key) => self.connections.handle_ready(key, ready),
             Source::Listener(index) => self.listeners.handle_ready(index),
@@ -282,9 +292,10 @@ impl<D: Driven> EventLoop<D> {
         let Some(attendance) = &mut self.attendance else {
             return Rest::Sleep(timeout);
         };
-        let Some(jobs) = attendance.pending() else {
+        if !attendance.is_job_left() {
             return Rest::Sleep(timeout);
-        };
+        }
+        let jobs = attendance.jobs();
         attendance.is_alone = true;
         self.sleeps_until_us = u64::MAX;
         let calls = timeout == Some(Duration::ZERO) || due_us < attendance.sleeps_until_us;
@@ -327,7 +338,7 @@ impl<D: Driven> EventLoop<D> {
     /// A job waits, and its lane's thread is here.
     pub fn is_job_left(&self) -> bool {
         let attendance = self.attendance.as_ref();
-        attendance.is_some_and(|on| on.pending().is_some())
+        attendance.is_some_and(Attendance::is_job_left)
     }
 
     /// Another thread runs its turns too, from here on until [`EventLoop::leave`].

@@ -11,6 +11,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use mio::Waker;
 
 use super::place::Place;
+use super::watch;
 use crate::shard::Bag;
 
 /// The way to one event loop.
@@ -34,9 +35,7 @@ impl<D> Clone for Outbox<D> {
 
 impl<D> Outbox<D> {
     fn wake(&self) {
-        if let Err(error) = self.waker.wake() {
-            log::error!("an event loop could not be woken: {error}");
-        }
+        watch::wake(&self.waker);
     }
 }
 

@@ -17,7 +17,7 @@ use super::place::{Held, Place};
 use super::post::Post;
 use super::signal::Signals;
 use super::token::Source;
-use super::watch::Watch;
+use super::watch::{self, Watch};
 use crate::log::files::Notify;
 use crate::shard::Stop;
 
@@ -159,11 +159,7 @@ impl<D: Driven> Reactor<D> {
     /// Wakes the loop from any thread; the next turn begins at once. About one system call.
     pub fn waker(&self) -> Arc<dyn Fn() + Send + Sync> {
         let waker = Arc::clone(&self.waker);
-        Arc::new(move || {
-            if let Err(error) = waker.wake() {
-                log::error!("the event loop could not be woken: {error}");
-            }
-        })
+        Arc::new(move || watch::wake(&waker))
     }
 
     /// What the storage of this loop's broker tells it through. The thread that syncs the log may run turns of the
@@ -178,14 +174,11 @@ impl<D: Driven> Reactor<D> {
         let (place, waker) = (Arc::clone(&self.place), Arc::clone(&self.waker));
         let may_attend = !self.options.spin && !self.options.pinned;
         self.is_shared |= may_attend;
-        Ok(Arc::new(match may_attend {
-            true => Attendant::new(place, waker, &self.registry)?,
-            false => Attendant {
-                place,
-                waker,
-                watch: None,
-            },
-        }))
+        let watch = match may_attend {
+            true => Watch::another(&self.registry)?,
+            false => None,
+        };
+        Ok(Arc::new(Attendant::new(place, waker, watch)))
     }
 
     /// Signals become events of this loop; without it they are nobody's.
@@ -240,7 +233,7 @@ impl<D: Driven> Reactor<D> {
         };
         while own(&mut held).dismiss() {
             drop(held);
-            poller.wake_attendant();
+            watch::wake(&poller.waker);
             std::thread::sleep(DISMISSAL);
             (held, _) = self.place.lock();
         }
@@ -266,7 +259,7 @@ impl Poller {
         mut held: Held<'a, D>,
     ) -> io::Result<Held<'a, D>> {
         let event_loop = own(&mut held);
-        if event_loop.is_job_left() {
+        if event_loop.owes_turns() && event_loop.is_job_left() {
             event_loop.wake_others();
         } else if event_loop.owes_turns() {
             if event_loop.is_busy() | self.look(event_loop)? {
@@ -296,7 +289,7 @@ impl Poller {
             Rest::Work { jobs, calls } => {
                 drop(held);
                 if calls {
-                    self.wake_attendant();
+                    watch::wake(&self.waker);
                 }
                 jobs.perform_next();
                 (held, _) = place.lock();
@@ -304,32 +297,14 @@ impl Poller {
         }
         let event_loop = own(&mut held);
         event_loop.come_back();
-        self.take_events(event_loop);
+        event_loop.take_events(&mut self.watch);
         Ok(held)
-    }
-
-    /// The attendant, which watches the sockets alone, is to look.
-    fn wake_attendant(&self) {
-        if let Err(error) = self.waker.wake() {
-            log::error!("an event loop's attendant could not be woken: {error}");
-        }
     }
 
     /// Notes what is ready now; false if nothing is.
     fn look<D: Driven>(&mut self, event_loop: &mut EventLoop<D>) -> io::Result<bool> {
         self.watch.sleep(Some(Duration::ZERO))?;
-        Ok(self.take_events(event_loop))
-    }
-
-    /// Notes what has happened; false if nothing has.
-    fn take_events<D: Driven>(&mut self, event_loop: &mut EventLoop<D>) -> bool {
-        let mut is_any = false;
-        for ready in self.watch.events() {
-            event_loop.handle_ready(&ready);
-            is_any = true;
-        }
-        self.watch.clear();
-        is_any
+        Ok(event_loop.take_events(&mut self.watch))
     }
 
     /// The end of the thread: the last answers leave as far as the peers take them, and every
@@ -369,7 +344,7 @@ impl Poller {
             Duration::from_micros(deadline_us.saturating_sub(clock.us()))
         };
         self.watch.sleep(Some(timeout))?;
-        self.take_events(ended);
+        ended.take_events(&mut self.watch);
         Ok(())
     }
 }

@@ -6,6 +6,8 @@
 use std::io;
 use std::time::Duration;
 
+use mio::Waker;
+
 use super::token::Source;
 
 /// Most events taken from the system at once.
@@ -24,6 +26,13 @@ pub(super) struct Ready {
     pub read_closed: bool,
     /// The connection is broken, or its peer takes no more.
     pub hung_up: bool,
+}
+
+/// Wakes a thread that watches, from any other; the next turn begins at once. About one system call.
+pub(super) fn wake(waker: &Waker) {
+    if let Err(error) = waker.wake() {
+        log::error!("an event loop could not be woken: {error}");
+    }
 }
 
 #[cfg(target_os = "linux")]
@@ -54,10 +63,7 @@ mod linux {
         /// # Errors
         /// If the system has no file descriptor left.
         pub fn new(poll: Poll) -> io::Result<Watch> {
-            Ok(Watch {
-                registry: poll.registry().try_clone()?,
-                events: Vec::with_capacity(EVENTS_MAX),
-            })
+            Watch::of(poll.registry())
         }
 
         /// The same for another thread, where several can.
@@ -65,10 +71,14 @@ mod linux {
         /// # Errors
         /// As [`Watch::new`].
         pub fn another(registry: &Registry) -> io::Result<Option<Watch>> {
-            Ok(Some(Watch {
+            Watch::of(registry).map(Some)
+        }
+
+        fn of(registry: &Registry) -> io::Result<Watch> {
+            Ok(Watch {
                 registry: registry.try_clone()?,
                 events: Vec::with_capacity(EVENTS_MAX),
-            }))
+            })
         }
 
         /// Sleeps until something happens, at most that long (`None` = for ever); a signal ends it too.
