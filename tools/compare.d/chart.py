@@ -5,7 +5,7 @@ from xml.sax.saxutils import escape
 
 COLOURS = {
     "ringmq": "#0b6e99", "ringmq PULL": "#4a9cc0", "ringmq ACK!": "#86c1dc",
-    "redis": "#d1495b", "redis LPOP n": "#e59aa4", "redis streams": "#a63446", "nats": "#3a9d5d", "beanstalkd": "#b8860b",
+    "redis": "#d1495b", "redis pop n": "#e59aa4", "redis streams": "#a63446", "nats": "#3a9d5d", "beanstalkd": "#b8860b",
     "rabbitmq": "#e07a1f", "forwarder": "#9aa0a6", "write + fdatasync": "#5f6368",
 }
 WIDTH, LEFT, RIGHT, ROW, GAP, TOP = 900, 150, 110, 17, 30, 92

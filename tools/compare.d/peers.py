@@ -247,7 +247,7 @@ class Redis(Peer):
 
 
 class RedisPopMany(Redis):
-    name = "redis LPOP n"
+    name = "redis pop n"
 
     def bench(self, point, durable):
         return ["--pull-batch", str(min(100, point.window))]

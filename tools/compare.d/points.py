@@ -54,7 +54,7 @@ def human(size):
 
 
 STREAMS = ("redis streams",)
-PULL = ("ringmq PULL", "redis LPOP n", *STREAMS)
+PULL = ("ringmq PULL", "redis pop n", *STREAMS)
 QUIET = ("ringmq ACK!",)
 
 POINTS = [

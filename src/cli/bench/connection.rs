@@ -66,7 +66,7 @@ pub struct Work {
     pub pulls: VecDeque<u64>,
     /// Consumer: their sum.
     pub asked: u64,
-    /// Consumer: its oldest pull is for one message that may never come.
+    /// Consumer: its oldest pull waits for messages that may never come.
     pub is_waiting: bool,
     /// Consumer: commands that are answered by one `OK`: `SUB` and each `ACK`.
     pub unanswered: u64,

@@ -370,10 +370,14 @@ impl<'a> Driver<'a> {
                 self.tally.asked += wanted;
                 available -= wanted;
             }
-            if waits && work.asked == 0 && dialect.wait(&mut socket.output) {
-                work.asked(1);
-                work.is_waiting = true;
-                self.tally.asked += 1;
+            if waits && work.asked == 0 {
+                let wanted = plan.pull_batch.min(plan.window);
+                let wanted = dialect.wait(&mut socket.output, wanted);
+                if wanted > 0 {
+                    work.asked(wanted);
+                    work.is_waiting = true;
+                    self.tally.asked += wanted;
+                }
             }
         }
     }

@@ -82,9 +82,9 @@ impl Dialect for Beanstalkd {
         }
     }
 
-    fn wait(&self, out: &mut Vec<u8>) -> bool {
+    fn wait(&self, out: &mut Vec<u8>, _messages: u64) -> u64 {
         out.extend_from_slice(b"reserve\r\n");
-        true
+        1
     }
 
     fn settle(&self, out: &mut Vec<u8>, handles: &Handles, _most: usize) -> Settling {

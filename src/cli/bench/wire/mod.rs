@@ -72,9 +72,10 @@ pub trait Dialect: Debug {
     /// Appends a command that takes at most `messages`.
     fn pull(&self, _out: &mut Vec<u8>, _messages: u64) {}
 
-    /// Appends a command that waits for one message, if the protocol has one.
-    fn wait(&self, _out: &mut Vec<u8>) -> bool {
-        false
+    /// Appends a command that takes at most `messages` and waits until there is one; how many it may
+    /// take, or 0 where the protocol has none.
+    fn wait(&self, _out: &mut Vec<u8>, _messages: u64) -> u64 {
+        0
     }
 
     /// Appends what settles messages, at most `most` with one command.

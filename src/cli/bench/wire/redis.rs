@@ -18,8 +18,28 @@ pub struct Redis {
     key: String,
     fan_out: bool,
     single: bool,
-    /// `LPOP` takes one message.
-    pulls_one: bool,
+    pops: Pops,
+}
+
+/// How a consumer takes messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pops {
+    /// One at a time: `LPOP`, and `BLPOP` to wait.
+    One,
+    /// Several, where nothing is waited for: `LPOP n`.
+    Many,
+    /// Several, also waiting: `LMPOP` and `BLMPOP`, whose answers have the same form.
+    Waiting,
+}
+
+impl Pops {
+    fn new(plan: &Plan) -> Pops {
+        match (plan.mode, plan.pull_batch) {
+            (_, 1) => Pops::One,
+            (Mode::Pull, _) => Pops::Many,
+            _ => Pops::Waiting,
+        }
+    }
 }
 
 impl Redis {
@@ -30,13 +50,21 @@ impl Redis {
             key: key.to_owned(),
             fan_out: plan.mode == Mode::FanOut,
             single: plan.batch == 1,
-            pulls_one: plan.pull_batch == 1,
+            pops: Pops::new(plan),
         }
     }
 
     /// The list's name as an argument.
     fn push_key(&self, out: &mut Vec<u8>) {
         push_bulk(out, self.key.as_bytes());
+    }
+
+    /// What ends `LMPOP` and `BLMPOP`.
+    fn push_pop_many(&self, out: &mut Vec<u8>, messages: u64) {
+        out.extend_from_slice(b"$1\r\n1\r\n");
+        self.push_key(out);
+        out.extend_from_slice(b"$4\r\nLEFT\r\n$5\r\nCOUNT\r\n");
+        push_bulk(out, itoa::Buffer::new().format(messages).as_bytes());
     }
 }
 
@@ -124,24 +152,38 @@ impl Dialect for Redis {
     }
 
     fn pull(&self, out: &mut Vec<u8>, messages: u64) {
-        if self.pulls_one {
-            out.extend_from_slice(b"*2\r\n$4\r\nLPOP\r\n");
-            self.push_key(out);
-            return;
+        match self.pops {
+            Pops::One => {
+                out.extend_from_slice(b"*2\r\n$4\r\nLPOP\r\n");
+                self.push_key(out);
+            }
+            Pops::Many => {
+                out.extend_from_slice(b"*3\r\n$4\r\nLPOP\r\n");
+                self.push_key(out);
+                push_bulk(out, itoa::Buffer::new().format(messages).as_bytes());
+            }
+            Pops::Waiting => {
+                out.extend_from_slice(b"*6\r\n$5\r\nLMPOP\r\n");
+                self.push_pop_many(out, messages);
+            }
         }
-        out.extend_from_slice(b"*3\r\n$4\r\nLPOP\r\n");
-        self.push_key(out);
-        push_bulk(out, itoa::Buffer::new().format(messages).as_bytes());
     }
 
-    fn wait(&self, out: &mut Vec<u8>) -> bool {
-        // With batches of pulls an array is the answer of LPOP, and could not be told from this one's.
-        if self.pulls_one {
-            out.extend_from_slice(b"*3\r\n$5\r\nBLPOP\r\n");
-            self.push_key(out);
-            out.extend_from_slice(b"$1\r\n0\r\n");
+    fn wait(&self, out: &mut Vec<u8>, messages: u64) -> u64 {
+        match self.pops {
+            Pops::One => {
+                out.extend_from_slice(b"*3\r\n$5\r\nBLPOP\r\n");
+                self.push_key(out);
+                out.extend_from_slice(b"$1\r\n0\r\n");
+                1
+            }
+            Pops::Many => 0,
+            Pops::Waiting => {
+                out.extend_from_slice(b"*7\r\n$6\r\nBLMPOP\r\n$1\r\n0\r\n");
+                self.push_pop_many(out, messages);
+                messages
+            }
         }
-        self.pulls_one
     }
 
     fn greet(&self, stream: &mut TcpStream, _role: Role) -> io::Result<()> {
@@ -171,8 +213,8 @@ impl Dialect for Redis {
 /// Reads replies.
 #[derive(Debug)]
 pub struct Replies {
-    /// Strings in front of the body in an array: the list's name behind `BLPOP`, two words for a
-    /// subscription, none behind an `LPOP` of many.
+    /// Strings in front of the body in an array: the list's name behind `BLPOP`, and behind `LMPOP`, where an
+    /// array of bodies follows; two words for a subscription; none behind an `LPOP` of many.
     names: u64,
     /// Strings still to come of an array.
     array_left: u64,
@@ -184,10 +226,10 @@ impl Replies {
     /// At the beginning of a connection.
     pub fn new(plan: &Plan) -> Replies {
         Replies {
-            names: match (plan.mode, plan.pull_batch) {
+            names: match (plan.mode, Pops::new(plan)) {
                 (Mode::FanOut, _) => 2,
-                (_, 1) => 1,
-                _ => 0,
+                (_, Pops::One | Pops::Waiting) => 1,
+                (_, Pops::Many) => 0,
             },
             array_left: 0,
             names_left: 0,
@@ -209,8 +251,9 @@ impl Replies {
                 Some(b':' | b'+') => tell(Said::Done(&line[1..])),
                 Some(b'*') => match decimal(&line[1..]) {
                     Some(count) if count > 0 => {
+                        // An array inside another one is of bodies.
+                        self.names_left = if self.array_left > 0 { 0 } else { self.names };
                         self.array_left = count;
-                        self.names_left = self.names;
                     }
                     _ => tell(Said::End),
                 },
@@ -269,7 +312,7 @@ mod tests {
         let input =
             b":12\r\n$3\r\na\nb\r\n$-1\r\n*2\r\n$1\r\nx\r\n$0\r\n\r\n*-1\r\n-ERR no\r\n+OK\r\n";
         assert_eq!(
-            replies("e2e --redis x:1 --batch 2", input),
+            replies("pull --redis x:1 --batch 2", input),
             [
                 "done 12",
                 " a\nb",
@@ -287,6 +330,12 @@ mod tests {
         assert_eq!(
             replies("e2e --redis x:1", waited),
             [" x", "end", " y", "end", "done 3"]
+        );
+        let many = b"*2\r\n$1\r\nq\r\n*2\r\n$1\r\nx\r\n$1\r\ny\r\n*-1\r\n\
+            *2\r\n$1\r\nq\r\n*1\r\n$1\r\nz\r\n:3\r\n";
+        assert_eq!(
+            replies("e2e --redis x:1 --batch 2", many),
+            [" x", " y", "end", "end", " z", "end", "done 3"]
         );
     }
 
@@ -323,14 +372,24 @@ mod tests {
             written(|out| one.pull(out, 1)),
             "*2\r\n$4\r\nLPOP\r\n$1\r\nq\r\n"
         );
+        let drained = redis("pull --redis x:1 --batch 2");
         assert_eq!(
-            written(|out| many.pull(out, 12)),
+            written(|out| drained.pull(out, 12)),
             "*3\r\n$4\r\nLPOP\r\n$1\r\nq\r\n$2\r\n12\r\n"
         );
+        assert_eq!(written(|out| assert_eq!(drained.wait(out, 12), 0)), "");
         assert_eq!(
-            written(|out| assert!(one.wait(out))),
+            written(|out| assert_eq!(one.wait(out, 12), 1)),
             "*3\r\n$5\r\nBLPOP\r\n$1\r\nq\r\n$1\r\n0\r\n"
         );
-        assert_eq!(written(|out| assert!(!many.wait(out))), "");
+        let first = "$1\r\n1\r\n$1\r\nq\r\n$4\r\nLEFT\r\n$5\r\nCOUNT\r\n$2\r\n12\r\n";
+        assert_eq!(
+            written(|out| many.pull(out, 12)),
+            format!("*6\r\n$5\r\nLMPOP\r\n{first}")
+        );
+        assert_eq!(
+            written(|out| assert_eq!(many.wait(out, 12), 12)),
+            format!("*7\r\n$6\r\nBLMPOP\r\n$1\r\n0\r\n{first}")
+        );
     }
 }

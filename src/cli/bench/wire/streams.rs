@@ -67,9 +67,9 @@ impl Dialect for Streams {
         self.read_group(out, messages, false);
     }
 
-    fn wait(&self, out: &mut Vec<u8>) -> bool {
-        self.read_group(out, 1, true);
-        true
+    fn wait(&self, out: &mut Vec<u8>, messages: u64) -> u64 {
+        self.read_group(out, messages, true);
+        messages
     }
 
     fn settle(&self, out: &mut Vec<u8>, handles: &Handles, most: usize) -> Settling {
@@ -267,10 +267,10 @@ mod tests {
             format!("*9\r\n{group}{}", rest("$2\r\n12\r\n"))
         );
         assert_eq!(
-            written(|out| assert!(streams.wait(out))),
+            written(|out| assert_eq!(streams.wait(out, 12), 12)),
             format!(
                 "*11\r\n{group}$5\r\nBLOCK\r\n$1\r\n0\r\n{}",
-                rest("$1\r\n1\r\n")
+                rest("$2\r\n12\r\n")
             )
         );
         let settled = written(|out| {

@@ -89,6 +89,15 @@ impl Dialect for Text {
         out.push(b'\n');
     }
 
+    fn wait(&self, out: &mut Vec<u8>, messages: u64) -> u64 {
+        out.extend_from_slice(b"PULL ");
+        out.extend_from_slice(self.queue.as_bytes());
+        out.push(b' ');
+        push_decimal(out, messages);
+        out.extend_from_slice(b" wait=1h\n");
+        messages
+    }
+
     fn settle(&self, out: &mut Vec<u8>, handles: &Handles, most: usize) -> Settling {
         let mut settling = Settling::default();
         for list in handles.spaced(most) {
@@ -257,6 +266,10 @@ mod tests {
         let cast = text("fanout");
         assert_eq!(published(&cast, 18, 1), format!("CAST q $18\n{body}\n"));
         assert_eq!(written(|out| one.pull(out, 12)), "PULL q 12\n");
+        assert_eq!(
+            written(|out| assert_eq!(one.wait(out, 12), 12)),
+            "PULL q 12 wait=1h\n"
+        );
         let subscribe = |text: &Text| written(|out| assert_eq!(text.subscribe(out, 5), 1));
         assert_eq!(subscribe(&one), "SUB q credit=5\n");
         assert_eq!(subscribe(&cast), "SUB q mode=live\n");
