@@ -9,10 +9,10 @@ use std::cell::RefCell;
 use bytes::Bytes;
 
 /// Smaller bodies are left to the allocator, bytes: it gives memory again that was touched before.
-const BYTES_MIN: usize = 128 << 10;
+const BYTES_MIN: usize = 16 << 10;
 /// Kept at most, bytes in all and buffers.
 const KEPT_BYTES_MAX: usize = 16 << 20;
-const KEPT_MAX: usize = 64;
+const KEPT_MAX: usize = 256;
 
 /// What a thread keeps.
 #[derive(Default)]
@@ -47,6 +47,25 @@ pub fn take(len: usize) -> Option<Vec<u8>> {
     })
 }
 
+/// A buffer for a body of `len` bytes, of that length and with anything in it.
+pub fn take_or_make(len: usize) -> Vec<u8> {
+    take(len).unwrap_or_else(|| vec![0; len])
+}
+
+/// Keeps a buffer of which nobody else has anything.
+pub fn give_back(buffer: Vec<u8>) {
+    // A thread that ends has nothing to keep any more.
+    let _ = KEPT.try_with(|kept| {
+        let mut kept = kept.borrow_mut();
+        let bytes = kept.bytes + buffer.capacity();
+        let is_large = buffer.capacity() >= BYTES_MIN;
+        if is_large && kept.takes && bytes <= KEPT_BYTES_MAX && kept.buffers.len() < KEPT_MAX {
+            kept.bytes = bytes;
+            kept.buffers.push(buffer);
+        }
+    });
+}
+
 /// A whole body, whose memory is kept when the last one who has it drops it.
 pub fn share(buffer: Vec<u8>) -> Bytes {
     if buffer.capacity() < BYTES_MIN {
@@ -75,16 +94,7 @@ impl AsRef<[u8]> for Large {
 
 impl Drop for Large {
     fn drop(&mut self) {
-        let buffer = std::mem::take(&mut self.0);
-        // A thread that ends has nothing to keep any more.
-        let _ = KEPT.try_with(|kept| {
-            let mut kept = kept.borrow_mut();
-            let bytes = kept.bytes + buffer.capacity();
-            if kept.takes && bytes <= KEPT_BYTES_MAX && kept.buffers.len() < KEPT_MAX {
-                kept.bytes = bytes;
-                kept.buffers.push(buffer);
-            }
-        });
+        give_back(std::mem::take(&mut self.0));
     }
 }
 

@@ -12,7 +12,7 @@ use mio::{Interest, Registry};
 use super::Driven;
 use super::token::Source;
 use super::watch::Ready;
-use crate::shard::{ConnKey, Now};
+use crate::shard::{ConnKey, Now, Room};
 
 /// Most pieces handed to one write.
 const SLICES_MAX: usize = 64;
@@ -313,7 +313,7 @@ impl Connection {
             if left == 0 {
                 return (taken, ReadEnd::Share);
             }
-            let Some(space) = driven.receive_space(key) else {
+            let Some(mut room) = driven.receive_room(key) else {
                 let end = if self.hung_up {
                     ReadEnd::Broken
                 } else {
@@ -321,8 +321,8 @@ impl Connection {
                 };
                 return (taken, end);
             };
-            let wanted = space.len().min(left);
-            match self.stream.read(&mut space[..wanted]) {
+            let wanted = room.bytes().min(left);
+            match read_into(&mut self.stream, &mut room, wanted) {
                 Ok(0) => {
                     let end = if self.hung_up {
                         ReadEnd::Broken
@@ -403,6 +403,16 @@ impl Connection {
         self.blocked = blocked;
         Ok(())
     }
+}
+
+/// Reads up to `wanted` bytes.
+fn read_into(stream: &mut TcpStream, room: &mut Room<'_>, wanted: usize) -> io::Result<usize> {
+    if let Room::One(space) = room {
+        return stream.read(&mut space[..wanted]);
+    }
+    let mut slices = Room::places();
+    let count = room.slices(wanted, &mut slices);
+    stream.read_vectored(&mut slices[..count])
 }
 
 fn find(slots: &mut [Option<Connection>], key: ConnKey) -> Option<&mut Connection> {

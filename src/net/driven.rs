@@ -3,15 +3,15 @@
 use std::io::IoSlice;
 
 use crate::log::disk::Storage;
-use crate::shard::{Bag, ConnKey, Now, Shard, Stop};
+use crate::shard::{Bag, ConnKey, Now, Room, Shard, Stop};
 
 /// The reactor's view of a [`Shard`]; the methods' contracts are the shard's own. A trait, so that
 /// the reactor is tested without a broker behind it.
 pub trait Driven {
     /// See [`Shard::handle_accept_at`].
     fn handle_accept(&mut self, peer: &str, listener: usize, now: Now) -> Option<ConnKey>;
-    /// See [`Shard::receive_space`].
-    fn receive_space(&mut self, conn: ConnKey) -> Option<&mut [u8]>;
+    /// See [`Shard::receive_room`].
+    fn receive_room(&mut self, conn: ConnKey) -> Option<Room<'_>>;
     /// See [`Shard::handle_received`].
     fn handle_received(&mut self, conn: ConnKey, count: usize, now: Now);
     /// See [`Shard::handle_half_close`].
@@ -56,8 +56,8 @@ impl<S: Storage> Driven for Shard<S> {
     fn handle_accept(&mut self, peer: &str, listener: usize, now: Now) -> Option<ConnKey> {
         Shard::handle_accept_at(self, peer, listener, now)
     }
-    fn receive_space(&mut self, conn: ConnKey) -> Option<&mut [u8]> {
-        Shard::receive_space(self, conn)
+    fn receive_room(&mut self, conn: ConnKey) -> Option<Room<'_>> {
+        Shard::receive_room(self, conn)
     }
     fn handle_received(&mut self, conn: ConnKey, count: usize, now: Now) {
         Shard::handle_received(self, conn, count, now);

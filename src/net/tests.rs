@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use socket2::Socket;
 
 use super::{Driven, Options, Reactor};
-use crate::shard::{ConnKey, Now, Stop};
+use crate::shard::{ConnKey, Now, Room, Stop};
 
 /// Output kept for one connection before it is read no further, bytes.
 const OUTPUT_MAX: usize = 64 << 10;
@@ -125,10 +125,10 @@ impl Driven for Echo {
         })
     }
 
-    fn receive_space(&mut self, conn: ConnKey) -> Option<&mut [u8]> {
+    fn receive_room(&mut self, conn: ConnKey) -> Option<Room<'_>> {
         let line = self.line(conn);
         line.paused = line.quitting || line.output.len() >= OUTPUT_MAX;
-        (!line.paused).then_some(&mut self.space[..])
+        (!line.paused).then(|| Room::One(&mut self.space[..]))
     }
 
     fn handle_received(&mut self, conn: ConnKey, count: usize, _now: Now) {

@@ -198,6 +198,8 @@ pub enum ReadInto {
     Tail,
     /// The body being received.
     Body,
+    /// What is left of it, and what is expected behind it.
+    Ahead,
 }
 
 /// Why a connection's next commands are not run yet.

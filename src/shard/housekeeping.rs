@@ -464,6 +464,7 @@ impl<S: Storage> Shard<S> {
     fn count_memory(&mut self, now: Now) {
         self.housekeeping.memory_due_us = now.us + MEMORY_INTERVAL_US;
         self.housekeeping.busy = false;
+        self.ahead.clear();
         bodies::trim_if_idle();
         let budget = self.memory_budget_bytes;
         let conns: usize = self.conns.iter().map(|(_, conn)| conn.memory()).sum();

@@ -5,6 +5,7 @@
 
 mod ack_run;
 mod admin;
+mod ahead;
 mod cast;
 mod cast_run;
 mod conn;
@@ -46,6 +47,8 @@ use slab::Slab;
 use crate::broker::id::Level;
 use crate::broker::lease::HolderKey;
 use crate::broker::queue::QueueKey;
+use crate::buffer::ahead::Ahead;
+pub use crate::buffer::ahead::Room;
 use crate::buffer::send::Pool;
 use crate::config::{Config, Limits};
 use crate::fault::{Fault, planted};
@@ -134,6 +137,8 @@ pub struct Shard<S: Storage> {
     engine: Engine<S>,
     pool: Pool,
     scratch: Vec<u8>,
+    /// What large bodies are received into.
+    ahead: Ahead,
     /// Connections with something to write.
     dirty: VecDeque<ConnKey>,
     /// Connections whose commands or sockets go on.
@@ -238,6 +243,7 @@ impl<S: Storage> Shard<S> {
             engine,
             pool: Pool::new(POOL_COUNT, POOL_BUFFER_BYTES_MAX, POOL_BYTES_MAX),
             scratch: vec![0; SCRATCH_BYTES],
+            ahead: Ahead::default(),
             dirty: VecDeque::new(),
             resuming: VecDeque::new(),
             readable: VecDeque::new(),
@@ -329,9 +335,16 @@ impl<S: Storage> Shard<S> {
         self.holders[holder.0 as usize] = Some(key);
     }
 
-    /// Where to read the connection's next bytes to; `None` when it must not be read now (it will
+    /// Where to read the connection's next bytes to, in one piece; `None` when it must not be read now (it will
     /// come out of `poll_resume` when it may be read again). Never an empty slice.
     pub fn receive_space(&mut self, conn: ConnKey) -> Option<&mut [u8]> {
+        let slot = self.may_receive(conn)?;
+        Some(self.space(slot))
+    }
+
+    /// The connection's slot, if it may be read now.
+    #[inline]
+    fn may_receive(&mut self, conn: ConnKey) -> Option<usize> {
         let slot = self.slot(conn)?;
         let limits = &self.limits;
         let turn = self.turn;
@@ -353,17 +366,23 @@ impl<S: Storage> Shard<S> {
             }
             return None;
         }
+        Some(slot)
+    }
+
+    /// Where the next bytes go, in one piece.
+    #[inline]
+    fn space(&mut self, slot: usize) -> &mut [u8] {
         let conn = &mut self.conns[slot];
         if conn.blocked == Blocked::No && conn.tail.is_empty() && conn.body_space().is_some() {
             conn.reading = ReadInto::Body;
-            return Some(conn.body_space().expect("the decoder is inside a body"));
+            return conn.body_space().expect("the decoder is inside a body");
         }
         if conn.tail.is_empty() && conn.blocked == Blocked::No {
             conn.reading = ReadInto::Scratch;
-            return Some(&mut self.scratch);
+            return &mut self.scratch;
         }
         conn.reading = ReadInto::Tail;
-        Some(conn.tail.space(&mut self.pool))
+        conn.tail.space(&mut self.pool)
     }
 
     /// `count` bytes were read into the space.
@@ -385,16 +404,21 @@ impl<S: Storage> Shard<S> {
             }
             ReadInto::Scratch => {
                 let scratch = std::mem::take(&mut self.scratch);
-                let used = self.run(slot, &scratch[..count], now);
-                if used < count && self.conns[slot].life != Life::Closing {
-                    self.conns[slot]
-                        .tail
-                        .keep(&scratch[used..count], &mut self.pool);
-                }
+                self.run_or_keep(slot, &scratch[..count], now);
                 self.scratch = scratch;
             }
+            ReadInto::Ahead => self.received_ahead(slot, count, now),
         }
         self.after_run(slot, now);
+    }
+
+    /// Runs input that is not in the connection's tail, which is empty, and keeps the rest there.
+    fn run_or_keep(&mut self, slot: usize, input: &[u8], now: Now) {
+        let used = self.run(slot, input, now);
+        let conn = &mut self.conns[slot];
+        if used < input.len() && conn.life != Life::Closing {
+            conn.tail.keep(&input[used..], &mut self.pool);
+        }
     }
 
     /// Runs what is in the connection's tail and decoder.

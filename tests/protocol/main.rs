@@ -5,6 +5,7 @@
     reason = "these tests watch a real process"
 )]
 
+mod ahead;
 mod decode;
 mod doors;
 mod encode;

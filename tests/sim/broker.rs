@@ -8,7 +8,7 @@ use std::io::IoSlice;
 
 use ringmq::config::Config;
 use ringmq::log::{OpenError, layout};
-use ringmq::shard::{Bag, ConnKey, Now, Shard, Stop};
+use ringmq::shard::{Bag, ConnKey, Now, Room, Shard, Stop};
 
 use crate::disk::SimDisk;
 use crate::rng::Rng;
@@ -129,9 +129,9 @@ impl Broker {
         Some(Key { shard, conn })
     }
 
-    /// See [`Shard::receive_space`].
-    pub fn receive_space(&mut self, key: Key) -> Option<&mut [u8]> {
-        self.shards[key.shard].receive_space(key.conn)
+    /// See [`Shard::receive_room`].
+    pub fn receive_room(&mut self, key: Key) -> Option<Room<'_>> {
+        self.shards[key.shard].receive_room(key.conn)
     }
 
     /// See [`Shard::handle_received`].

@@ -428,16 +428,16 @@ impl World {
         let key = self.peers[peer].key;
         while !rest.is_empty() && !self.disk.crashed() {
             let shard = self.broker.as_mut().expect("the broker is up");
-            let Some(space) = shard.receive_space(key) else {
+            let Some(mut room) = shard.receive_room(key) else {
                 self.turn();
                 continue;
             };
-            let most = space.len().min(rest.len());
+            let most = room.bytes().min(rest.len());
             let count = match self.rng.chance(800) {
                 true => most,
                 false => self.rng.range(1, most as u64) as usize,
             };
-            space[..count].copy_from_slice(&rest[..count]);
+            room.fill(&rest[..count]);
             rest = &rest[count..];
             shard.handle_received(key, count, now);
         }

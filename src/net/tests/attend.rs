@@ -16,7 +16,7 @@ use super::super::listen::Listeners;
 use super::super::{Driven, Options, Reactor};
 use super::{Counters, Echo, Running, ping};
 use crate::log::files::{Notify, Pending};
-use crate::shard::{ConnKey, Now, Stop};
+use crate::shard::{ConnKey, Now, Room, Stop};
 
 const OPTIONS: Options = Options {
     spin: false,
@@ -132,8 +132,8 @@ impl Driven for Synced {
     fn handle_accept(&mut self, peer: &str, listener: usize, now: Now) -> Option<ConnKey> {
         self.echo.handle_accept(peer, listener, now)
     }
-    fn receive_space(&mut self, conn: ConnKey) -> Option<&mut [u8]> {
-        self.echo.receive_space(conn)
+    fn receive_room(&mut self, conn: ConnKey) -> Option<Room<'_>> {
+        self.echo.receive_room(conn)
     }
     fn handle_received(&mut self, conn: ConnKey, count: usize, now: Now) {
         self.echo.handle_received(conn, count, now);

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::super::{Driven, Options, Reactor};
 use super::attend::Lane;
-use crate::shard::{Bag, ConnKey, Now, Stop};
+use crate::shard::{Bag, ConnKey, Now, Room, Stop};
 
 /// What a test and all loops see.
 #[derive(Default)]
@@ -82,7 +82,7 @@ impl Driven for Node {
     fn handle_accept(&mut self, _: &str, _: usize, _: Now) -> Option<ConnKey> {
         None
     }
-    fn receive_space(&mut self, _: ConnKey) -> Option<&mut [u8]> {
+    fn receive_room(&mut self, _: ConnKey) -> Option<Room<'_>> {
         None
     }
     fn handle_received(&mut self, _: ConnKey, _: usize, _: Now) {}

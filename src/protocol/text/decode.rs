@@ -71,6 +71,19 @@ pub struct Decoder {
     state: State,
     /// What the last step borrowed (a command's line or tag), empty if it borrowed nothing here.
     pub(crate) told: Box<[u8]>,
+    /// The line of the last large body that came in pieces.
+    foreseen: Option<Box<Foreseen>>,
+}
+
+/// What a connection sends again and again.
+#[derive(Debug)]
+struct Foreseen {
+    /// Without its end.
+    line: Box<[u8]>,
+    /// Of the body, bytes.
+    size: usize,
+    /// It came twice in a row, or was right since.
+    is_likely: bool,
 }
 
 const _: () = assert!(size_of::<Decoder>() <= 64);
@@ -194,6 +207,69 @@ impl Decoder {
         *filled += count;
     }
 
+    /// The line, without its end, and the size of the bodies that will probably come next.
+    #[inline]
+    pub fn foreseen(&self) -> Option<(&[u8], usize)> {
+        let foreseen = self.foreseen.as_ref()?;
+        foreseen
+            .is_likely
+            .then_some((&foreseen.line, foreseen.size))
+    }
+
+    /// [`Decoder::body_space`] has room for all that is left of the body, and for the first byte behind it.
+    pub fn has_room_for_all(&mut self) -> bool {
+        match &self.state {
+            State::Collect(collect) => match collect.rest {
+                Rest::Octets { size, filled } => {
+                    filled > 0 && filled <= size && collect.buffer.len() > size
+                }
+                Rest::Lines(_) => false,
+            },
+            _ => false,
+        }
+    }
+
+    /// What came was something else.
+    pub fn was_wrong(&mut self) {
+        if let Some(foreseen) = &mut self.foreseen {
+            foreseen.is_likely = false;
+        }
+    }
+
+    /// A body of that size has come in pieces.
+    fn foresee(&mut self, line: &[u8], size: usize) {
+        match &mut self.foreseen {
+            Some(foreseen) if *foreseen.line == *line => foreseen.is_likely = true,
+            foreseen => {
+                *foreseen = Some(Box::new(Foreseen {
+                    line: line.into(),
+                    size,
+                    is_likely: false,
+                }));
+            }
+        }
+    }
+
+    /// What was foreseen has come, and `filled` bytes of its body and the line end behind it have been received into
+    /// this buffer, which has room for one byte more than the body: it is the next step, or is collected to its end.
+    ///
+    /// # Panics
+    /// If nothing was foreseen, a command has begun, or a whole body does not end with LF.
+    pub fn received(&mut self, mut buffer: Vec<u8>, filled: usize) {
+        assert!(self.is_between(), "a command comes behind another one");
+        let foreseen = self.foreseen.as_ref().expect("it was foreseen");
+        let (line, size) = (foreseen.line.clone(), foreseen.size);
+        assert_eq!(buffer.len(), size + 1, "the buffer is made for it");
+        if filled <= size {
+            let rest = Rest::Octets { size, filled };
+            self.state = State::Collect(Box::new(Collect { line, buffer, rest }));
+            return;
+        }
+        assert_eq!(buffer.pop(), Some(b'\n'), "it is whole");
+        let body = bodies::share(buffer);
+        self.state = State::Again(Box::new(Again { line, body }));
+    }
+
     /// The last step, a request with a body of its own, could not be run yet: it is the next step
     /// once more.
     ///
@@ -237,7 +313,9 @@ impl Decoder {
             State::Again(again) => size_of::<Again>() + again.line.len() + again.body.len(),
             State::Skip(skip) => size_of::<Skip>() + skip.tag.as_ref().map_or(0, |tag| tag.len()),
         };
-        state + self.told.len()
+        let foreseen = self.foreseen.as_ref();
+        let foreseen = foreseen.map_or(0, |it| size_of::<Foreseen>() + it.line.len());
+        state + self.told.len() + foreseen
     }
 
     /// The input begins with a command.
@@ -476,6 +554,7 @@ impl Decoder {
                     Rest::Lines(scan) => Some(scan),
                     Rest::Octets { size, .. } => {
                         buffer.truncate(size);
+                        self.foresee(&line, size);
                         None
                     }
                 };

@@ -176,15 +176,13 @@ impl World {
                 return;
             };
             let end = &mut self.sockets[socket];
-            let Some(space) = shard.receive_space(end.key) else {
+            let Some(mut room) = shard.receive_room(end.key) else {
                 end.readable = false;
                 return;
             };
-            assert!(!space.is_empty(), "no space is None");
-            let count = space.len().min(end.inbound.len());
-            for (octet, from) in space.iter_mut().zip(end.inbound.drain(..count)) {
-                *octet = from;
-            }
+            assert!(room.bytes() > 0, "no room is None");
+            let count = room.fill(end.inbound.make_contiguous());
+            end.inbound.drain(..count);
             end.fed += count as u64;
             while let Some((at, command)) = end.ends.front().copied() {
                 if at > end.fed {
