@@ -7,7 +7,6 @@
 
 mod amqp;
 mod http;
-mod metrics;
 mod resp;
 
 pub use amqp::Upkeep;

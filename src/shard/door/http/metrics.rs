@@ -2,11 +2,11 @@
 
 use std::fmt::{Display, Write};
 
-use super::super::{Now, Shard};
 use crate::broker::id::Level;
 use crate::broker::queue::{Counters, Queue, QueueKey};
 use crate::broker::reply::ErrorCode;
 use crate::log::disk::Storage;
+use crate::shard::{Now, Shard};
 
 /// Queues and groups with series of their own at most; those behind them in the order of names are counted by
 /// `ringmq_queues_without_series`.
