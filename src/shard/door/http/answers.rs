@@ -66,7 +66,13 @@ impl Conn {
                 out.extend_from_slice(body);
             }
         }
-        if !keep_alive {
+        self.end_request(keep_alive);
+    }
+
+    /// A request was answered. Its connection goes behind the last one; a guest stays until it is known what of its
+    /// output was sent, and goes with the connection.
+    fn end_request(&mut self, keep_alive: bool) {
+        if !keep_alive && self.guest.is_none() {
             self.life = Life::Closing;
         }
     }
@@ -154,6 +160,10 @@ impl Conn {
             Reply::End { .. } => self.end_messages(pool),
             Reply::Data(data) => {
                 let body = match self.http().current.as_ref().map(|current| &current.what) {
+                    Some(What::Page(page)) => {
+                        let page = *page;
+                        return self.respond_page(pool, page, data);
+                    }
                     Some(What::Queues) => bodies::queues(data),
                     _ => bodies::queue(data),
                 };
@@ -227,10 +237,9 @@ impl Conn {
         };
         match &mut current.what {
             What::Message { is_given: true } => {
-                if !current.keep_alive {
-                    self.life = Life::Closing;
-                }
+                let keep_alive = current.keep_alive;
                 self.http().current = None;
+                self.end_request(keep_alive);
             }
             What::Messages { json, .. } => {
                 let mut body = b"{\"messages\":[".to_vec();

@@ -6,21 +6,27 @@
 
 mod answers;
 mod bodies;
+mod exposition;
 mod metrics;
+mod pages;
+mod passed;
 mod routes;
+
+pub use pages::Page;
+pub use passed::PassedOn;
 
 use super::{Session as Door, Told};
 use crate::broker::command::Body;
 use crate::broker::reply::{Error, ErrorCode};
 use crate::log::disk::Storage;
-use crate::protocol::http::decode::{Decoder, Method, Refusal, Step};
+use crate::protocol::http::decode::{Decoder, Head, Method, Refusal, Step};
 use crate::protocol::http::encode::CONTINUE;
 use crate::shard::conn::Conn;
 use crate::shard::session::Flow;
 use crate::shard::{Now, Shard};
 use answers::{Response, TEXT};
 
-/// One connection.
+/// One connection, or its guest at another shard, which writes the responses to what is passed on to it.
 #[derive(Debug, Default)]
 pub struct Session {
     /// What comes in.
@@ -38,6 +44,11 @@ impl Session {
                 "the input ended inside a request, which was not run",
             )
         })
+    }
+
+    /// The request under way is not answered any more, nor any other.
+    pub fn forget_request(&mut self) {
+        self.current = None;
     }
 
     /// Memory held, bytes.
@@ -78,6 +89,8 @@ enum What {
     Queues,
     /// The lines of `QGET`.
     Queue,
+    /// A page that every shard has a part in.
+    Page(Page),
 }
 
 impl Conn {
@@ -97,9 +110,11 @@ impl<S: Storage> Shard<S> {
         input: &[u8],
         now: Now,
     ) -> usize {
+        self.end_passed_on(slot);
         let mut decoder = std::mem::take(&mut self.conns[slot].http().decoder);
         let used = self.run_requests(slot, &mut decoder, input, now);
         self.conns[slot].http().decoder = decoder;
+        self.ran_here(slot);
         used
     }
 
@@ -125,14 +140,7 @@ impl<S: Storage> Shard<S> {
                 Step::Request(head, body) => {
                     self.totals.commands += 1;
                     let is_collected = matches!(body, Body::Owned(_));
-                    self.conns[slot].http().current = Some(Current {
-                        what: What::Plain,
-                        is_head: head.method == Method::Head,
-                        keep_alive: head.keep_alive,
-                    });
-                    if self.run_route(slot, head, body, now) == Flow::Again {
-                        // It is decoded again, or still there with its body.
-                        self.conns[slot].rare.take_kept_body();
+                    if self.run_request(slot, head, body, now) == Flow::Again {
                         return if is_collected { used + consumed } else { used };
                     }
                     decoder.done();
@@ -151,5 +159,21 @@ impl<S: Storage> Shard<S> {
             }
             used += consumed;
         }
+    }
+
+    /// Runs one request.
+    fn run_request(&mut self, slot: usize, head: &Head, body: Body<'_>, now: Now) -> Flow {
+        self.conns[slot].http().current = Some(Current {
+            what: What::Plain,
+            is_head: head.method == Method::Head,
+            keep_alive: head.keep_alive,
+        });
+        let flow = self.run_route(slot, head, body, now);
+        if flow == Flow::Again {
+            // It is decoded again, or still there with its body.
+            self.conns[slot].rare.take_kept_body();
+            self.conns[slot].http().current = None;
+        }
+        flow
     }
 }

@@ -1,19 +1,16 @@
 //! Routes: what a request asks for, as a line of the line protocol or a page of its own.
 
-use super::What;
 use super::answers::{Response, TEXT};
+use super::{Page, What};
 use crate::broker::command::Body;
 use crate::broker::reply::{Error, ErrorCode};
-use crate::log::Room;
 use crate::log::disk::Storage;
 use crate::protocol::http::decode::{Head, Method};
 use crate::protocol::http::target::Target;
 use crate::protocol::text::decode::compose;
+use crate::shard::peers::Plan;
 use crate::shard::session::Flow;
-use crate::shard::{Ending, Now, Shard};
-
-/// The version that the text format of Prometheus has.
-const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
+use crate::shard::{Now, Shard};
 
 const ROUTES: &[u8] = b"RingMQ speaks HTTP here:\n\
   POST /queue/NAME      publish the body            ?delay= &pri= &key= &once= &ttl= &h.NAME=\n\
@@ -68,45 +65,24 @@ impl<S: Storage> Shard<S> {
             let text = b"a POST says how long its body is: Content-Length, or chunks\n";
             return self.plain(slot, 411, TEXT, text);
         }
-        match route {
-            (b"queue", name) if !is_get => self.http_publish(slot, name, target, body, now),
+        let line = match route {
+            (b"queue", name) if !is_get => Ok(publish_line(name, target)),
             (b"queue", name) if head.method == Method::Get => {
-                self.http_pull(slot, name.unwrap_or(b"queue"), target, now)
+                pull_line(name.unwrap_or(b"queue"), target)
             }
             // A HEAD never leases: it is told of the queue.
-            (b"queue", name) => {
-                let line = [b"QGET ", name.unwrap_or(b"queue")].concat();
-                self.ask(slot, What::Queue, &line, None, now)
-            }
-            (b"ack" | b"nack" | b"touch", _) => {
-                let line = settle_line(route.0, target, body.as_slice());
-                match line {
-                    Ok(line) => self.ask(slot, What::Count, &line, None, now),
-                    Err(error) => self.refuse_http(slot, &error),
-                }
-            }
-            (b"queues", None | Some(b"")) => {
-                let mut line = b"QLS".to_vec();
-                for (key, value) in target.pairs() {
-                    if key != b"pattern" {
-                        return self.refuse_http(slot, &no_parameter(key, "pattern"));
-                    }
-                    line.push(b' ');
-                    line.extend_from_slice(value);
-                }
-                self.ask(slot, What::Queues, &line, None, now)
-            }
-            (b"queues", Some(name)) => {
-                let line = [b"QGET ", name].concat();
-                self.ask(slot, What::Queue, &line, None, now)
-            }
-            (b"metrics", _) => {
-                let body = self.metrics(now);
-                self.plain(slot, 200, METRICS, &body)
-            }
-            (b"healthz", _) => self.plain(slot, 200, TEXT, b"ok\n"),
-            (b"readyz", _) => self.http_ready(slot),
-            _ => self.plain(slot, 200, TEXT, ROUTES),
+            (b"queue", name) => Ok(queue_line(name.unwrap_or(b"queue"))),
+            (b"ack" | b"nack" | b"touch", _) => settle_line(route.0, target, body.as_slice()),
+            (b"queues", None | Some(b"")) => list_line(target),
+            (b"queues", Some(name)) => Ok(queue_line(name)),
+            (b"metrics", _) => return self.http_page(slot, Page::Metrics, now),
+            (b"healthz", _) => return self.plain(slot, 200, TEXT, b"ok\n"),
+            (b"readyz", _) => return self.http_page(slot, Page::Ready, now),
+            _ => return self.plain(slot, 200, TEXT, ROUTES),
+        };
+        match line {
+            Ok(line) => self.ask(slot, line, head, body, now),
+            Err(error) => self.refuse_http(slot, &error),
         }
     }
 
@@ -128,118 +104,133 @@ impl<S: Storage> Shard<S> {
         Some((403, "pages of other origins may not use this broker\n"))
     }
 
-    fn refuse_http(&mut self, slot: usize, error: &Error) -> Flow {
+    pub(super) fn refuse_http(&mut self, slot: usize, error: &Error) -> Flow {
         self.totals.count_error(error.code);
         self.conns[slot].respond_error(&mut self.pool, error);
         Flow::Done
     }
 
     /// Runs a command of the line protocol; what it is told becomes the response.
-    fn ask(
-        &mut self,
-        slot: usize,
-        what: What,
-        line: &[u8],
-        body: Option<Body<'_>>,
-        now: Now,
-    ) -> Flow {
-        if let Some(current) = &mut self.conns[slot].http().current {
-            current.what = what;
-        }
-        if line.len() > self.limits.line_bytes_max {
+    fn ask(&mut self, slot: usize, line: Line, head: &Head, body: Body<'_>, now: Now) -> Flow {
+        if line.text.len() > self.limits.line_bytes_max {
             let text = "this is more than a line of the broker's own protocol may have";
             return self.refuse_http(slot, &Error::new(ErrorCode::Line, text));
         }
         let limits = self.limits.clone();
-        match compose(line, body, &limits) {
-            Ok(request) => self.execute(slot, request, now),
-            Err(error) => self.refuse_http(slot, &error),
-        }
-    }
-
-    fn http_publish(
-        &mut self,
-        slot: usize,
-        name: Option<&[u8]>,
-        target: Target<'_>,
-        body: Body<'_>,
-        now: Now,
-    ) -> Flow {
-        let mut line = b"PUB ".to_vec();
-        line.extend_from_slice(name.unwrap_or(b"queue"));
-        for (key, value) in target.pairs() {
-            push_option(&mut line, key, value);
-        }
-        let what = What::Receipt {
-            is_text: name.is_none(),
+        let message = line.takes_body.then(|| body.clone());
+        let request = match compose(&line.text, message, &limits) {
+            Ok(request) => request,
+            Err(error) => return self.refuse_http(slot, &error),
         };
-        self.ask(slot, what, &line, Some(body), now)
-    }
-
-    fn http_pull(&mut self, slot: usize, name: &[u8], target: Target<'_>, now: Now) -> Flow {
-        let mut line = b"PULL ".to_vec();
-        line.extend_from_slice(name);
-        let value = |wanted: &[u8]| target.pairs().find(|(key, _)| *key == wanted);
-        if let Some((_, group)) = value(b"group") {
-            line.push(b'/');
-            line.extend_from_slice(group);
+        if let Some(current) = &mut self.conns[slot].http().current {
+            current.what = line.what;
         }
-        let count = value(b"n").map_or(b"1".as_slice(), |(_, count)| count);
-        line.push(b' ');
-        line.extend_from_slice(count);
-        let mut holds = true;
-        for (key, value) in target.pairs() {
-            match key {
-                b"group" | b"n" => {}
-                b"wait" | b"lease" | b"from" | b"bytes" => push_option(&mut line, key, value),
-                b"ack" => {
-                    push_option(&mut line, key, value);
-                    holds = false;
-                }
-                _ => {
-                    let known = "n, wait, lease, group, from, bytes and ack";
-                    return self.refuse_http(slot, &no_parameter(key, known));
-                }
+        if self.peers.is_some() {
+            let plan = self.route(slot, &request);
+            if !matches!(plan, Plan::Here) {
+                return self.pass_on(slot, plan, (head, &body), &line.text, &request, now);
             }
         }
-        line.extend_from_slice(match holds {
-            // The message is worked on after the connection has gone.
-            true => b" ts=1 hold=1",
-            false => b" ts=1",
-        });
-        let what = match count {
-            b"1" => What::Message { is_given: false },
-            _ => What::Messages {
-                json: Vec::new(),
-                count: 0,
-            },
-        };
-        self.ask(slot, what, &line, None, now)
+        self.execute(slot, request, now)
     }
+}
 
-    /// Is the broker fit to take messages?
-    fn http_ready(&mut self, slot: usize) -> Flow {
-        let mut reasons = Vec::new();
-        if self.is_draining() || self.ending != Ending::No {
-            reasons.push("the broker is going down");
+/// What a request asks for, in the line protocol.
+struct Line {
+    text: Vec<u8>,
+    /// Its body is the command's.
+    takes_body: bool,
+    what: What,
+}
+
+impl Line {
+    fn new(what: What, text: Vec<u8>) -> Line {
+        Line {
+            text,
+            takes_body: false,
+            what,
         }
-        if self.failed.is_some() {
-            reasons.push("the disk has failed");
-        }
-        if let Some(log) = &self.engine.log
-            && log.room() == Room::DiskFull
-        {
-            reasons.push("the disk is full");
-        }
-        if self.engine.over_budget {
-            reasons.push("the memory budget is used up");
-        }
-        if reasons.is_empty() {
-            return self.plain(slot, 200, TEXT, b"ready\n");
-        }
-        let body = format!("not ready: {}\n", reasons.join(", "));
-        self.plain(slot, 503, TEXT, body.as_bytes())
     }
+}
+
+fn queue_line(name: &[u8]) -> Line {
+    Line::new(What::Queue, [b"QGET ", name].concat())
+}
+
+fn list_line(target: Target<'_>) -> Result<Line, Error> {
+    let mut line = b"QLS".to_vec();
+    for (key, value) in target.pairs() {
+        if key != b"pattern" {
+            return Err(no_parameter(key, "pattern"));
+        }
+        line.push(b' ');
+        // With a colon in front the rest of a line would be a body.
+        let value = match value {
+            [b':', rest @ ..] => {
+                line.extend_from_slice(b"%3A");
+                rest
+            }
+            value => value,
+        };
+        line.extend_from_slice(value);
+    }
+    Ok(Line::new(What::Queues, line))
+}
+
+fn publish_line(name: Option<&[u8]>, target: Target<'_>) -> Line {
+    let mut line = b"PUB ".to_vec();
+    line.extend_from_slice(name.unwrap_or(b"queue"));
+    for (key, value) in target.pairs() {
+        push_option(&mut line, key, value);
+    }
+    let what = What::Receipt {
+        is_text: name.is_none(),
+    };
+    Line {
+        takes_body: true,
+        ..Line::new(what, line)
+    }
+}
+
+fn pull_line(name: &[u8], target: Target<'_>) -> Result<Line, Error> {
+    let mut line = b"PULL ".to_vec();
+    line.extend_from_slice(name);
+    let value = |wanted: &[u8]| target.pairs().find(|(key, _)| *key == wanted);
+    if let Some((_, group)) = value(b"group") {
+        line.push(b'/');
+        line.extend_from_slice(group);
+    }
+    let count = value(b"n").map_or(b"1".as_slice(), |(_, count)| count);
+    line.push(b' ');
+    line.extend_from_slice(count);
+    let mut holds = true;
+    for (key, value) in target.pairs() {
+        match key {
+            b"group" | b"n" => {}
+            b"wait" | b"lease" | b"from" | b"bytes" => push_option(&mut line, key, value),
+            b"ack" => {
+                push_option(&mut line, key, value);
+                holds = false;
+            }
+            _ => {
+                let known = "n, wait, lease, group, from, bytes and ack";
+                return Err(no_parameter(key, known));
+            }
+        }
+    }
+    line.extend_from_slice(match holds {
+        // The message is worked on after the connection has gone.
+        true => b" ts=1 hold=1",
+        false => b" ts=1",
+    });
+    let what = match count {
+        b"1" => What::Message { is_given: false },
+        _ => What::Messages {
+            json: Vec::new(),
+            count: 0,
+        },
+    };
+    Ok(Line::new(what, line))
 }
 
 fn no_parameter(key: &[u8], known: &str) -> Error {
@@ -258,7 +249,7 @@ fn push_option(line: &mut Vec<u8>, key: &[u8], value: &[u8]) {
 }
 
 /// `ACK`, `NACK` or `TOUCH` with the handles of a body, which white space or commas separate.
-fn settle_line(verb: &[u8], target: Target<'_>, body: &[u8]) -> Result<Vec<u8>, Error> {
+fn settle_line(verb: &[u8], target: Target<'_>, body: &[u8]) -> Result<Line, Error> {
     let mut line = verb.to_ascii_uppercase();
     let mut count = 0;
     let mut push = |line: &mut Vec<u8>, handle: &[u8]| {
@@ -285,7 +276,7 @@ fn settle_line(verb: &[u8], target: Target<'_>, body: &[u8]) -> Result<Vec<u8>, 
         let text = "name handles in the body or with ?handle=, as X-RingMQ-Handle says them";
         return Err(Error::new(ErrorCode::Syntax, text));
     }
-    Ok(line)
+    Ok(Line::new(What::Count, line))
 }
 
 /// A name or address of the machine itself, with or without a port.
@@ -332,7 +323,7 @@ mod tests {
     fn handles_are_separated_by_anything_white_and_never_options() {
         let target = Target::new(b"/nack?delay=5s&handle=1.2.3");
         let line = settle_line(b"nack", target, b"1.1.1\n1.1.2, 1.1.3\r\n").expect("it is good");
-        assert_eq!(line, b"NACK 1.1.1 1.1.2 1.1.3 delay=5s 1.2.3");
+        assert_eq!(line.text, b"NACK 1.1.1 1.1.2 1.1.3 delay=5s 1.2.3");
         let target = Target::new(b"/nack");
         assert!(settle_line(b"nack", target, b"1.1.1 dead=1").is_err());
         assert!(settle_line(b"ack", target, b" \n").is_err());
