@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use crate::support::http::Http;
 use crate::support::os::{self, Limit};
 use crate::support::{Broker, Launch, Random, TempDir, eventually};
+use ringmq::shard::shard_of;
 
 /// Connections enough to have some at each shard.
 fn clients(broker: &Broker) -> Vec<Http> {
@@ -22,12 +23,21 @@ fn without_space_the_result_is_unknown_at_every_shard_and_it_heals() {
         assert_eq!(http.ask("POST", "/queue/jobs", b"x").status, 200);
     }
     os::set_limit(broker.process.pid(), Limit::FileSize, Some(8 << 20));
+    // Of these one is at each shard.
+    let others = [0, 1].map(|shard| {
+        let mut names = (0..).map(|nth| format!("other{nth}"));
+        let found = names.find(|name| shard_of(name.as_bytes(), 2) == shard);
+        found.expect("every second one is")
+    });
     // All of them wait for the same log, wherever they are.
     let mut waiting = clients(&broker);
     let mut unknown = 0;
     for _ in 0..50 {
         for http in &mut waiting {
             http.request("POST", "/queue/jobs", &body);
+            for other in &others {
+                http.request("GET", &format!("/queue/{other}"), b"");
+            }
         }
         let told: Vec<_> = waiting
             .iter_mut()
@@ -35,7 +45,11 @@ fn without_space_the_result_is_unknown_at_every_shard_and_it_heals() {
             .collect();
         for (http, told) in waiting.iter_mut().zip(&told) {
             match told.status {
-                200 | 503 => {}
+                200 | 503 => {
+                    assert_eq!(http.response(false).status, 204);
+                    assert_eq!(http.response(false).status, 204);
+                }
+                // Nothing that was asked behind it is answered.
                 500 => {
                     assert!(told.text().contains("\"UNKNOWNRESULT\""), "{}", told.text());
                     assert_eq!(told.field("connection"), "close");

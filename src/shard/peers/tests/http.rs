@@ -320,6 +320,17 @@ fn large_bodies_come_through_and_fill_no_mail() {
         broker.send(*client, &post(&format!("/queue/{far}"), &body));
         broker.send(*client, &get(&format!("/queue/{far}?ack=auto")));
     }
+    // Some go while theirs is on its way.
+    let gone: Vec<usize> = (0..4).map(|_| broker.connect(0)).collect();
+    for client in &gone {
+        broker.send(*client, &post(&format!("/queue/{far}?delay=1h"), &body));
+    }
+    for _ in 0..2000 {
+        broker.turn(0);
+    }
+    for client in gone {
+        broker.reset(client);
+    }
     for client in clients {
         let told = broker.take(client);
         assert!(told.starts_with("HTTP/1.1 200 OK"), "{}", &told[..500]);
