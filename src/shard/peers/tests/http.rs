@@ -425,3 +425,33 @@ fn a_shutdown_answers_who_waits_elsewhere() {
     assert_eq!(broker.take(client), "HTTP/1.1 204 No Content\r\n\r\n");
     assert_eq!(broker.stops, [Some(Stop::Finished), Some(Stop::Finished)]);
 }
+
+#[test]
+fn a_client_that_goes_before_its_request_was_run_leaves_nothing_on_its_way() {
+    for goes in [false, true] {
+        let mut broker = Broker::new(3, 17);
+        broker.turn(2);
+        // The queue's shard does not know yet that this one has started, and serves nobody.
+        let mut late = std::mem::take(&mut broker.mail[2][1]);
+        assert_eq!(late.len(), 1);
+        let client = broker.connect(0);
+        let far = name_on(1, 3, 0);
+        let told = broker.ask(client, &post(&format!("/queue/{far}"), "hello"));
+        assert_eq!(told, "");
+        let outstanding = |broker: &Broker| {
+            let peers = broker.shards[0].peers.as_ref().expect("there are others");
+            peers.outstanding.clone()
+        };
+        let bytes = format!("/queue/{far}hello").len();
+        assert_eq!(outstanding(&broker), [0, bytes, 0]);
+        if goes {
+            broker.reset(client);
+        }
+        broker.settle();
+        late.append(&mut broker.mail[2][1]);
+        broker.mail[2][1] = late;
+        let told = broker.take(client);
+        assert_eq!(told.starts_with("HTTP/1.1 200 OK"), !goes, "{told}");
+        assert_eq!(outstanding(&broker), [0, 0, 0]);
+    }
+}
