@@ -98,6 +98,9 @@ impl ErrorCode {
     }
 }
 
+// None is forgotten.
+const _: () = assert!(ErrorCode::ALL.len() == ErrorCode::Internal as usize + 1);
+
 /// A refusal: what went wrong and what to do instead.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Error {
