@@ -34,6 +34,11 @@ impl Door {
             Door::Tls => "tls",
         }
     }
+
+    /// A broker of several shards answers on it, too.
+    pub fn is_for_shards(self) -> bool {
+        matches!(self, Door::Text | Door::Http)
+    }
 }
 
 /// What a connection may send and what is kept for it.
@@ -209,9 +214,9 @@ impl Config {
         )?;
         in_range("--shards", self.shards, 1, SHARDS_MAX)?;
         let mut pinned = self.pinned.iter().flatten();
-        if let (2.., Some(door)) = (self.shards, pinned.find(|door| **door != Door::Text)) {
+        if let (2.., Some(door)) = (self.shards, pinned.find(|door| !door.is_for_shards())) {
             return Err(format!(
-                "--listen {}://... and several shards do not go together: they take the line protocol only, \
+                "--listen {}://... and several shards do not go together: they take the line protocol and HTTP, \
                  use --shards 1",
                 door.word()
             ));

@@ -109,7 +109,7 @@ impl<'a> Tokens<'a> {
 }
 
 /// The bytes of one message, or of one batch.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Body<'a> {
     /// Lies in the receive buffer; must be copied to be kept.
     Borrowed(&'a [u8]),

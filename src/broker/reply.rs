@@ -36,6 +36,38 @@ pub enum ErrorCode {
 }
 
 impl ErrorCode {
+    /// Each of them.
+    pub const ALL: [ErrorCode; 23] = [
+        ErrorCode::Syntax,
+        ErrorCode::Unknown,
+        ErrorCode::Name,
+        ErrorCode::TooBig,
+        ErrorCode::Line,
+        ErrorCode::Proto,
+        ErrorCode::NoQueue,
+        ErrorCode::NoGroup,
+        ErrorCode::Stale,
+        ErrorCode::NoConsumer,
+        ErrorCode::Timeout,
+        ErrorCode::Conflict,
+        ErrorCode::Full,
+        ErrorCode::Mem,
+        ErrorCode::Disk,
+        ErrorCode::Paused,
+        ErrorCode::Limit,
+        ErrorCode::Draining,
+        ErrorCode::Auth,
+        ErrorCode::Denied,
+        ErrorCode::NotLeader,
+        ErrorCode::UnknownResult,
+        ErrorCode::Internal,
+    ];
+
+    /// The code with that word.
+    pub fn from_word(word: &str) -> Option<ErrorCode> {
+        ErrorCode::ALL.into_iter().find(|code| code.word() == word)
+    }
+
     /// The word on the wire.
     pub fn word(self) -> &'static str {
         match self {
@@ -65,6 +97,9 @@ impl ErrorCode {
         }
     }
 }
+
+// None is forgotten.
+const _: () = assert!(ErrorCode::ALL.len() == ErrorCode::Internal as usize + 1);
 
 /// A refusal: what went wrong and what to do instead.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -490,6 +490,16 @@ impl Conn {
         }
     }
 
+    /// The output behind that offset answers all that was to be answered there, and nothing that comes later is.
+    pub fn end_marks(&mut self, start: u64) {
+        let end = self.out.end();
+        let moved = vec![end; self.marks_behind(start).len()];
+        self.move_marks(start, &moved);
+        if let Some(away) = &mut self.away {
+            away.drop_runs_behind_own(end);
+        }
+    }
+
     /// Tags in use, an empty one among them if there is an untagged subscription.
     pub fn tags_in_use(&self) -> Vec<Box<[u8]>> {
         let waits = self.rare.waits.iter();

@@ -158,7 +158,8 @@ impl<S: Storage> Shard<S> {
                 return false;
             }
             Blocked::Away(Wait::Run(run)) => {
-                if rest.starts_with(b"\n") || rest.starts_with(b"\r\n") {
+                if conn.session.is_text() && (rest.starts_with(b"\n") || rest.starts_with(b"\r\n"))
+                {
                     self.cancel_away(slot, run);
                 }
                 return false;

@@ -83,8 +83,14 @@ fn means(want: &str, line: &str, known: &mut BTreeMap<String, String>) -> bool {
 fn the_examples_are_true() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/http.md");
     let page = fs::read_to_string(path).expect("the page is there");
-    let broker = Launch::memory().start();
-    let mut http = Http::connect(broker.address);
+    for shards in ["1", "2", "4"] {
+        let broker = Launch::memory().arg(&format!("--shards {shards}")).start();
+        check(&page, &mut Http::connect(broker.address));
+    }
+}
+
+/// Does what every example of the page does, and compares what comes with what the page shows.
+fn check(page: &str, http: &mut Http) {
     let mut known: BTreeMap<String, String> = BTreeMap::new();
     let mut examples = 0;
     for block in page.split("```console\n").skip(1) {
@@ -95,7 +101,7 @@ fn the_examples_are_true() {
             for (name, text) in &known {
                 command = command.replace(name.as_str(), text);
             }
-            let found = curl(&mut http, &words(&command.replace('…', "1.1.99")));
+            let found = curl(http, &words(&command.replace('…', "1.1.99")));
             let is_open = shown.ends_with("…\n");
             let mut lines = found.lines();
             for want in shown.lines() {

@@ -17,6 +17,8 @@ mod doors;
 mod exactly_once;
 #[cfg(target_os = "linux")]
 mod flood;
+#[cfg(target_os = "linux")]
+mod http;
 mod kill;
 #[cfg(target_os = "linux")]
 mod pin;

@@ -7,11 +7,12 @@
 
 mod amqp;
 mod http;
-mod metrics;
 mod resp;
 
 pub use amqp::Upkeep;
 pub(super) use resp::Consumers;
+
+pub(super) use http::{Page, PassedOn};
 
 use super::conn::{Conn, Life};
 use super::{Now, Shard};
@@ -70,15 +71,31 @@ impl Session {
         matches!(self, Session::Text)
     }
 
+    /// Which door it came through; `None` if that is not known yet.
+    pub fn door(&self) -> Option<Door> {
+        match self {
+            Session::Undecided => None,
+            Session::Text => Some(Door::Text),
+            Session::Http(_) => Some(Door::Http),
+            Session::Resp(_) => Some(Door::Resp),
+            Session::Amqp(_) => Some(Door::Amqp),
+        }
+    }
+
+    /// That of a guest, whose connection has come through that door at another shard.
+    pub fn of_guest(door: Door) -> Session {
+        match door {
+            Door::Text => Session::Text,
+            Door::Http => Session::Http(Box::default()),
+            Door::Resp | Door::Amqp | Door::Tls => {
+                unreachable!("what comes by {door:?} is not passed on")
+            }
+        }
+    }
+
     /// What it is called.
     pub fn word(&self) -> &'static str {
-        match self {
-            Session::Undecided => "-",
-            Session::Text => Door::Text.word(),
-            Session::Http(_) => Door::Http.word(),
-            Session::Resp(_) => Door::Resp.word(),
-            Session::Amqp(_) => Door::Amqp.word(),
-        }
+        self.door().map_or("-", Door::word)
     }
 
     /// See [`Conn::body_space`].
@@ -183,7 +200,7 @@ impl<S: Storage> Shard<S> {
         if pinned.is_some_and(|pinned| pinned != door) {
             return None;
         }
-        if self.peers.is_some() && door != Door::Text {
+        if self.peers.is_some() && !door.is_for_shards() {
             // What comes through the other doors is not routed to its shard.
             return None;
         }
@@ -208,12 +225,17 @@ impl<S: Storage> Shard<S> {
         if matches!(conn.session, Session::Undecided | Session::Text) {
             return false;
         }
-        if let Session::Resp(session) = &mut conn.session {
+        match &mut conn.session {
             // The places where replies end mean nothing any more: what was popped goes back.
-            session.forget_pops();
+            Session::Resp(session) => session.forget_pops(),
+            // Nor does what is asked behind them.
+            Session::Http(session) => session.forget_request(),
+            _ => {}
         }
         let error = Error::new(ErrorCode::UnknownResult, why);
+        let begins = conn.out.end();
         conn.tell(&mut self.pool, None, Told::Reply(&Reply::Error(&error)));
+        conn.end_marks(begins);
         conn.life = Life::Closing;
         true
     }

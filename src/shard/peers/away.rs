@@ -16,7 +16,7 @@ use super::{Leave, Letter, PEER_BYTES_MAX, RUNS_MAX, WINDOW_BYTES};
 use crate::broker::queue::WaiterKey;
 use crate::buffer::send::{Pool, SendRing};
 use crate::log::disk::Storage;
-use crate::shard::conn::{Blocked, Conn, Life};
+use crate::shard::conn::{Blocked, Conn, Life, Output};
 use crate::shard::{Now, Shard};
 
 /// Pieces from this size are referenced by the wire, smaller ones copied, bytes.
@@ -238,6 +238,23 @@ impl Away {
         id
     }
 
+    /// From that place on nothing is answered any more.
+    fn drop_runs(&mut self, from: usize) {
+        for run in self.runs.drain(from..) {
+            if let Dest::Guest(to) = run.dest {
+                self.links[to as usize].pending -= 1;
+            }
+        }
+    }
+
+    /// Behind the connection's own output up to that offset nothing is answered any more.
+    pub fn drop_runs_behind_own(&mut self, end: u64) {
+        let is_last = |run: &Run| matches!(run.dest, Dest::Own(mark) if mark == end);
+        if let Some(last) = self.runs.iter().rposition(is_last) {
+            self.drop_runs(last + 1);
+        }
+    }
+
     /// The connection's own output so far stands before what is posted next.
     fn seal(&mut self, conn: &Conn, is_waiting: bool) {
         let end = conn.out.end();
@@ -352,9 +369,14 @@ impl Away {
                 }
             }
             Dest::Gather(gather) => {
-                let Some(text) = gather.finish(&mut conn.rare.make().quiet) else {
+                if !gather.is_whole() {
                     return false;
-                };
+                }
+                // What was run here meanwhile is told behind it.
+                let held = conn.swap_output(Output::default());
+                gather.finish(conn, pool);
+                let mut told = conn.swap_output(held);
+                let text = told.ring.take(told.ring.len(), pool);
                 self.wire.writer(pool).extend_from_slice(&text);
             }
         }
@@ -484,7 +506,7 @@ impl<S: Storage> Shard<S> {
         self.list_away(slot);
         self.open_link(slot, to);
         self.flush_draft(slot, to);
-        self.count_posted(slot, to, bytes.len());
+        self.count_posted(slot, to, bytes.len() + kind.bytes());
         let conn = self.key(slot);
         let letter = Letter::Input {
             conn,
@@ -527,6 +549,7 @@ impl<S: Storage> Shard<S> {
         let open = &self.conns[slot];
         let letter = Letter::Open {
             conn,
+            door: open.session.door().expect("it has said something"),
             peer: open.peer.clone(),
             name: open.rare.name.as_slice().into(),
             wants_expired: open.wants_expired,
@@ -619,11 +642,19 @@ impl<S: Storage> Shard<S> {
         }
     }
 
+    /// A guest has gone: as it was told to, or because its door had to end, which it has said to the client.
     pub(super) fn guest_gone(&mut self, slot: usize, from: u32) {
-        if let Some(away) = &mut self.conns[slot].away {
-            away.links[from as usize].is_gone = true;
-            self.list_away(slot);
+        let conn = &mut self.conns[slot];
+        let Some(away) = &mut conn.away else { return };
+        let link = &mut away.links[from as usize];
+        link.is_gone = true;
+        let answered = link.answered;
+        if !away.finished && !away.quitting {
+            let unanswered = away.runs.partition_point(|run| run.id <= answered);
+            away.drop_runs(unanswered);
+            conn.life = Life::Closing;
         }
+        self.list_away(slot);
     }
 
     /// A guest has sent something.

@@ -1,13 +1,15 @@
 //! Commands that several shards answer: each runs its part, the connection's home makes one answer of them.
 
 use super::Letter;
+use super::guest::Kind;
 use super::merge;
 use crate::broker::command::Command;
 use crate::broker::reply::Reply;
+use crate::buffer::send::Pool;
 use crate::log::disk::Storage;
 use crate::protocol::text::decode::{Decoder, Step};
-use crate::protocol::text::encode;
-use crate::shard::conn::{Need, Output, QuietCount};
+use crate::shard::conn::{Conn, Need, Output, QuietCount};
+use crate::shard::door::{Page, Session, Told};
 use crate::shard::failure::answer_stalled;
 use crate::shard::session::Flow;
 use crate::shard::{ConnKey, Now, Shard};
@@ -29,8 +31,11 @@ pub(in crate::shard) enum Question {
     Sync,
     /// `DRAIN`
     Drain,
-    /// `ACK`, `NACK` or `TOUCH` of handles of several shards: the tokens as typed, and whose each is.
-    Settle(Vec<u8>, Vec<u32>),
+    /// A page of HTTP.
+    Page(Page),
+    /// `ACK`, `NACK` or `TOUCH` of handles of several shards: the tokens as typed, and whose each is; what is no
+    /// handle is nobody's.
+    Settle(Vec<u8>, Vec<Option<u32>>),
 }
 
 /// An answer that several shards give.
@@ -74,45 +79,50 @@ impl Gather {
         self.missing -= 1;
     }
 
-    /// The answer when all parts are there.
-    pub(super) fn finish(&mut self, counted: &mut QuietCount) -> Option<Vec<u8>> {
-        if self.missing > 0 {
-            return None;
-        }
-        let mut out = Vec::new();
+    /// Every part is there.
+    pub(super) fn is_whole(&self) -> bool {
+        self.missing == 0
+    }
+
+    /// Tells the connection the answer of all parts.
+    pub(super) fn finish(&self, conn: &mut Conn, pool: &mut Pool) {
         let tag = (!self.tag.is_empty()).then_some(&*self.tag);
+        let mut counted = QuietCount::default();
+        if self.quiet {
+            counted = std::mem::take(&mut conn.rare.make().quiet);
+        }
+        let say = |reply: &Reply<'_>| conn.tell(pool, tag, Told::Reply(reply));
+        self.answer(&mut counted, say);
+        if self.quiet {
+            conn.rare.make().quiet = counted;
+        }
+    }
+
+    fn answer(&self, counted: &mut QuietCount, mut say: impl FnMut(&Reply<'_>)) {
         let parts: Vec<&[u8]> = self.parts.iter().flatten().map(Vec::as_slice).collect();
         match &self.question {
-            Question::Cast => self.finish_cast(&mut out, tag, &parts, counted),
+            Question::Cast => self.answer_cast(&parts, counted, say),
             Question::Commit => match merge::committed(&parts) {
-                Ok((count, level)) if self.quiet => {
+                Ok((_, level)) if self.quiet => {
                     counted.accepted += 1;
                     counted.level = counted.level.min(level);
-                    _ = count;
                 }
-                Ok((count, _)) => {
-                    let stale = b"";
-                    encode::reply(&mut out, tag, &Reply::Count { count, stale });
-                }
+                Ok((count, _)) => say(&Reply::Count { count, stale: b"" }),
                 Err(line) => {
-                    merge::tagged(&mut out, tag, line);
+                    say(&Reply::Error(&merge::error(line)));
                     counted.rejected += u64::from(self.quiet);
                 }
             },
-            Question::List => encode::reply(&mut out, tag, &Reply::Data(&merge::lists(&parts))),
-            Question::Stats => {
-                let text = merge::stats(&parts, self.parts.len());
-                encode::reply(&mut out, tag, &Reply::Data(&text));
-            }
-            Question::Connections => {
-                let text = merge::connections(&parts);
-                encode::reply(&mut out, tag, &Reply::Data(&text));
-            }
+            Question::List => say(&Reply::Data(&merge::lists(&parts))),
+            Question::Stats => say(&Reply::Data(&merge::stats(&parts, self.parts.len()))),
+            Question::Connections => say(&Reply::Data(&merge::connections(&parts))),
+            Question::Page(page) => say(&Reply::Data(&page.merge(&parts))),
             Question::Sync | Question::Settle(..) if merge::unknown(&parts).is_some() => {
-                merge::tagged(&mut out, tag, merge::unknown(&parts).unwrap_or_default());
+                let line = merge::unknown(&parts).unwrap_or_default();
+                say(&Reply::Error(&merge::error(line)));
             }
-            Question::Sync => encode::reply(&mut out, tag, &merge::synced(&parts)),
-            Question::Drain if !self.quiet => encode::reply(&mut out, tag, &Reply::Ok),
+            Question::Sync => say(&merge::synced(&parts)),
+            Question::Drain if !self.quiet => say(&Reply::Ok),
             Question::Drain => {}
             Question::Settle(tokens, owners) => {
                 let parts: Vec<&[u8]> = self
@@ -123,42 +133,35 @@ impl Gather {
                 let (count, stale) = merge::settled(tokens, owners, &parts);
                 let stale = &stale[..];
                 match (self.quiet, stale.is_empty()) {
-                    (false, _) => {
-                        encode::reply(&mut out, tag, &Reply::Count { count, stale });
-                    }
+                    (false, _) => say(&Reply::Count { count, stale }),
                     (true, true) => {}
-                    (true, false) => {
-                        encode::reply(&mut out, tag, &Reply::QuietStale { count, stale });
-                    }
+                    (true, false) => say(&Reply::QuietStale { count, stale }),
                 }
             }
         }
-        Some(out)
     }
 
-    fn finish_cast(
+    fn answer_cast(
         &self,
-        out: &mut Vec<u8>,
-        tag: Option<&[u8]>,
         parts: &[&[u8]],
         counted: &mut QuietCount,
+        mut say: impl FnMut(&Reply<'_>),
     ) {
         let cast = match merge::cast(parts) {
             Ok(cast) => cast,
             // None has taken it.
             Err(line) => {
-                merge::tagged(out, tag, &line);
+                say(&Reply::Error(&merge::error(&line)));
                 counted.rejected += u64::from(self.quiet);
                 return;
             }
         };
         if !self.quiet {
-            let reply = Reply::Cast {
+            return say(&Reply::Cast {
                 receivers: cast.receivers,
                 level: cast.level,
                 refused: cast.refused,
-            };
-            return encode::reply(out, tag, &reply);
+            });
         }
         if cast.refused > 0 {
             counted.rejected += 1;
@@ -188,8 +191,9 @@ impl<S: Storage> Shard<S> {
         }
     }
 
-    /// Runs one command and takes its answer out of the connection's output; `None` if it comes again. What is
-    /// pushed to the connection itself meanwhile stays there.
+    /// Runs one command and takes its answer out of the connection's output, as the line protocol writes it whatever
+    /// the connection speaks; `None` if it comes again. What is pushed to the connection itself meanwhile stays
+    /// there.
     pub(super) fn run_captured(
         &mut self,
         slot: usize,
@@ -208,7 +212,9 @@ impl<S: Storage> Shard<S> {
             _ => None,
         };
         let held = self.conns[slot].swap_output(Output::default());
+        let session = std::mem::replace(&mut self.conns[slot].session, Session::Text);
         let flow = self.execute(slot, request, now);
+        self.conns[slot].session = session;
         let mut captured = self.conns[slot].swap_output(held);
         if flow == Flow::Again {
             self.conns[slot].rare.take_kept_body();
@@ -237,6 +243,24 @@ impl<S: Storage> Shard<S> {
             text.extend_from_slice(told.as_bytes());
         }
         Some((text, need))
+    }
+
+    /// Asks all shards for their parts of a page.
+    pub(in crate::shard) fn gather_page(&mut self, slot: usize, page: Page, now: Now) -> Flow {
+        let (shards, me) = self.shards();
+        let others: Vec<u32> = (0..shards).filter(|shard| *shard != me).collect();
+        if !self.has_room_to(slot, &others) {
+            return Flow::Again;
+        }
+        let gather = Gather::new(Question::Page(page), None, false, shards, shards as usize);
+        let run = self.add_gather(slot, gather);
+        for to in others {
+            self.post_input(slot, to, run, Kind::Page(page), Vec::new());
+        }
+        let text = self.part_of_page(page, now);
+        let home = (me, self.key(slot));
+        self.keep_captured(home, run, text, Need::NOW);
+        Flow::Done
     }
 
     /// A part of an answer: it leaves when the log has got so far.

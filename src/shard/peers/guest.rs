@@ -1,6 +1,7 @@
 //! A connection of another shard, at the shard whose queues its commands are about.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use super::commit::gone;
 use super::watch::Part;
@@ -8,8 +9,9 @@ use super::{Leave, Letter, WINDOW_BYTES};
 use crate::broker::queue::WaiterKey;
 use crate::config::Door;
 use crate::log::disk::Storage;
-use crate::shard::conn::{Blocked, Conn, Entrance, Life};
-use crate::shard::door::Session;
+use crate::shard::conn::{Blocked, Conn, Entrance, Life, Need};
+use crate::shard::door::{Page, PassedOn, Session};
+use crate::shard::session::Flow;
 use crate::shard::{ConnKey, Now, Shard};
 
 /// How a piece of input is to be run.
@@ -17,6 +19,10 @@ use crate::shard::{ConnKey, Now, Shard};
 pub(super) enum Kind {
     /// Commands, one after another.
     Commands,
+    /// A request of HTTP.
+    Http(Arc<PassedOn>),
+    /// This shard's part of a page of HTTP.
+    Page(Page),
     /// One command whose answer is a part of what several shards answer.
     Part,
     /// An empty line behind a command that waits.
@@ -34,6 +40,16 @@ pub(super) enum Kind {
         tag: Box<[u8]>,
         quiet: bool,
     },
+}
+
+impl Kind {
+    /// Bytes of input that are not in the letter's own.
+    pub(super) fn bytes(&self) -> usize {
+        match self {
+            Kind::Http(request) => request.bytes(),
+            _ => 0,
+        }
+    }
 }
 
 /// Input of a guest that is not run to its end.
@@ -95,6 +111,7 @@ impl<S: Storage> Shard<S> {
     pub(super) fn open_guest(
         &mut self,
         home: (u32, ConnKey),
+        door: Door,
         peer: &str,
         name: Box<[u8]>,
         wants_expired: bool,
@@ -104,11 +121,11 @@ impl<S: Storage> Shard<S> {
         self.next_generation = self.next_generation.wrapping_add(1);
         let holder = self.engine.leases.add_holder();
         let entrance = Entrance {
-            pinned: Some(Door::Text),
+            pinned: Some(door),
             is_loopback: true,
         };
         let mut conn = Conn::new(generation, peer, entrance, holder, now.us);
-        conn.session = Session::Text;
+        conn.session = Session::of_guest(door);
         conn.rare.set_name(&name);
         conn.wants_expired = wants_expired;
         conn.guest = Some(Box::new(Guest {
@@ -217,6 +234,27 @@ impl<S: Storage> Shard<S> {
                 self.conns[slot].tail = tail;
                 self.use_up(slot, used);
                 used > 0
+            }
+            Kind::Http(request) => {
+                if self.run_passed_on(slot, &request, now) == Flow::Again {
+                    return false;
+                }
+                let guest = self.guest(slot);
+                guest.taken += request.bytes();
+                if let Some(front) = guest.pieces.front_mut() {
+                    // It may wait still, and ends as a row of commands does.
+                    front.kind = Kind::Commands;
+                }
+                self.list_guest(slot);
+                true
+            }
+            Kind::Page(page) => {
+                let text = self.part_of_page(page, now);
+                let guest = self.guest(slot);
+                guest.pieces.pop_front();
+                let home = guest.home;
+                self.keep_captured(home, run, text, Need::NOW);
+                true
             }
             Kind::Part => {
                 let tail = std::mem::take(&mut self.conns[slot].tail);
@@ -394,7 +432,8 @@ impl<S: Storage> Shard<S> {
     /// The guest goes: its home is told, and what it had not run counts as used up.
     pub(in crate::shard) fn guest_goes(&mut self, guest: &Guest, unused: usize) {
         let (to, conn) = guest.home;
-        let taken = guest.taken + unused;
+        let waiting = guest.pieces.iter().map(|piece| piece.kind.bytes());
+        let taken = guest.taken + unused + waiting.sum::<usize>();
         let peers = self.mail();
         peers.guests.remove(&guest.home);
         for piece in &guest.pieces {

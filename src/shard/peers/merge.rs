@@ -2,7 +2,7 @@
 
 use crate::broker::command::{Source, Tokens};
 use crate::broker::id::Level;
-use crate::broker::reply::Reply;
+use crate::broker::reply::{Error, ErrorCode, Reply};
 use crate::shard::settling::push_stale;
 
 /// What became of a cast.
@@ -104,20 +104,27 @@ pub(super) fn unknown<'a>(parts: &[&'a [u8]]) -> Option<&'a [u8]> {
     parts.find(|part| part.starts_with(b"ERR UNKNOWNRESULT"))
 }
 
-/// A line without a tag, with one.
-pub(super) fn tagged(out: &mut Vec<u8>, tag: Option<&[u8]>, line: &[u8]) {
-    let kind = line.iter().take_while(|octet| **octet != b' ').count();
-    out.extend_from_slice(&line[..kind]);
-    if let Some(tag) = tag {
-        out.extend_from_slice(b" @");
-        out.extend_from_slice(tag);
-    }
-    out.extend_from_slice(&line[kind..]);
+/// The error of an `ERR <code> [retry=n] [k=v …] :<text>`.
+pub(super) fn error(line: &[u8]) -> Error {
+    let line = String::from_utf8_lossy(line.strip_suffix(b"\n").unwrap_or(line));
+    let (words, text) = line.split_once(" :").unwrap_or((&line, ""));
+    let mut words = words.split(' ').skip(1);
+    let code = words.next().and_then(ErrorCode::from_word);
+    let mut error = Error::new(
+        code.expect("a shard writes a code where it belongs"),
+        text.to_owned(),
+    );
+    let (retry, fields): (Vec<&str>, Vec<&str>) =
+        words.partition(|word| word.starts_with("retry="));
+    let retry = retry.first().and_then(|word| word.strip_prefix("retry="));
+    error.retry_ms = retry.and_then(|retry_ms| retry_ms.parse().ok());
+    error.fields = fields.join(" ");
+    error
 }
 
 /// How many were settled, and the stale tokens in the order typed. `parts` are by shard, empty for those
 /// that were not asked.
-pub(super) fn settled(tokens: &[u8], owners: &[u32], parts: &[&[u8]]) -> (u64, Vec<u8>) {
+pub(super) fn settled(tokens: &[u8], owners: &[Option<u32>], parts: &[&[u8]]) -> (u64, Vec<u8>) {
     let mut count = 0;
     let mut stale_of: Vec<_> = Vec::new();
     for part in parts {
@@ -130,8 +137,11 @@ pub(super) fn settled(tokens: &[u8], owners: &[u32], parts: &[&[u8]]) -> (u64, V
     let mut stale = Vec::new();
     for (token, owner) in Tokens(tokens).iter().zip(owners) {
         // Each shard names its own in the order given.
-        let next = &mut stale_of[*owner as usize];
-        if next.next_if_eq(&token).is_some() {
+        let is_stale = match owner {
+            Some(owner) => stale_of[*owner as usize].next_if_eq(&token).is_some(),
+            None => true,
+        };
+        if is_stale {
             push_stale(&mut stale, token);
         }
     }
@@ -292,6 +302,7 @@ pub(super) fn connections(parts: &[&[u8]]) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protocol::text::encode;
 
     fn data_of(text: &str) -> Vec<u8> {
         format!("DATA ${}\n{text}\n", text.len()).into_bytes()
@@ -327,22 +338,33 @@ mod tests {
         // A log that finds no space says so in place of what stood there.
         let unsure = [&b"OK 1 os taken=1\n"[..], b"ERR UNKNOWNRESULT :x\n"];
         assert_eq!(cast(&unsure), error(b"ERR UNKNOWNRESULT :x\n"));
-        let mut line = Vec::new();
-        tagged(&mut line, Some(b"7"), b"ERR B :y\n");
-        assert_eq!(line, b"ERR @7 B :y\n");
+    }
+
+    #[test]
+    fn errors_are_written_again_as_they_were() {
+        for code in ErrorCode::ALL {
+            for middle in ["", " retry=100", " at=3 maxlen=5", " retry=7 messages=5"] {
+                for text in ["x", "", "two :words = retry=9"] {
+                    let line = format!("ERR {}{middle} :{text}\n", code.word());
+                    let mut written = Vec::new();
+                    encode::error(&mut written, None, &error(line.as_bytes()));
+                    assert_eq!(String::from_utf8_lossy(&written), line);
+                }
+            }
+        }
     }
 
     #[test]
     fn stale_handles_are_named_in_the_order_typed() {
         let tokens = b"2.1.1 3.1.1 x 2.9.9 3.7.7";
-        let owners = [0, 1, 0, 0, 1];
-        let parts: [&[u8]; 2] = [b"OK 1 stale=x,2.9.9\n", b"OK 1 stale=3.1.1\n"];
+        let owners = [Some(0), Some(1), None, Some(0), Some(1)];
+        let parts: [&[u8]; 2] = [b"OK 1 stale=2.9.9\n", b"OK 1 stale=3.1.1\n"];
         assert_eq!(
             settled(tokens, &owners, &parts),
             (2, b"3.1.1,x,2.9.9".to_vec())
         );
         let parts: [&[u8]; 2] = [b"OK 3\n", b"OK 2\n"];
-        assert_eq!(settled(tokens, &owners, &parts), (5, Vec::new()));
+        assert_eq!(settled(tokens, &owners, &parts), (5, b"x".to_vec()));
     }
 
     #[test]

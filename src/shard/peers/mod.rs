@@ -47,6 +47,7 @@ use super::engine::{Carried, Ordered};
 use super::{ConnKey, Now, Shard};
 use crate::broker::id::{Level, QueueUid};
 use crate::broker::reply::Error;
+use crate::config::Door;
 use crate::log::disk::Storage;
 use guest::Kind;
 use watch::{Found, Given};
@@ -79,9 +80,10 @@ enum Leave {
 /// One thing that a shard tells another. `conn` is the connection's key at its home.
 #[derive(Debug)]
 enum Letter {
-    /// To a guest: it begins.
+    /// To a guest: it begins, and tells its connection things as that door does.
     Open {
         conn: ConnKey,
+        door: Door,
         peer: Box<str>,
         name: Box<[u8]>,
         wants_expired: bool,
@@ -312,10 +314,11 @@ impl<S: Storage> Shard<S> {
         match letter {
             Letter::Open {
                 conn,
+                door,
                 peer,
                 name,
                 wants_expired,
-            } => self.open_guest((from, conn), &peer, name, wants_expired, now),
+            } => self.open_guest((from, conn), door, &peer, name, wants_expired, now),
             Letter::Named {
                 conn,
                 name,
@@ -335,7 +338,7 @@ impl<S: Storage> Shard<S> {
                 Some(slot) => self.guest_input(slot, run, kind, &bytes, now),
                 // It has gone with the last `Gone`; what comes behind that is used up too.
                 None => {
-                    let taken = bytes.len();
+                    let taken = bytes.len() + kind.bytes();
                     if let Kind::Prepare { number } = kind {
                         let vote = Box::new(Err(commit::gone()));
                         self.mail().post(from, Letter::Vote { number, vote });

@@ -444,11 +444,9 @@ impl<S: Storage> Shard<S> {
             return;
         };
         let (_, line) = pull.refused.take().expect("it was just looked at");
-        let mut text = Vec::new();
-        let tag = (!pull.tag.is_empty()).then_some(&*pull.tag);
-        merge::tagged(&mut text, tag, &line);
-        let conn = &mut self.conns[slot];
-        conn.out.writer(&mut self.pool).extend_from_slice(&text);
+        let tag = pull.tag.clone();
+        let tag = (!tag.is_empty()).then_some(&*tag);
+        self.answer_error(slot, tag, &merge::error(&line));
         self.leave_across(slot, id);
         self.unwatch(slot, id, now);
     }

@@ -1,6 +1,7 @@
 //! Where a command is run.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -14,6 +15,7 @@ use crate::protocol::text::fast;
 use crate::protocol::text::handles::{self, Acks};
 use crate::protocol::text::repeated::Bodies;
 use crate::shard::conn::Blocked;
+use crate::shard::door::PassedOn;
 use crate::shard::interest::{tag_in_use, untagged_in_use};
 use crate::shard::placement::shard_of;
 use crate::shard::request::shard_of_token;
@@ -174,10 +176,11 @@ impl<S: Storage> Shard<S> {
         used
     }
 
-    /// The shard that a handle names; this one's if it names none.
-    fn owner_of_handle(&self, token: &[u8]) -> u32 {
-        let (shards, me) = self.shards();
-        handles::parse(token).map_or(me, |handle| (handle.incarnation % u64::from(shards)) as u32)
+    /// The shard that a handle names, if it is one.
+    fn owner_of_handle(&self, token: &[u8]) -> Option<u32> {
+        let (shards, _) = self.shards();
+        let handle = handles::parse(token)?;
+        Some((handle.incarnation % u64::from(shards)) as u32)
     }
 
     /// Where a command of a connection is run.
@@ -355,20 +358,18 @@ impl<S: Storage> Shard<S> {
 
     /// Handles of one shard are settled there; those of several in as many commands.
     fn plan_settle(&self, request: &Request<'_>, handles: Tokens<'_>) -> Plan {
-        let owners: Vec<u32> = handles
-            .iter()
-            .map(|token| self.owner_of_handle(token))
-            .collect();
-        let first = owners.first().copied().unwrap_or(self.shards().1);
+        let tokens = handles.iter();
+        let owners: Vec<Option<u32>> = tokens.map(|token| self.owner_of_handle(token)).collect();
+        let first = owners.first().copied().flatten();
         if owners.iter().all(|owner| *owner == first) {
-            return self.post_to(first, false, None);
+            return self.post_to(first.unwrap_or(self.shards().1), false, None);
         }
-        let mut shards = owners.clone();
+        let mut shards: Vec<u32> = owners.iter().flatten().copied().collect();
         shards.sort_unstable();
         shards.dedup();
         let asked = shards.into_iter().map(|shard| {
             let own = handles.iter().zip(&owners);
-            let own = own.filter(|(_, owner)| **owner == shard);
+            let own = own.filter(|(_, owner)| **owner == Some(shard));
             let own: Vec<&[u8]> = own.map(|(token, _)| token).collect();
             (shard, Some(settle_command(&request.command, &own)))
         });
@@ -402,7 +403,7 @@ impl<S: Storage> Shard<S> {
                 Command::Ack { handles } | Command::Nack { handles, .. } => {
                     let mut owners: BTreeMap<u32, Vec<&[u8]>> = BTreeMap::new();
                     for token in handles.iter() {
-                        let owner = self.owner_of_handle(token);
+                        let owner = self.owner_of_handle(token).unwrap_or(me);
                         owners.entry(owner).or_default().push(token);
                     }
                     let is_whole = owners.len() == 1;
@@ -586,6 +587,30 @@ impl<S: Storage> Shard<S> {
             self.keep_captured(home, run, text, need);
         }
         Flow::Done
+    }
+
+    /// Posts a request of HTTP to where it belongs.
+    pub(in crate::shard) fn post_http(
+        &mut self,
+        slot: usize,
+        to: u32,
+        request: impl FnOnce() -> PassedOn,
+    ) -> Flow {
+        if !self.has_room_to(slot, &[to]) {
+            return Flow::Again;
+        }
+        let kind = Kind::Http(Arc::new(request()));
+        self.post_alone(slot, to, kind, Vec::new());
+        Flow::Done
+    }
+
+    /// What comes next waits for what the last command posted, or asked of several shards.
+    pub(in crate::shard) fn wait_for_last_run(&mut self, slot: usize) {
+        let conn = &mut self.conns[slot];
+        let runs = conn.away.iter().flat_map(|away| away.runs.back());
+        if let Some(run) = runs.last() {
+            conn.blocked = Blocked::Away(Wait::Run(run.id));
+        }
     }
 
     fn post_commit(&mut self, slot: usize, to: u32, tag: Option<&[u8]>, quiet: bool) -> Flow {

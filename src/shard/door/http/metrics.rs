@@ -1,16 +1,11 @@
 //! The broker's counts in Prometheus' text format, version 0.0.4. Base units: seconds and bytes.
 
-use std::fmt::{Display, Write};
-
-use super::super::{Now, Shard};
+use super::exposition::{SERIES_MAX, Text, WITHOUT_SERIES};
 use crate::broker::id::Level;
 use crate::broker::queue::{Counters, Queue, QueueKey};
 use crate::broker::reply::ErrorCode;
 use crate::log::disk::Storage;
-
-/// Queues and groups with series of their own at most; those behind them in the order of names are counted by
-/// `ringmq_queues_without_series`.
-const SERIES_MAX: usize = 1000;
+use crate::shard::{Now, Shard};
 
 /// Codes with which a publish is refused for what the broker or the queue can take.
 const REJECTIONS: [ErrorCode; 7] = [
@@ -58,61 +53,6 @@ const COUNTED: [Counted; 10] = [
     ),
 ];
 
-/// Text that grows metric by metric.
-struct Text(String);
-
-impl Text {
-    /// Begins a metric; its samples follow.
-    fn metric(&mut self, name: &str, kind: &str, help: &str) {
-        let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}");
-    }
-
-    /// One sample.
-    fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: impl Display) {
-        self.0.push_str(name);
-        for (at, (label, text)) in labels.iter().enumerate() {
-            let _ = write!(self.0, "{}{label}=\"", if at == 0 { '{' } else { ',' });
-            for character in text.chars() {
-                match character {
-                    '\\' => self.0.push_str("\\\\"),
-                    '"' => self.0.push_str("\\\""),
-                    '\n' => self.0.push_str("\\n"),
-                    other => self.0.push(other),
-                }
-            }
-            self.0.push('"');
-        }
-        if !labels.is_empty() {
-            self.0.push('}');
-        }
-        let _ = writeln!(self.0, " {value}");
-    }
-
-    /// A metric of one sample without labels.
-    fn single(&mut self, name: &str, kind: &str, help: &str, value: impl Display) {
-        self.metric(name, kind, help);
-        self.sample(name, &[], value);
-    }
-
-    /// Times of which entry n of `below` counts those below 2^n, in units of which `per_second` are a second.
-    fn histogram(&mut self, name: &str, help: &str, below: &[u64], sum: u64, per_second: f64) {
-        self.metric(name, "histogram", help);
-        let bucket = format!("{name}_bucket");
-        let mut count = 0;
-        for (power, more) in below.iter().enumerate() {
-            count += more;
-            // The last one has no upper end.
-            if power + 1 < below.len() {
-                let end = (1u64 << power) as f64 / per_second;
-                self.sample(&bucket, &[("le", &end.to_string())], count);
-            }
-        }
-        self.sample(&bucket, &[("le", "+Inf")], count);
-        self.sample(&format!("{name}_sum"), &[], sum as f64 / per_second);
-        self.sample(&format!("{name}_count"), &[], count);
-    }
-}
-
 fn seconds(us: u64) -> f64 {
     us as f64 / 1e6
 }
@@ -125,7 +65,7 @@ fn label(queue: &Queue) -> String {
 impl<S: Storage> Shard<S> {
     /// The page `/metrics`.
     pub(super) fn metrics(&mut self, now: Now) -> Vec<u8> {
-        let mut text = Text(String::new());
+        let mut text = Text::default();
         text.metric("ringmq_build_info", "gauge", "The version that runs.");
         let version = env!("CARGO_PKG_VERSION");
         text.sample("ringmq_build_info", &[("version", version)], 1);
@@ -134,7 +74,7 @@ impl<S: Storage> Shard<S> {
         self.log_metrics(&mut text);
         self.time_metrics(&mut text);
         self.queue_metrics(&mut text, now);
-        text.0.into_bytes()
+        text.into_bytes()
     }
 
     fn broker_metrics(&self, text: &mut Text, memory: usize, now: Now) {
@@ -143,7 +83,7 @@ impl<S: Storage> Shard<S> {
         let help = "Time since the start.";
         text.single("ringmq_uptime_seconds", "gauge", help, uptime);
         let help = "Connections now open.";
-        text.single("ringmq_connections", "gauge", help, self.conns.len());
+        text.single("ringmq_connections", "gauge", help, self.connections());
         let counters = [
             (
                 "ringmq_connections_total",
@@ -267,7 +207,7 @@ impl<S: Storage> Shard<S> {
         text.single("ringmq_queues", "gauge", help, queues.len());
         let hidden = queues.len().saturating_sub(SERIES_MAX);
         let help = "Queues and groups that have no series of their own.";
-        text.single("ringmq_queues_without_series", "gauge", help, hidden);
+        text.single(WITHOUT_SERIES, "gauge", help, hidden);
         queues.truncate(SERIES_MAX);
         for (word, help, of) in COUNTED {
             let name = format!("ringmq_messages_{word}_total");
