@@ -209,9 +209,10 @@ impl Config {
         )?;
         in_range("--shards", self.shards, 1, SHARDS_MAX)?;
         let mut pinned = self.pinned.iter().flatten();
-        if let (2.., Some(door)) = (self.shards, pinned.find(|door| **door != Door::Text)) {
+        let is_passed_on = |door: &&Door| matches!(door, Door::Text | Door::Resp);
+        if let (2.., Some(door)) = (self.shards, pinned.find(|door| !is_passed_on(door))) {
             return Err(format!(
-                "--listen {}://... and several shards do not go together: they take the line protocol only, \
+                "--listen {}://... and several shards do not go together: they take the line protocol and RESP, \
                  use --shards 1",
                 door.word()
             ));

@@ -457,7 +457,9 @@ impl Conn {
 
     /// May it go when its own work is done, as far as other shards know?
     pub fn may_leave(&self) -> bool {
-        let guest_may = self.guest.as_ref().is_none_or(|guest| guest.is_finished());
+        let is_closing = self.life == Life::Closing;
+        let mut guest = self.guest.iter();
+        let guest_may = guest.all(|guest| is_closing || guest.is_finished());
         guest_may && self.away.as_ref().is_none_or(|away| away.may_close())
     }
 
@@ -476,6 +478,18 @@ impl Conn {
         let own = self.away.iter().flat_map(|away| away.own_marks());
         let marks = guest.chain(own);
         marks.filter(|mark| *mark > start).collect()
+    }
+
+    /// What stood in the output behind that offset was taken out for good, and what was told instead ends it: other
+    /// shards wait for no more of it.
+    pub fn end_marks(&mut self, start: u64) {
+        let end = self.out.end();
+        if let Some(guest) = &mut self.guest {
+            guest.forget_runs(start);
+        }
+        if let Some(away) = &mut self.away {
+            away.end_behind(start, end);
+        }
     }
 
     /// The output behind that offset was rewritten: these places are there now.

@@ -127,8 +127,24 @@ impl Resp {
     }
 }
 
+/// Does this module stand for brokers of several shards?
+fn shards() -> &'static str {
+    match module_path!().contains("several") {
+        true => "--shards 4",
+        false => "--shards 1",
+    }
+}
+
+pub(crate) fn launch() -> Launch {
+    Launch::memory().arg(shards())
+}
+
+pub(crate) fn launch_at(dir: &TempDir) -> Launch {
+    Launch::data(&dir.data()).arg(shards())
+}
+
 pub(crate) fn memory() -> (Broker, Resp) {
-    let broker = Launch::memory().start();
+    let broker = launch().start();
     let resp = Resp::connect(broker.address);
     (broker, resp)
 }
@@ -443,7 +459,7 @@ fn pops_sent_ahead_are_settled_only_by_what_comes_after_their_replies() {
 
 #[test]
 fn classic_pops_are_gone_when_they_are_sent() {
-    let broker = Launch::memory().arg("--resp-pop classic").start();
+    let broker = launch().arg("--resp-pop classic").start();
     let mut resp = Resp::connect(broker.address);
     resp.check("RPUSH k a b", ":2");
     let mut dead = Resp::connect(broker.address);
@@ -457,7 +473,7 @@ fn classic_pops_are_gone_when_they_are_sent() {
 #[test]
 fn lists_survive_a_kill_at_both_ends() {
     let dir = TempDir::new("resp");
-    let launch = Launch::data(&dir.data());
+    let launch = launch_at(&dir);
     let mut broker = launch.start();
     let mut resp = Resp::connect(broker.address);
     for round in 0..3 {
@@ -531,7 +547,7 @@ fn a_transaction_is_one_reply_and_its_pops_are_settled_as_one() {
 #[test]
 fn a_transaction_on_disk_sees_its_own_pushes() {
     let dir = TempDir::new("resp-exec");
-    let broker = Launch::data(&dir.data()).start();
+    let broker = launch_at(&dir).start();
     let mut resp = Resp::connect(broker.address);
     for _ in 0..3 {
         for line in [
@@ -616,7 +632,7 @@ fn a_message_goes_in_by_any_door_and_comes_out_by_any_other() {
 
 #[test]
 fn a_pinned_listener_takes_commands_typed_by_hand() {
-    let broker = Launch::memory().arg("--listen resp://127.0.0.1:0").start();
+    let broker = launch().arg("--listen resp://127.0.0.1:0").start();
     let banner = broker.banner();
     let line = banner.first().expect("the second listener is told");
     let address = line

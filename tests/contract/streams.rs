@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use crate::resp::{Resp, memory};
-use crate::support::{Launch, TempDir};
+use super::resp::{Resp, launch_at, memory};
+use crate::support::TempDir;
 
 /// Entries of a stream with their ids cut away.
 fn without_ids(text: &str) -> String {
@@ -152,7 +152,7 @@ fn a_reader_of_a_stream_waits_and_other_doors_take_part() {
 #[test]
 fn streams_survive_a_kill() {
     let dir = TempDir::new("resp-streams");
-    let launch = Launch::data(&dir.data());
+    let launch = launch_at(&dir);
     let mut broker = launch.start();
     let mut resp = Resp::connect(broker.address);
     resp.check("XGROUP CREATE s g 0 MKSTREAM", "+OK");
@@ -339,7 +339,7 @@ fn a_waiting_reader_outlives_its_consumer_and_is_told_that_its_group_is_gone() {
 #[test]
 fn streams_that_lie_on_the_disk_are_all_read() {
     let dir = TempDir::new("resp-cold-streams");
-    let launch = Launch::data(&dir.data());
+    let launch = launch_at(&dir);
     let mut broker = launch.start();
     let mut resp = Resp::connect(broker.address);
     let streams = ["a", "b", "c", "d"];

@@ -11,7 +11,7 @@ mod metrics;
 mod resp;
 
 pub use amqp::Upkeep;
-pub(super) use resp::Consumers;
+pub(super) use resp::{Consumers, Merge, merge, unknown_result};
 
 use super::conn::{Conn, Life};
 use super::{Now, Shard};
@@ -70,15 +70,32 @@ impl Session {
         matches!(self, Session::Text)
     }
 
+    /// The session of a guest whose connection speaks so at its home.
+    pub fn of_guest(door: Door) -> Session {
+        match door {
+            // What a person types is passed on as it is.
+            Door::Resp => Session::Resp(Box::new(resp::Session::new(true))),
+            Door::Text => Session::Text,
+            Door::Http | Door::Amqp | Door::Tls => {
+                unreachable!("a connection that speaks {} is not passed on", door.word())
+            }
+        }
+    }
+
+    /// The door that it came by; `None` while that is not known.
+    pub fn door(&self) -> Option<Door> {
+        match self {
+            Session::Undecided => None,
+            Session::Text => Some(Door::Text),
+            Session::Http(_) => Some(Door::Http),
+            Session::Resp(_) => Some(Door::Resp),
+            Session::Amqp(_) => Some(Door::Amqp),
+        }
+    }
+
     /// What it is called.
     pub fn word(&self) -> &'static str {
-        match self {
-            Session::Undecided => "-",
-            Session::Text => Door::Text.word(),
-            Session::Http(_) => Door::Http.word(),
-            Session::Resp(_) => Door::Resp.word(),
-            Session::Amqp(_) => Door::Amqp.word(),
-        }
+        self.door().map_or("-", Door::word)
     }
 
     /// See [`Conn::body_space`].
@@ -183,8 +200,8 @@ impl<S: Storage> Shard<S> {
         if pinned.is_some_and(|pinned| pinned != door) {
             return None;
         }
-        if self.peers.is_some() && door != Door::Text {
-            // What comes through the other doors is not routed to its shard.
+        if self.peers.is_some() && !matches!(door, Door::Text | Door::Resp) {
+            // What comes through these doors is not routed to its shard.
             return None;
         }
         match door {
@@ -212,8 +229,9 @@ impl<S: Storage> Shard<S> {
             // The places where replies end mean nothing any more: what was popped goes back.
             session.forget_pops();
         }
-        let error = Error::new(ErrorCode::UnknownResult, why);
+        let (start, error) = (conn.out.end(), Error::new(ErrorCode::UnknownResult, why));
         conn.tell(&mut self.pool, None, Told::Reply(&Reply::Error(&error)));
+        conn.end_marks(start);
         conn.life = Life::Closing;
         true
     }

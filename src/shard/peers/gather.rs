@@ -8,7 +8,8 @@ use crate::log::disk::Storage;
 use crate::protocol::text::decode::{Decoder, Step};
 use crate::protocol::text::encode;
 use crate::shard::conn::{Need, Output, QuietCount};
-use crate::shard::failure::answer_stalled;
+use crate::shard::door::{self, Merge};
+use crate::shard::failure::{NO_SPACE, answer_stalled};
 use crate::shard::session::Flow;
 use crate::shard::{ConnKey, Now, Shard};
 
@@ -31,6 +32,8 @@ pub(in crate::shard) enum Question {
     Drain,
     /// `ACK`, `NACK` or `TOUCH` of handles of several shards: the tokens as typed, and whose each is.
     Settle(Vec<u8>, Vec<u32>),
+    /// A command of RESP, and how its replies become one.
+    Resp(Merge),
 }
 
 /// An answer that several shards give.
@@ -112,6 +115,7 @@ impl Gather {
                 merge::tagged(&mut out, tag, merge::unknown(&parts).unwrap_or_default());
             }
             Question::Sync => encode::reply(&mut out, tag, &merge::synced(&parts)),
+            Question::Resp(how) => out = door::merge(*how, &parts),
             Question::Drain if !self.quiet => encode::reply(&mut out, tag, &Reply::Ok),
             Question::Drain => {}
             Question::Settle(tokens, owners) => {
@@ -169,15 +173,23 @@ impl Gather {
     }
 }
 
-/// A part of an answer, on its way to the connection's home.
+/// A part of an answer, taken out of the output of the connection that was told it.
 #[derive(Debug)]
-pub struct Captured {
-    /// The connection's home and its key there. Its guest here may be gone meanwhile.
-    home: (u32, ConnKey),
-    run: u64,
+pub(super) struct Part {
     text: Vec<u8>,
     /// It leaves when the log has got so far.
     need: Need,
+    /// It is of the line protocol.
+    is_text: bool,
+}
+
+/// A part of an answer, on its way to the connection's home.
+#[derive(Debug)]
+pub(super) struct Captured {
+    /// The connection's home and its key there. Its guest here may be gone meanwhile.
+    home: (u32, ConnKey),
+    run: u64,
+    part: Part,
 }
 
 impl<S: Storage> Shard<S> {
@@ -190,12 +202,15 @@ impl<S: Storage> Shard<S> {
 
     /// Runs one command and takes its answer out of the connection's output; `None` if it comes again. What is
     /// pushed to the connection itself meanwhile stays there.
-    pub(super) fn run_captured(
-        &mut self,
-        slot: usize,
-        frame: &[u8],
-        now: Now,
-    ) -> Option<(Vec<u8>, Need)> {
+    pub(super) fn run_captured(&mut self, slot: usize, frame: &[u8], now: Now) -> Option<Part> {
+        if !self.conns[slot].session.is_text() {
+            let (text, need) = self.run_resp_captured(slot, frame, now)?;
+            return Some(Part {
+                text,
+                need,
+                is_text: false,
+            });
+        }
         let mut decoder = Decoder::default();
         let (_, step) = decoder.decode(frame, &self.limits.clone());
         let Step::Request(mut request) = step else {
@@ -236,24 +251,17 @@ impl<S: Storage> Shard<S> {
             text.pop();
             text.extend_from_slice(told.as_bytes());
         }
-        Some((text, need))
+        Some(Part {
+            text,
+            need,
+            is_text: true,
+        })
     }
 
     /// A part of an answer: it leaves when the log has got so far.
-    pub(super) fn keep_captured(
-        &mut self,
-        home: (u32, ConnKey),
-        run: u64,
-        text: Vec<u8>,
-        need: Need,
-    ) {
-        let captured = Captured {
-            home,
-            run,
-            text,
-            need,
-        };
-        match self.engine.reached(need) {
+    pub(super) fn keep_captured(&mut self, home: (u32, ConnKey), run: u64, part: Part) {
+        let captured = Captured { home, run, part };
+        match self.engine.reached(captured.part.need) {
             true => self.give_part(captured),
             false => self.mail().captured.push(captured),
         }
@@ -264,13 +272,8 @@ impl<S: Storage> Shard<S> {
             return;
         }
         for captured in std::mem::take(&mut self.mail().captured) {
-            let Captured {
-                home,
-                run,
-                text,
-                need,
-            } = captured;
-            self.keep_captured(home, run, text, need);
+            let Captured { home, run, part } = captured;
+            self.keep_captured(home, run, part);
         }
     }
 
@@ -279,8 +282,11 @@ impl<S: Storage> Shard<S> {
         self.engine.outbox.orders.stall();
         let Some(peers) = &mut self.peers else { return };
         for mut captured in std::mem::take(&mut peers.captured) {
-            let text = std::mem::take(&mut captured.text);
-            answer_stalled(&mut captured.text, &text);
+            let text = std::mem::take(&mut captured.part.text);
+            match captured.part.is_text {
+                true => answer_stalled(&mut captured.part.text, &text),
+                false => captured.part.text = door::unknown_result(NO_SPACE),
+            }
             self.give_part(captured);
         }
     }
@@ -289,8 +295,7 @@ impl<S: Storage> Shard<S> {
         let Captured {
             home: (to, conn),
             run,
-            text,
-            ..
+            part: Part { text, .. },
         } = captured;
         let (_, me) = self.shards();
         if to != me {

@@ -19,8 +19,8 @@ pub(super) enum Kind {
     Commands,
     /// One command whose answer is a part of what several shards answer.
     Part,
-    /// An empty line behind a command that waits.
-    Cancel,
+    /// The command before it waits no more; a client of Redis may be told so.
+    Cancel { with_error: bool },
     /// A part of a pull looks for messages.
     Look(Box<Part>),
     /// A part of a pull takes messages.
@@ -72,6 +72,12 @@ impl Guest {
         self.marks.iter().map(|(offset, _)| *offset)
     }
 
+    /// What is not answered before that offset is not answered any more.
+    pub fn forget_runs(&mut self, start: u64) {
+        self.pieces.clear();
+        self.marks.retain(|(offset, _)| *offset <= start);
+    }
+
     /// Those behind `start` are elsewhere now.
     pub fn move_marks(&mut self, start: u64, moved: &[u64]) {
         let behind = self.marks.iter_mut().filter(|(mark, _)| *mark > start);
@@ -95,6 +101,7 @@ impl<S: Storage> Shard<S> {
     pub(super) fn open_guest(
         &mut self,
         home: (u32, ConnKey),
+        door: Door,
         peer: &str,
         name: Box<[u8]>,
         wants_expired: bool,
@@ -104,11 +111,11 @@ impl<S: Storage> Shard<S> {
         self.next_generation = self.next_generation.wrapping_add(1);
         let holder = self.engine.leases.add_holder();
         let entrance = Entrance {
-            pinned: Some(Door::Text),
+            pinned: Some(door),
             is_loopback: true,
         };
         let mut conn = Conn::new(generation, peer, entrance, holder, now.us);
-        conn.session = Session::Text;
+        conn.session = Session::of_guest(door);
         conn.rare.set_name(&name);
         conn.wants_expired = wants_expired;
         conn.guest = Some(Box::new(Guest {
@@ -192,10 +199,14 @@ impl<S: Storage> Shard<S> {
                 if let Blocked::Pull(waiter) = blocked {
                     // Its last command waits, unless an empty line follows.
                     let next = guest.pieces.get(1).map(|piece| &piece.kind);
-                    if next != Some(&Kind::Cancel) {
+                    let Some(Kind::Cancel { with_error }) = next else {
                         return false;
-                    }
+                    };
+                    let with_error = *with_error;
                     guest.pieces.remove(1);
+                    if with_error {
+                        self.end_with(slot, true);
+                    }
                     self.finish_pull(waiter, 0);
                     return true;
                 }
@@ -206,7 +217,7 @@ impl<S: Storage> Shard<S> {
                 true
             }
             // Nothing waits.
-            Kind::Cancel => {
+            Kind::Cancel { .. } => {
                 guest.pieces.pop_front();
                 true
             }
@@ -222,13 +233,13 @@ impl<S: Storage> Shard<S> {
                 let tail = std::mem::take(&mut self.conns[slot].tail);
                 let captured = self.run_captured(slot, &tail.as_slice()[..left], now);
                 self.conns[slot].tail = tail;
-                let Some((text, need)) = captured else {
+                let Some(answer) = captured else {
                     return false;
                 };
                 self.use_up(slot, left);
                 self.guest(slot).pieces.pop_front();
                 let home = self.guest(slot).home;
-                self.keep_captured(home, run, text, need);
+                self.keep_captured(home, run, answer);
                 true
             }
             Kind::Look(look) => {
@@ -318,6 +329,7 @@ impl<S: Storage> Shard<S> {
         }
         let half = self.limits.send_bytes_max / 2;
         let conn = &mut self.conns[slot];
+        let has_pops = conn.has_pops();
         let Some(guest) = &mut conn.guest else { return };
         let start = conn.out.sent();
         let has_window = start - guest.confirmed < WINDOW_BYTES as u64;
@@ -338,7 +350,7 @@ impl<S: Storage> Shard<S> {
         if !bytes.is_empty() || !marks.is_empty() || is_told {
             let taken = std::mem::take(&mut guest.taken);
             let has_tags = !conn.rare.waits.is_empty() || !conn.rare.requests.is_empty();
-            let confirm = !conn.rare.holding.is_empty();
+            let confirm = !conn.rare.holding.is_empty() || has_pops;
             let tags = match has_tags || guest.had_tags {
                 true => conn.tags_in_use(),
                 false => Vec::new(),
@@ -360,6 +372,12 @@ impl<S: Storage> Shard<S> {
         if was_full && self.conns[slot].out.len() < half {
             self.room_again(slot);
         }
+        self.settle_life(slot, now);
+    }
+
+    /// The peer has read the guest's output up to there.
+    pub(super) fn guest_read(&mut self, slot: usize, upto: u64, now: Now) {
+        self.settle_pops(slot, upto);
         self.settle_life(slot, now);
     }
 

@@ -27,12 +27,15 @@ mod pull;
 mod route;
 #[cfg(test)]
 mod tests;
+mod told;
+mod unread;
 mod watch;
 
 pub(super) use away::{Away, Wait};
 pub(super) use circle::{Followed, weaker};
 pub(super) use ending::{CLOSED, CLOSING};
 use gather::Captured;
+pub(super) use gather::Question;
 pub(super) use guest::Guest;
 pub(super) use merge::GUEST;
 pub(super) use route::{Errand, Plan};
@@ -47,7 +50,9 @@ use super::engine::{Carried, Ordered};
 use super::{ConnKey, Now, Shard};
 use crate::broker::id::{Level, QueueUid};
 use crate::broker::reply::Error;
+use crate::config::Door;
 use crate::log::disk::Storage;
+use crate::protocol::resp::encode::Version;
 use guest::Kind;
 use watch::{Found, Given};
 
@@ -82,6 +87,8 @@ enum Letter {
     /// To a guest: it begins.
     Open {
         conn: ConnKey,
+        /// What its connection speaks.
+        door: Door,
         peer: Box<str>,
         name: Box<[u8]>,
         wants_expired: bool,
@@ -92,6 +99,8 @@ enum Letter {
         name: Box<[u8]>,
         wants_expired: bool,
     },
+    /// To a guest of a client of Redis: the version of its protocol, from here on.
+    Speaks { conn: ConnKey, version: Version },
     /// To a guest: commands.
     Input {
         conn: ConnKey,
@@ -101,6 +110,8 @@ enum Letter {
     },
     /// To a guest: the socket has taken its output up to this offset.
     Confirmed { conn: ConnKey, upto: u64 },
+    /// To a guest: its peer has read the output up to this offset.
+    Read { conn: ConnKey, upto: u64 },
     /// To a guest: it goes.
     Leave { conn: ConnKey, how: Leave },
     /// To a home: output up to the guest's stream offset `end`, whole lines and messages. `marks` say behind
@@ -312,10 +323,16 @@ impl<S: Storage> Shard<S> {
         match letter {
             Letter::Open {
                 conn,
+                door,
                 peer,
                 name,
                 wants_expired,
-            } => self.open_guest((from, conn), &peer, name, wants_expired, now),
+            } => self.open_guest((from, conn), door, &peer, name, wants_expired, now),
+            Letter::Speaks { conn, version } => {
+                if let Some(slot) = self.guest_slot(from, conn) {
+                    self.conns[slot].speaks_resp(version);
+                }
+            }
             Letter::Named {
                 conn,
                 name,
@@ -346,6 +363,11 @@ impl<S: Storage> Shard<S> {
             Letter::Confirmed { conn, upto } => {
                 if let Some(slot) = self.guest_slot(from, conn) {
                     self.guest_confirmed(slot, upto);
+                }
+            }
+            Letter::Read { conn, upto } => {
+                if let Some(slot) = self.guest_slot(from, conn) {
+                    self.guest_read(slot, upto, now);
                 }
             }
             Letter::Leave { conn, how } => {

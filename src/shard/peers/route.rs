@@ -526,7 +526,8 @@ impl<S: Storage> Shard<S> {
         flow
     }
 
-    fn post(
+    /// Posts a command to another shard, if there is room.
+    pub(in crate::shard) fn post(
         &mut self,
         slot: usize,
         to: u32,
@@ -548,8 +549,9 @@ impl<S: Storage> Shard<S> {
         Flow::Done
     }
 
+    /// Asks several shards something, of which there is one answer.
     #[allow(clippy::too_many_arguments)]
-    fn gather(
+    pub(in crate::shard) fn gather(
         &mut self,
         slot: usize,
         question: Question,
@@ -581,9 +583,9 @@ impl<S: Storage> Shard<S> {
                 self.post_input(slot, to, run, Kind::Part, bytes);
             }
         }
-        if let Some((text, need)) = own {
+        if let Some(answer) = own {
             let home = (me, self.key(slot));
-            self.keep_captured(home, run, text, need);
+            self.keep_captured(home, run, answer);
         }
         Flow::Done
     }

@@ -6,9 +6,11 @@
 
 mod consumers;
 mod lists;
+mod merge;
 mod pops;
 mod ranges;
 mod reading;
+mod route;
 mod server;
 mod streams;
 mod topics;
@@ -18,7 +20,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 
-use super::super::conn::{Conn, Life};
+use super::super::conn::{Conn, Life, Need, Output};
 use super::super::engine::{Receipt, Refused};
 use super::super::session::{Asker, Flow};
 use super::super::waiters::Taking;
@@ -36,6 +38,7 @@ use crate::protocol::resp::encode::{self, Version};
 use crate::protocol::text::IN_PLACE_BYTES_MAX;
 use crate::protocol::text::encode as text;
 pub(in super::super) use consumers::Consumers;
+pub(in super::super) use merge::{Merge, merge};
 use pops::Arrivals;
 use ranges::Range;
 use reading::Asked;
@@ -121,7 +124,7 @@ impl Session {
 
     /// The peer has popped what it may not have taken.
     pub fn has_pops(&self) -> bool {
-        !self.pops.is_empty()
+        !self.pops.is_empty() || !self.popping.is_empty()
     }
 
     /// Nothing that was popped will be settled.
@@ -183,11 +186,36 @@ fn word(code: ErrorCode) -> &'static str {
     }
 }
 
+/// What a client is told once of everything whose result nobody knows.
+pub(in super::super) fn unknown_result(why: &'static str) -> Vec<u8> {
+    let mut out = Vec::new();
+    write_error(&mut out, &Error::new(ErrorCode::UnknownResult, why));
+    out
+}
+
 fn write_error(out: &mut Vec<u8>, error: &Error) {
     encode::error(out, word(error.code), &error.text);
 }
 
 impl Conn {
+    /// The peer has popped what it may not have taken.
+    pub fn has_pops(&self) -> bool {
+        matches!(&self.session, Door::Resp(session) if session.has_pops())
+    }
+
+    /// The version of RESP that it speaks, if it does.
+    pub fn resp_version(&self) -> Option<Version> {
+        match &self.session {
+            Door::Resp(session) => Some(session.version),
+            _ => None,
+        }
+    }
+
+    /// It speaks that version of RESP from now on.
+    pub fn speaks_resp(&mut self, version: Version) {
+        self.resp().version = version;
+    }
+
     fn resp(&mut self) -> &mut Session {
         match &mut self.session {
             Door::Resp(session) => session,
@@ -295,9 +323,15 @@ impl<S: Storage> Shard<S> {
     /// Runs the commands at the front of `input`; returns how many bytes were used up.
     pub(super) fn run_resp(&mut self, slot: usize, input: &[u8], now: Now) -> usize {
         let conn = &mut self.conns[slot];
-        let sent = conn.out.sent();
+        let is_guest = conn.guest.is_some();
+        let sent = match &conn.away {
+            None => conn.out.sent(),
+            Some(away) => away.sent(),
+        };
         let session = conn.resp();
-        session.arrivals.note(input.len(), sent);
+        if !is_guest {
+            session.arrivals.note(input.len(), sent);
+        }
         let mut decoder = std::mem::take(&mut session.decoder);
         let mut used = 0;
         while self.may_run(slot, &input[used..]) {
@@ -305,13 +339,11 @@ impl<S: Storage> Shard<S> {
             match step {
                 Step::Incomplete => break,
                 Step::Command => {
-                    self.totals.commands += 1;
-                    // What was written out before the command came was there to be read by its sender.
-                    let known = match planted(Fault::PopSettledEarly) {
-                        true => u64::MAX,
-                        false => self.conns[slot].resp().arrivals.first().unwrap_or(sent),
-                    };
-                    self.settle_pops(slot, known);
+                    if !is_guest {
+                        // Its home counts it, and tells what was read.
+                        self.totals.commands += 1;
+                        self.settle_read(slot, sent);
+                    }
                     let words = decoder.words(&input[used..]);
                     let frame = &input[used..used + consumed];
                     if !words.is_empty() && self.run_words(slot, &words, frame, now) == Flow::Again
@@ -330,11 +362,60 @@ impl<S: Storage> Shard<S> {
                     break;
                 }
             }
-            self.conns[slot].resp().arrivals.consume(consumed);
+            if !is_guest {
+                self.conns[slot].resp().arrivals.consume(consumed);
+            }
             used += consumed;
         }
         self.conns[slot].resp().decoder = decoder;
+        self.ran_here(slot);
         used
+    }
+
+    /// Runs one command and takes its reply out of the connection's output, with what that waits for; `None` if it
+    /// comes again. What is pushed to the connection itself meanwhile stays there.
+    pub(in super::super) fn run_resp_captured(
+        &mut self,
+        slot: usize,
+        frame: &[u8],
+        now: Now,
+    ) -> Option<(Vec<u8>, Need)> {
+        let mut decoder = Decoder::new(true);
+        let (_, step) = decoder.decode(frame, &self.limits);
+        assert_eq!(step, Step::Command, "it was decoded before");
+        let words = decoder.words(frame);
+        let name = String::from_utf8_lossy(words[0]).to_ascii_uppercase();
+        let (name, ..) = server::known(&name).expect("it was looked at before");
+        let held = self.conns[slot].swap_output(Output::default());
+        let flow = self.run_here(slot, name, &words, now);
+        let mut captured = self.conns[slot].swap_output(held);
+        if flow == Flow::Again {
+            return None;
+        }
+        let need = captured.need();
+        let count = captured.ring.len();
+        captured.ring.set_gate(None);
+        let mut text = captured.ring.take(count, &mut self.pool);
+        if **name == *"PUBLISH" {
+            // The reply is the last line. In front of it stands what this pushes to the connection itself.
+            let end = text.len() - 1;
+            let at = memchr::memrchr(b'\n', &text[..end]).map_or(0, |at| at + 1);
+            let out = self.conns[slot].out.writer(&mut self.pool);
+            out.extend_from_slice(&text[..at]);
+            text.drain(..at);
+            self.mark_dirty(slot);
+        }
+        Some((text, need))
+    }
+
+    /// What was written out before the command came that is next was there to be read by its sender; `sent` is what
+    /// has been written out by now.
+    fn settle_read(&mut self, slot: usize, sent: u64) {
+        let known = match planted(Fault::PopSettledEarly) {
+            true => u64::MAX,
+            false => self.conns[slot].resp().arrivals.first().unwrap_or(sent),
+        };
+        self.peer_has_read(slot, known);
     }
 
     /// Writes a reply that is complete.

@@ -70,7 +70,7 @@ impl Arrivals {
 
 impl<S: Storage> Shard<S> {
     /// Settles what was popped in replies that end at or before that place of the output.
-    pub(super) fn settle_pops(&mut self, slot: usize, known: u64) {
+    pub(in super::super::super) fn settle_pops(&mut self, slot: usize, known: u64) {
         while let Some((end, serial)) = self.conns[slot].resp().pops.front().copied()
             && end <= known
         {
@@ -93,12 +93,17 @@ impl<S: Storage> Shard<S> {
     /// once its TCP has acknowledged that. True while that is waited for.
     pub(in super::super::super) fn awaits_peer(&mut self, slot: usize) -> bool {
         let key = self.key(slot);
+        let (is_guest, has_unread) = (self.conns[slot].guest.is_some(), self.has_unread(slot));
         let Door::Resp(session) = &mut self.conns[slot].session else {
             return false;
         };
-        if !session.has_pops() || self.ending != Ending::No {
+        if !(session.has_pops() || has_unread) || self.ending != Ending::No {
             // A broker that goes down does not know what its clients have read: it will be handed out again.
             return false;
+        }
+        if is_guest {
+            // Its home finds out.
+            return true;
         }
         if session.asked_until_us == 0 {
             session.asked_until_us = u64::MAX;
@@ -115,7 +120,10 @@ impl<S: Storage> Shard<S> {
     /// So many bytes that were written to the connection are not acknowledged by its peer.
     pub fn handle_unacknowledged(&mut self, conn: ConnKey, bytes: usize, now: Now) {
         let Some(slot) = self.slot(conn) else { return };
-        let sent = self.conns[slot].out.sent();
+        let sent = match &self.conns[slot].away {
+            None => self.conns[slot].out.sent(),
+            Some(away) => away.sent(),
+        };
         let Door::Resp(session) = &mut self.conns[slot].session else {
             return;
         };
@@ -123,13 +131,14 @@ impl<S: Storage> Shard<S> {
             session.asked_until_us = now.us + ASK_US_MAX;
         }
         if bytes == 0 {
-            self.settle_pops(slot, sent);
+            self.peer_has_read(slot, sent);
         } else if now.us < session.asked_until_us {
             self.ask_again.push_back((now.us + ASK_AGAIN_US, conn));
             return;
         }
         // What is left goes back when the connection is removed.
-        self.conns[slot].resp().pops.clear();
+        self.conns[slot].resp().forget_pops();
+        self.forget_unread(slot);
         self.settle_life(slot, now);
     }
 
