@@ -11,7 +11,9 @@ mod metrics;
 mod resp;
 
 pub use amqp::Upkeep;
-pub(super) use resp::{Consumers, Merge, merge, unknown_result};
+pub(super) use resp::{
+    Consumers, Merge, Pop, error_line, is_nothing, merge, merge_streams, unknown_result,
+};
 
 use super::conn::{Conn, Life};
 use super::{Now, Shard};

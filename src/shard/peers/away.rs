@@ -548,6 +548,14 @@ impl<S: Storage> Shard<S> {
         self.away(slot).add_run(Dest::Gather(Box::new(gather)))
     }
 
+    /// A number for what parts answer that is not a run: what they say is not sent as it is.
+    pub(super) fn add_question(&mut self, slot: usize) -> u64 {
+        let away = self.away(slot);
+        let id = away.next_run;
+        away.next_run += 1;
+        id
+    }
+
     /// Posts input that belongs to a run there is.
     pub(super) fn post_input(
         &mut self,
@@ -747,7 +755,7 @@ impl<S: Storage> Shard<S> {
         // Whether the peer has read something counts there, not whether the socket has taken it.
         let (is_read, has_pops) = {
             let conn = &self.conns[slot];
-            (!conn.session.is_text(), conn.has_pops())
+            (conn.resp_version().is_some(), conn.has_pops())
         };
         let Some(away) = &mut self.conns[slot].away else {
             return false;

@@ -176,7 +176,7 @@ impl Gather {
 /// A part of an answer, taken out of the output of the connection that was told it.
 #[derive(Debug)]
 pub(super) struct Part {
-    text: Vec<u8>,
+    pub text: Vec<u8>,
     /// It leaves when the log has got so far.
     need: Need,
     /// It is of the line protocol.
@@ -313,6 +313,8 @@ impl<S: Storage> Shard<S> {
         {
             gather.add(from, text);
             self.list_away(slot);
+        } else {
+            self.read_came(slot, run, text);
         }
     }
 }

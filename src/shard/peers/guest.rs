@@ -25,6 +25,8 @@ pub(super) enum Kind {
     Look(Box<Part>),
     /// A part of a pull takes messages.
     Take(Box<Part>),
+    /// A part of a pull reads streams.
+    Read { pull: u64 },
     /// A part of a transaction of several shards, to be prepared.
     Prepare { number: u64 },
     /// What was queued since `BEGIN`, to be committed.
@@ -229,9 +231,13 @@ impl<S: Storage> Shard<S> {
                 self.use_up(slot, used);
                 used > 0
             }
-            Kind::Part => {
+            Kind::Part | Kind::Read { .. } => {
                 let tail = std::mem::take(&mut self.conns[slot].tail);
-                let captured = self.run_captured(slot, &tail.as_slice()[..left], now);
+                let command = &tail.as_slice()[..left];
+                let captured = match kind {
+                    Kind::Read { pull } => self.read_part(slot, pull, command, now),
+                    _ => self.run_captured(slot, command, now),
+                };
                 self.conns[slot].tail = tail;
                 let Some(answer) = captured else {
                     return false;

@@ -24,6 +24,7 @@ mod merge;
 mod moves;
 mod peek;
 mod pull;
+mod read;
 mod route;
 #[cfg(test)]
 mod tests;
@@ -38,6 +39,8 @@ use gather::Captured;
 pub(super) use gather::Question;
 pub(super) use guest::Guest;
 pub(super) use merge::GUEST;
+pub(super) use pull::Asks;
+pub(super) use read::Read;
 pub(super) use route::{Errand, Plan};
 
 use std::collections::{HashMap, VecDeque};

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use super::away::{Dest, Wait};
 use super::gather::{Gather, Question};
 use super::guest::Kind;
+use super::pull::Asks;
 use crate::broker::command::{Body, Command, PullOptions, Request, StatsScope, Tokens, Typed};
 use crate::broker::reply::Error;
 use crate::log::disk::Storage;
@@ -513,6 +514,7 @@ impl<S: Storage> Shard<S> {
                 tag.as_deref().unwrap_or_default(),
                 parts,
                 options,
+                Asks::Messages,
                 now,
             ),
             (Plan::Commit(to), _) => self.post_commit(slot, to, tag.as_deref(), quiet),

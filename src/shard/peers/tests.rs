@@ -6,6 +6,7 @@ mod moves;
 mod outbox;
 mod pull;
 mod resp;
+mod resp_streams;
 
 use std::collections::VecDeque;
 use std::io::IoSlice;

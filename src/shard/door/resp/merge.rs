@@ -1,6 +1,6 @@
 //! Replies of several shards to one command, as one. Pure.
 
-use super::encode;
+use super::encode::{self, Version};
 
 /// How the replies of several shards become one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +57,53 @@ pub(in super::super::super) fn merge(how: Merge, parts: &[&[u8]]) -> Vec<u8> {
         _ => write_merged(&mut out, how, parts, sum),
     }
     out
+}
+
+/// Streams and their entries as several shards have read them, in the order asked for. Nothing if there is no stream.
+pub(in super::super::super) fn merge_streams(
+    version: Version,
+    keys: &[Box<[u8]>],
+    parts: &[Vec<u8>],
+) -> Vec<u8> {
+    // Name and entries, as they are written.
+    let mut read: Vec<(&[u8], &[u8])> = Vec::new();
+    for part in parts {
+        let mut values = Values(part);
+        if is_nothing(part) {
+            continue;
+        }
+        for _ in 0..values.number() {
+            if version == Version::Two {
+                values.number();
+            }
+            let key = values.bulk();
+            read.push((key, values.skip()));
+        }
+    }
+    let mut out = Vec::new();
+    match version {
+        _ if read.is_empty() => encode::nil_array(&mut out, version),
+        Version::Two => encode::array(&mut out, read.len()),
+        Version::Three => encode::map(&mut out, version, read.len()),
+    }
+    for key in keys {
+        // A stream may be named twice.
+        let Some(at) = read.iter().position(|(name, _)| **name == **key) else {
+            continue;
+        };
+        let (_, entries) = read.remove(at);
+        if version == Version::Two {
+            encode::array(&mut out, 2);
+        }
+        encode::bulk(&mut out, key);
+        out.extend_from_slice(entries);
+    }
+    out
+}
+
+/// No stream has anything.
+pub(in super::super::super) fn is_nothing(part: &[u8]) -> bool {
+    matches!(part, b"*-1\r\n" | b"_\r\n")
 }
 
 fn write_merged(out: &mut Vec<u8>, how: Merge, parts: &[&[u8]], sum: impl Fn() -> u64) {
@@ -139,6 +186,21 @@ impl<'a> Values<'a> {
         number.expect("a shard writes numbers where they belong")
     }
 
+    /// The next value as it is written.
+    fn skip(&mut self) -> &'a [u8] {
+        let start = self.0;
+        let mut left = 1;
+        while left > 0 {
+            left -= 1;
+            match self.0.first() {
+                Some(b'$') => _ = self.bulk(),
+                Some(b'*') => left += self.number(),
+                other => panic!("an entry has no {other:?}"),
+            }
+        }
+        &start[..start.len() - self.0.len()]
+    }
+
     /// Octets of any kind.
     fn bulk(&mut self) -> &'a [u8] {
         let length = self.number() as usize;
@@ -194,6 +256,33 @@ mod tests {
             &["$2\r\na\n\r\n", "$0\r\n\r\n"],
             "$2\r\na\n\r\n",
         );
+    }
+
+    #[test]
+    fn streams_are_in_the_order_asked_for() {
+        let entries =
+            |id: &str| format!("*1\r\n*2\r\n$3\r\n{id}\r\n*2\r\n$1\r\nf\r\n$2\r\n\r\n\r\n");
+        let keys = [&b"c"[..], b"a", b"b", b"d"].map(Box::from);
+        for version in [Version::Two, Version::Three] {
+            let (head, pair, nothing) = match version {
+                Version::Two => ('*', "*2\r\n", "*-1\r\n"),
+                Version::Three => ('%', "", "_\r\n"),
+            };
+            let [a, b, c] = ["a", "b", "c"]
+                .map(|key| format!("{pair}$1\r\n{key}\r\n{}", entries(&format!("1-{key}"))));
+            let none = format!("{pair}$1\r\nd\r\n*0\r\n");
+            let parts = [
+                format!("{head}2\r\n{a}{c}"),
+                nothing.to_owned(),
+                format!("{head}2\r\n{b}{none}"),
+            ];
+            let parts = parts.map(String::into_bytes);
+            let found = merge_streams(version, &keys, &parts);
+            let want = format!("{head}4\r\n{c}{a}{b}{none}");
+            assert_eq!(String::from_utf8_lossy(&found), want);
+            let found = merge_streams(version, &keys, &parts[1..2]);
+            assert_eq!(String::from_utf8_lossy(&found), nothing);
+        }
     }
 
     #[test]

@@ -38,7 +38,8 @@ use crate::protocol::resp::encode::{self, Version};
 use crate::protocol::text::IN_PLACE_BYTES_MAX;
 use crate::protocol::text::encode as text;
 pub(in super::super) use consumers::Consumers;
-pub(in super::super) use merge::{Merge, merge};
+pub(in super::super) use lists::Pop;
+pub(in super::super) use merge::{Merge, is_nothing, merge, merge_streams};
 use pops::Arrivals;
 use ranges::Range;
 use reading::Asked;
@@ -58,6 +59,8 @@ pub struct Session {
     entries: Vec<Entry>,
     /// The streams that they are of.
     asked: Vec<Asked>,
+    /// A part of what several shards answer is being run: those who came before have been served.
+    has_turn: bool,
     /// A group has begun with the command that comes again.
     has_begun_group: bool,
     /// Popped in the reply that is not complete yet, by the serials of their leases.
@@ -188,13 +191,22 @@ fn word(code: ErrorCode) -> &'static str {
 
 /// What a client is told once of everything whose result nobody knows.
 pub(in super::super) fn unknown_result(why: &'static str) -> Vec<u8> {
+    error_line(&Error::new(ErrorCode::UnknownResult, why))
+}
+
+/// An error as a client is told it.
+pub(in super::super) fn error_line(error: &Error) -> Vec<u8> {
     let mut out = Vec::new();
-    write_error(&mut out, &Error::new(ErrorCode::UnknownResult, why));
+    write_error(&mut out, error);
     out
 }
 
 fn write_error(out: &mut Vec<u8>, error: &Error) {
-    encode::error(out, word(error.code), &error.text);
+    let word = match error.text == lists::NOT_A_LIST {
+        true => "WRONGTYPE",
+        false => word(error.code),
+    };
+    encode::error(out, word, &error.text);
 }
 
 impl Conn {
@@ -387,7 +399,9 @@ impl<S: Storage> Shard<S> {
         let name = String::from_utf8_lossy(words[0]).to_ascii_uppercase();
         let (name, ..) = server::known(&name).expect("it was looked at before");
         let held = self.conns[slot].swap_output(Output::default());
+        self.conns[slot].resp().has_turn = true;
         let flow = self.run_here(slot, name, &words, now);
+        self.conns[slot].resp().has_turn = false;
         let mut captured = self.conns[slot].swap_output(held);
         if flow == Flow::Again {
             return None;

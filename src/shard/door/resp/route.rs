@@ -94,7 +94,7 @@ fn hurried<'a>(name: &str, words: &[&'a [u8]]) -> Option<Vec<&'a [u8]>> {
 }
 
 /// A command as bytes.
-fn command(words: &[&[u8]]) -> Vec<u8> {
+pub(super) fn command(words: &[&[u8]]) -> Vec<u8> {
     let mut out = Vec::new();
     encode::array(&mut out, words.len());
     words.iter().for_each(|word| encode::bulk(&mut out, word));
@@ -179,13 +179,9 @@ impl<S: Storage> Shard<S> {
                 let asked = parts.map(|(shard, words)| (shard, Some(command(&words))));
                 self.ask_shards(slot, Merge::Sum, asked.collect(), &[], now)
             }
-            _ => {
-                let text = format!(
-                    "{} takes keys of several shards not at once: ask for each of them",
-                    name.to_ascii_lowercase()
-                );
-                self.say_err(slot, &text)
-            }
+            "BLPOP" | "BRPOP" | "LMPOP" | "BLMPOP" => self.pop_across(slot, name, words, now),
+            "XREADGROUP" => self.xreadgroup_across(slot, words, now),
+            other => unreachable!("{other} has one key"),
         }
     }
 

@@ -577,6 +577,16 @@ impl<S: Storage> Shard<S> {
         if self.wait_for_publishes(slot) {
             return Flow::Again;
         }
+        // What is on its way to another shard is there first.
+        let is_leaving = words[1..].iter().any(|name| {
+            let mut typed = Vec::new();
+            text::typed(&mut typed, name);
+            let queue = Typed(&typed);
+            self.is_leaving(slot, Source { queue, group: None })
+        });
+        if is_leaving {
+            return Flow::Again;
+        }
         let mut count = 0;
         for name in &words[1..] {
             let Some(key) = self.list(name) else { continue };

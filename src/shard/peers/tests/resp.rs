@@ -12,16 +12,16 @@ fn command(line: &str) -> String {
 }
 
 impl Broker {
-    fn resp(&mut self, client: usize, line: &str) {
+    pub(super) fn resp(&mut self, client: usize, line: &str) {
         self.send(client, &command(line));
     }
 
     /// What has come, each line end a space.
-    fn replies(&mut self, client: usize) -> String {
+    pub(super) fn replies(&mut self, client: usize) -> String {
         self.take(client).replace("\r\n", " ").trim_end().to_owned()
     }
 
-    fn check(&mut self, client: usize, line: &str, want: &str) {
+    pub(super) fn check(&mut self, client: usize, line: &str, want: &str) {
         self.resp(client, line);
         assert_eq!(self.replies(client), want, "{line}");
     }
@@ -365,4 +365,95 @@ fn what_is_published_comes_to_subscribers_of_every_shard() {
     // Who has subscribed to a pattern counts with all that is like it up to its last whole word.
     let said = broker.replies(publisher);
     assert_eq!(said, ":0 >3 $7 message $5 other $1 x :4");
+}
+
+#[test]
+fn a_pop_of_lists_on_several_shards_takes_of_the_first_that_has_any() {
+    for seed in 1..10 {
+        let mut broker = Broker::new(3, seed);
+        let names: Vec<String> = (0..3).map(|shard| name_on(shard, 3, 0)).collect();
+        let [a, b, c] = [0, 1, 2].map(|at| names[at].as_str());
+        let client = broker.connect(0);
+        let all = format!("{c} none {a} {b}");
+        broker.check(client, &format!("LMPOP 4 {all} LEFT COUNT 2"), "*-1");
+        // It has made none of them.
+        broker.check(client, "DBSIZE", ":0");
+        broker.check(client, &format!("RPUSH {a} 1 2 3"), ":3");
+        broker.check(client, &format!("RPUSH {b} 4"), ":1");
+        let popped = |key: &str, bodies: &str| format!("*2 ${} {key} {bodies}", key.len());
+        let want = popped(a, "*2 $1 3 $1 2");
+        broker.check(client, &format!("LMPOP 4 {all} RIGHT COUNT 2"), &want);
+        broker.check(client, &format!("BLPOP {all} 0"), &popped(a, "$1 1"));
+        let want = popped(b, "*1 $1 4");
+        broker.check(client, &format!("BLMPOP 0 4 {all} LEFT COUNT 5"), &want);
+        assert_eq!(broker.leased(), 1, "the last one was not read yet");
+        // Nothing is there: it waits for any, and takes no more than one.
+        for (to, from) in [(c, client), (b, client), (a, client)] {
+            let pusher = broker.connect(1);
+            broker.resp(from, &format!("BRPOP {all} 0"));
+            broker.resp(from, "PING");
+            assert_eq!(broker.replies(from), "");
+            broker.check(pusher, &format!("RPUSH {to} x y"), ":2");
+            assert_eq!(broker.replies(from), popped(to, "$1 y +PONG"));
+            // That command came before the reply.
+            assert_eq!(broker.leased(), 1);
+            broker.check(from, "PING", "+PONG");
+            assert_eq!(broker.leased(), 0);
+            broker.check(pusher, &format!("LPOP {to} 9"), "*1 $1 x");
+            broker.half_close(pusher);
+        }
+        broker.resp(client, &format!("BLPOP {all} 0.5"));
+        broker.resp(client, "HELLO 3");
+        assert_eq!(broker.replies(client), "");
+        broker.wait(600_000);
+        assert!(broker.replies(client).starts_with("*-1 %7 $6 server"));
+        // It can be unblocked, and refused.
+        broker.resp(client, "CLIENT ID");
+        let id = broker.replies(client)[1..].to_owned();
+        let other = broker.connect(2);
+        broker.resp(client, &format!("BLPOP {all} 0"));
+        broker.settle();
+        broker.check(other, &format!("CLIENT UNBLOCK {id} ERROR"), ":1");
+        let unblocked = "-UNBLOCKED client unblocked via CLIENT UNBLOCK";
+        assert_eq!(broker.replies(client), unblocked);
+        broker.resp(other, &format!("XADD {b} * f v"));
+        broker.replies(other);
+        let wrong = "-WRONGTYPE Operation against a key holding the wrong kind of value";
+        broker.check(client, &format!("BLPOP {a} {b} 0"), wrong);
+        broker.check(client, &format!("LMPOP 2 {a} {b} LEFT"), wrong);
+        broker.check(client, &format!("BLPOP {a} {c} soon"), {
+            "-ERR timeout is not a float or out of range"
+        });
+        broker.check(client, "PING", "+PONG");
+        assert_eq!(broker.leased(), 0);
+    }
+}
+
+#[test]
+fn a_pop_of_several_shards_goes_back_with_its_client() {
+    for at in [0, 1] {
+        let mut broker = Broker::new(2, 7);
+        let [near, far] = [0, 1].map(|shard| name_on(shard, 2, 0));
+        let name = [&near, &far][at];
+        let watcher = broker.connect(1);
+        let dead = broker.connect(0);
+        broker.resp(dead, &format!("BLPOP {near} {far} 0"));
+        broker.settle();
+        broker.check(watcher, &format!("RPUSH {name} x"), ":1");
+        let popped = format!("*2 ${} {name} $1 x", name.len());
+        assert_eq!(broker.replies(dead), popped);
+        assert_eq!(broker.leased(), 1);
+        broker.reset(dead);
+        broker.settle();
+        broker.check(watcher, &format!("LLEN {name}"), ":1");
+        // One that goes while it waits gets nothing.
+        broker.check(watcher, &format!("LPOP {name}"), "$1 x");
+        let dead = broker.connect(0);
+        broker.resp(dead, &format!("BLPOP {near} {far} 0"));
+        broker.settle();
+        broker.reset(dead);
+        broker.settle();
+        broker.check(watcher, &format!("RPUSH {name} y"), ":1");
+        broker.check(watcher, &format!("LPOP {name}"), "$1 y");
+    }
 }
