@@ -1,41 +1,74 @@
 //! Clients of Redis at brokers of several shards, which break while they work.
 
 use std::collections::BTreeSet;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::thread;
 use std::time::Duration;
 
-use crate::support::client::{Client, resp_command};
+use crate::support::client::resp_command;
 use crate::support::{Launch, Random, TempDir, eventually};
 
 /// Lists on every shard.
 const LISTS: [&str; 8] = ["q0", "q1", "q2", "q3", "q4", "q5", "q6", "q7"];
 
-fn send(client: &mut Client, line: &str) {
-    let words: Vec<&[u8]> = line.split(' ').map(str::as_bytes).collect();
-    client.send(&resp_command(&words)).expect("it listens");
-}
+/// One connection.
+struct Client(BufReader<TcpStream>);
 
-/// The next reply of one bulk, or of a key and one; `None` if there is nothing.
-fn popped(client: &mut Client) -> Option<String> {
-    let head = client.line().expect("it answers");
-    match head.trim_end() {
-        "$-1" | "*-1" => None,
-        "*2" => {
-            client.line().expect("the key's length");
-            client.line().expect("the key");
-            popped(client)
-        }
-        bulk => {
-            assert!(bulk.starts_with('$'), "{bulk}");
-            let body = client.line().expect("a body");
-            Some(body.trim_end().to_owned())
+impl Client {
+    fn connect(address: SocketAddr) -> Client {
+        let stream = TcpStream::connect(address).expect("the broker listens");
+        let time = Some(Duration::from_secs(60));
+        stream.set_read_timeout(time).expect("it is longer than 0");
+        Client(BufReader::new(stream))
+    }
+
+    fn send(&mut self, line: &str) {
+        self.send_all(&[line]);
+    }
+
+    /// Sends commands in one piece.
+    fn send_all(&mut self, lines: &[&str]) {
+        let commands = lines.iter().flat_map(|line| {
+            let words: Vec<&[u8]> = line.split(' ').map(str::as_bytes).collect();
+            resp_command(&words)
+        });
+        let sent = self.0.get_mut().write_all(&commands.collect::<Vec<u8>>());
+        sent.expect("it listens");
+    }
+
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.0.read_line(&mut line).expect("it answers");
+        line.trim_end().to_owned()
+    }
+
+    fn ask(&mut self, line: &str) -> String {
+        self.send(line);
+        self.line()
+    }
+
+    /// The next reply of one bulk, or of a key and one; `None` if there is nothing.
+    fn popped(&mut self) -> Option<String> {
+        match &*self.line() {
+            "$-1" | "*-1" => None,
+            "*2" => {
+                let _key = (self.line(), self.line());
+                self.popped()
+            }
+            bulk => {
+                assert!(bulk.starts_with('$'), "{bulk}");
+                Some(self.line())
+            }
         }
     }
-}
 
-fn ask(client: &mut Client, line: &str) -> String {
-    send(client, line);
-    client.line().expect("it answers").trim_end().to_owned()
+    /// Ends such that the broker sees a reset.
+    fn reset(self) {
+        let socket = socket2::Socket::from(self.0.into_inner());
+        let linger = socket.set_linger(Some(Duration::ZERO));
+        linger.expect("a socket takes it");
+    }
 }
 
 #[test]
@@ -47,52 +80,59 @@ fn what_broken_clients_have_popped_comes_again_and_what_was_read_does_not() {
         let dir = TempDir::new("shards-resp");
         let launch = Launch::data(&dir.data()).arg(&format!("--shards {shards}"));
         let mut broker = launch.start();
-        let mut pusher = broker.client();
+        let mut pusher = Client::connect(broker.address);
         let mut wanted = BTreeSet::new();
         for nth in 0..400 {
             let list = LISTS[nth % LISTS.len()];
-            let reply = ask(&mut pusher, &format!("RPUSH {list} m{nth}"));
+            let reply = pusher.ask(&format!("RPUSH {list} m{nth}"));
             assert!(reply.starts_with(':'), "{reply}");
             wanted.insert(format!("m{nth}"));
         }
         let mut done = BTreeSet::new();
         for _ in 0..60 {
-            let mut client = broker.client();
+            let mut client = Client::connect(broker.address);
             let mut pick = || LISTS[random.below(LISTS.len() as u64) as usize];
             let (one, two, three) = (pick(), pick(), pick());
-            send(&mut client, &format!("LPOP {one}"));
-            send(&mut client, &format!("BRPOP {two} {three} 0.001"));
-            let own = [popped(&mut client), popped(&mut client)];
+            // In one piece: a second one could come behind the first reply, and show that it was read.
+            client.send_all(&[
+                &format!("LPOP {one}"),
+                &format!("BRPOP {two} {three} 0.001"),
+            ]);
+            let own = [client.popped(), client.popped()];
             if random.below(2) == 0 {
                 client.reset();
                 continue;
             }
             // This command, for whatever shard, shows that both were read.
             match random.below(3) {
-                0 => assert_eq!(ask(&mut client, "PING"), "+PONG"),
-                1 => assert!(ask(&mut client, &format!("LLEN {one}")).starts_with(':')),
-                _ => assert!(ask(&mut client, "DBSIZE").starts_with(':')),
+                0 => assert_eq!(client.ask("PING"), "+PONG"),
+                1 => assert!(client.ask(&format!("LLEN {one}")).starts_with(':')),
+                _ => assert!(client.ask("DBSIZE").starts_with(':')),
             }
             for body in own.into_iter().flatten() {
                 assert!(done.insert(body.clone()), "{body} came twice");
             }
             client.reset();
         }
-        // What was settled is settled after a start, what was open is there.
+        // What was settled is settled after a start, what was open is there. A shard may not have heard of the last ones.
+        let mut text = broker.client();
+        eventually("nothing is leased", Duration::from_secs(20), || {
+            text.data("STATS").contains("\nleased=0\n")
+        });
         broker.process.kill_running();
         broker = launch.start();
-        let mut client = broker.client();
+        let mut client = Client::connect(broker.address);
         for list in LISTS {
             loop {
-                send(&mut client, &format!("LPOP {list}"));
-                match popped(&mut client) {
+                client.send(&format!("LPOP {list}"));
+                match client.popped() {
                     Some(body) => assert!(done.insert(body.clone()), "{body} came twice"),
                     None => break,
                 }
             }
         }
         assert_eq!(done, wanted);
-        assert_eq!(ask(&mut client, "DBSIZE"), ":0");
+        assert_eq!(client.ask("DBSIZE"), ":0");
         drop(broker);
     }
 }
@@ -114,8 +154,8 @@ fn pops_go_on_while_clients_come_and_break() {
                     let line = format!("BLPOP {} 0.3", lists.join(" "));
                     let mut last = None;
                     for _ in 0..20 {
-                        send(&mut client, &line);
-                        let next = popped(&mut client);
+                        client.send(&line);
+                        let next = client.popped();
                         // The one before is settled now.
                         done.extend(last.take());
                         idle = if next.is_some() { 0 } else { idle + 1 };
@@ -130,23 +170,23 @@ fn pops_go_on_while_clients_come_and_break() {
             })
         })
         .collect();
-    let mut pusher = broker.client();
+    let mut pusher = Client::connect(broker.address);
     for nth in 0..500 {
         let list = LISTS[nth * 7 % LISTS.len()];
-        ask(&mut pusher, &format!("RPUSH {list} m{nth}"));
+        pusher.ask(&format!("RPUSH {list} m{nth}"));
     }
     let mut all = Vec::new();
     for worker in workers {
         all.extend(worker.join().expect("it works"));
     }
-    let mut client = broker.client();
+    let mut client = Client::connect(broker.address);
     eventually(
         "what broken clients had is there",
         Duration::from_secs(20),
         || {
             for list in LISTS {
-                send(&mut client, &format!("LPOP {list}"));
-                all.extend(popped(&mut client));
+                client.send(&format!("LPOP {list}"));
+                all.extend(client.popped());
             }
             all.len() >= 500
         },
