@@ -605,6 +605,12 @@ impl Conn {
         self.out.take_gated()
     }
 
+    /// Nothing of the output that has not left will.
+    pub fn drop_output(&mut self, pool: &mut Pool) {
+        self.gates.clear();
+        self.out.clear(pool);
+    }
+
     /// The untagged subscription or wait, if there is one.
     pub fn has_untagged_subscription(&self) -> bool {
         let live = self.rare.live.len() > self.rare.live_tags.len();

@@ -7,6 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::support::client::resp_command;
+use crate::support::os::{self, Limit};
 use crate::support::{Launch, Random, TempDir, eventually};
 
 /// Lists on every shard.
@@ -194,5 +195,60 @@ fn pops_go_on_while_clients_come_and_break() {
     let wanted: BTreeSet<String> = (0..500).map(|nth| format!("m{nth}")).collect();
     assert_eq!(all.len(), 500, "each comes once to somebody who says so");
     assert_eq!(all.into_iter().collect::<BTreeSet<_>>(), wanted);
+    broker.assert_well();
+}
+
+#[test]
+fn without_space_a_client_is_told_once_that_the_result_is_unknown() {
+    let dir = TempDir::new("shards-resp-space");
+    let mut broker = Launch::data(&dir.data()).arg("--shards 2").start();
+    let body = "x".repeat(200_000);
+    for list in LISTS {
+        Client::connect(broker.address).ask(&format!("RPUSH {list} x"));
+    }
+    os::set_limit(broker.process.pid(), Limit::FileSize, Some(8 << 20));
+    let mut unknown = 0;
+    let mut is_refused = [false; 2];
+    for round in 0..200 {
+        let lists = [LISTS[round % 8], LISTS[(round + 1) % 8]];
+        let mut client = Client::connect(broker.address);
+        // What stands behind it on either shard is answered in its place or not at all.
+        client.send_all(&[
+            &format!("RPUSH {} {body}", lists[0]),
+            "ECHO 1",
+            &format!("RPUSH {} {body}", lists[1]),
+            "ECHO 2",
+        ]);
+        for nth in 1..=2 {
+            let pushed = client.line();
+            if pushed.starts_with("-UNKNOWNRESULT ") {
+                assert_eq!(client.line(), "", "it ends there");
+                unknown += 1;
+                break;
+            }
+            assert!(pushed.starts_with([':', '-']), "{pushed}");
+            if pushed.starts_with('-') {
+                assert!(pushed.starts_with("-DISK "), "{pushed}");
+                let owner = ringmq::shard::shard_of(lists[nth - 1].as_bytes(), 2);
+                is_refused[owner as usize] = true;
+            }
+            assert_eq!(
+                (client.line(), client.line()),
+                ("$1".into(), nth.to_string())
+            );
+        }
+        if is_refused == [true; 2] {
+            break;
+        }
+    }
+    assert!(unknown > 0, "what was taken on cannot be made safe");
+    assert_eq!(is_refused, [true; 2]);
+    os::set_limit(broker.process.pid(), Limit::FileSize, None);
+    for list in LISTS {
+        eventually("pushes are taken again", Duration::from_secs(20), || {
+            let mut client = Client::connect(broker.address);
+            client.ask(&format!("RPUSH {list} healed")).starts_with(':')
+        });
+    }
     broker.assert_well();
 }

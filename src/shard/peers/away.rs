@@ -356,6 +356,7 @@ impl Away {
             self.break_off();
         }
         if self.is_broken {
+            conn.drop_output(pool);
             return;
         }
         if self.wire.len() >= bytes_max {
