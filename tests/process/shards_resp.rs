@@ -252,3 +252,46 @@ fn without_space_a_client_is_told_once_that_the_result_is_unknown() {
     }
     broker.assert_well();
 }
+
+#[test]
+fn a_shutdown_answers_who_waits_at_any_shard() {
+    let dir = TempDir::new("shards-resp-down");
+    let launch = Launch::data(&dir.data()).arg("--shards 4");
+    let mut broker = launch.start();
+    let mut waiting = Vec::new();
+    for list in LISTS {
+        let mut client = Client::connect(broker.address);
+        client.send(&format!("BLPOP {list} 0"));
+        waiting.push(client);
+    }
+    let mut client = Client::connect(broker.address);
+    client.send(&format!("BRPOP {} 0", LISTS.join(" ")));
+    waiting.push(client);
+    let mut popped = Vec::new();
+    for nth in 0..8 {
+        let mut client = Client::connect(broker.address);
+        let lines = [format!("RPUSH kept{nth} a"), format!("LPOP kept{nth}")];
+        client.send_all(&[&lines[0], &lines[1]]);
+        assert_eq!(client.line(), ":1");
+        assert_eq!(client.popped().as_deref(), Some("a"));
+        popped.push(client);
+    }
+    thread::sleep(Duration::from_millis(200));
+    broker.terminate();
+    for mut client in waiting {
+        assert_eq!(
+            (client.line(), client.line()),
+            ("*-1".into(), String::new())
+        );
+    }
+    for mut client in popped {
+        assert_eq!(client.line(), "");
+    }
+    // Nobody said that these replies were read: the messages are there again.
+    let broker = launch.start();
+    let mut client = Client::connect(broker.address);
+    for nth in 0..8 {
+        client.send(&format!("LPOP kept{nth}"));
+        assert_eq!(client.popped().as_deref(), Some("a"));
+    }
+}

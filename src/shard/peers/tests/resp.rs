@@ -289,6 +289,8 @@ fn a_transaction_of_several_shards_is_one_reply() {
             "PING".to_owned(),
             format!("EXISTS {a} {b} {c}"),
             format!("LPOP {b} 2"),
+            format!("BLPOP {c} {b} 0"),
+            format!("BRPOP {c} {b} 0"),
             "EXEC".to_owned(),
             format!("LLEN {b}"),
         ];
@@ -299,10 +301,58 @@ fn a_transaction_of_several_shards_is_one_reply() {
             said += &broker.take(client);
             broker.wait(10);
         }
-        let queued = "+QUEUED ".repeat(7);
-        let want = format!("+OK {queued}*7 :2 :3 $1 1 *-1 +PONG :2 *2 $1 1 $1 2 :1 ");
+        let queued = "+QUEUED ".repeat(9);
+        let popped = format!("*2 ${} {b} $1 3", b.len());
+        let want = format!("+OK {queued}*9 :2 :3 $1 1 *-1 +PONG :2 *2 $1 1 $1 2 {popped} *-1 :0 ");
         assert_eq!(said.replace("\r\n", " "), want);
     }
+}
+
+#[test]
+fn what_is_pushed_does_not_stand_inside_a_transaction() {
+    for seed in 1..30 {
+        let mut broker = Broker::new(2, seed);
+        let [near, far] = [0, 1].map(|shard| name_on(shard, 2, 0));
+        let client = broker.connect(0);
+        broker.resp(client, "HELLO 3");
+        broker.resp(client, "SUBSCRIBE news");
+        broker.replies(client);
+        let publisher = broker.connect(1);
+        for line in [
+            "MULTI",
+            &format!("RPUSH {far} x"),
+            &format!("RPUSH {near} x"),
+            &format!("LLEN {far}"),
+            "EXEC",
+        ] {
+            broker.resp(client, line);
+        }
+        let mut given = 0;
+        for _ in 0..40 {
+            broker.resp(publisher, "PUBLISH news hi");
+            broker.turn(1);
+            broker.turn(0);
+            given += 1;
+        }
+        let said = broker.replies(client);
+        assert!(said.contains("*3 :1 :1 :1"), "{said}");
+        let pushed = said.matches(">3 $7 message $4 news $2 hi").count();
+        assert_eq!(pushed, given, "{said}");
+    }
+}
+
+#[test]
+fn more_commands_than_may_be_under_way_are_answered_in_order() {
+    let mut broker = Broker::new(3, 7);
+    broker.socket_bytes_max = 100;
+    let client = broker.connect(0);
+    let names: Vec<String> = (0..3).map(|shard| name_on(shard, 3, 0)).collect();
+    let mut want = String::new();
+    for nth in 0..4000 {
+        broker.resp(client, &format!("RPUSH {} v", names[nth % 3]));
+        want += &format!(":{} ", nth / 3 + 1);
+    }
+    assert_eq!(broker.replies(client), want.trim_end());
 }
 
 #[test]
