@@ -37,7 +37,7 @@ impl Door {
 
     /// A broker of several shards answers on it, too.
     pub fn is_for_shards(self) -> bool {
-        matches!(self, Door::Text | Door::Http)
+        matches!(self, Door::Text | Door::Resp | Door::Http)
     }
 }
 
@@ -216,7 +216,7 @@ impl Config {
         let mut pinned = self.pinned.iter().flatten();
         if let (2.., Some(door)) = (self.shards, pinned.find(|door| !door.is_for_shards())) {
             return Err(format!(
-                "--listen {}://... and several shards do not go together: they take the line protocol and HTTP, \
+                "--listen {}://... and several shards do not go together: they take the line protocol, RESP and HTTP, \
                  use --shards 1",
                 door.word()
             ));

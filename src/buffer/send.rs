@@ -108,6 +108,14 @@ impl Default for SendRing {
 }
 
 impl SendRing {
+    /// A ring whose offsets begin there: it goes on with what another has sent.
+    pub fn beginning_at(sent: u64) -> SendRing {
+        SendRing {
+            sent,
+            ..SendRing::default()
+        }
+    }
+
     /// Where to append copied bytes. The buffer comes from the pool if the ring was empty.
     #[inline]
     pub fn writer(&mut self, pool: &mut Pool) -> &mut Vec<u8> {

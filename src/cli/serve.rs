@@ -352,7 +352,7 @@ impl fmt::Display for Banner<'_> {
         if self.config.shards > 1 {
             writeln!(
                 f,
-                "shards {} (the line protocol and HTTP)",
+                "shards {} (the line protocol, RESP and HTTP)",
                 self.config.shards
             )?;
         }

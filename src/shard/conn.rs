@@ -459,7 +459,9 @@ impl Conn {
 
     /// May it go when its own work is done, as far as other shards know?
     pub fn may_leave(&self) -> bool {
-        let guest_may = self.guest.as_ref().is_none_or(|guest| guest.is_finished());
+        let is_closing = self.life == Life::Closing;
+        let mut guest = self.guest.iter();
+        let guest_may = guest.all(|guest| is_closing || guest.is_finished());
         guest_may && self.away.as_ref().is_none_or(|away| away.may_close())
     }
 
@@ -480,6 +482,18 @@ impl Conn {
         marks.filter(|mark| *mark > start).collect()
     }
 
+    /// What stood in the output behind that offset was taken out for good, and what was told instead ends it: other
+    /// shards wait for no more of it.
+    pub fn end_marks(&mut self, start: u64) {
+        let end = self.out.end();
+        if let Some(guest) = &mut self.guest {
+            guest.forget_runs(start);
+        }
+        if let Some(away) = &mut self.away {
+            away.end_behind(start, end);
+        }
+    }
+
     /// The output behind that offset was rewritten: these places are there now.
     pub fn move_marks(&mut self, start: u64, moved: &[u64]) {
         if let Some(guest) = &mut self.guest {
@@ -487,16 +501,6 @@ impl Conn {
         }
         if let Some(away) = &mut self.away {
             away.move_marks(start, moved);
-        }
-    }
-
-    /// The output behind that offset answers all that was to be answered there, and nothing that comes later is.
-    pub fn end_marks(&mut self, start: u64) {
-        let end = self.out.end();
-        let moved = vec![end; self.marks_behind(start).len()];
-        self.move_marks(start, &moved);
-        if let Some(away) = &mut self.away {
-            away.drop_runs_behind_own(end);
         }
     }
 
@@ -601,6 +605,12 @@ impl Conn {
         }
         self.gates.clear();
         self.out.take_gated()
+    }
+
+    /// Nothing of the output that has not left will.
+    pub fn drop_output(&mut self, pool: &mut Pool) {
+        self.gates.clear();
+        self.out.clear(pool);
     }
 
     /// The untagged subscription or wait, if there is one.

@@ -33,7 +33,7 @@ impl<S: Storage> Shard<S> {
     ) {
         for key in sources {
             // Those who came before are served first.
-            if !self.engine.queue(*key).waiters.is_empty() {
+            if !taking.has_turn && !self.engine.queue(*key).waiters.is_empty() {
                 self.dispatch(*key, now);
             }
         }

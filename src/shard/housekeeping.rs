@@ -277,6 +277,8 @@ impl<S: Storage> Shard<S> {
         {
             self.conns[slot].blocked = Blocked::No;
             self.resume(slot);
+        } else if self.peers.is_some() {
+            self.read_own_again(key);
         }
     }
 

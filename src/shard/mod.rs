@@ -471,6 +471,7 @@ impl<S: Storage> Shard<S> {
     /// Closes a connection whose work is done.
     fn settle_life(&mut self, slot: usize, now: Now) {
         let conn = &self.conns[slot];
+        let is_sent = conn.out.is_empty() && conn.away.as_ref().is_none_or(|away| away.is_idle());
         let done = match conn.life {
             Life::Open => false,
             Life::HalfClosed => {
@@ -486,12 +487,15 @@ impl<S: Storage> Shard<S> {
                 }
                 let conn = &self.conns[slot];
                 // What is left in the tail of a blocked connection will be run; else it is a command that never ends.
-                !waiting && conn.out.is_empty() && !conn.is_gated() && conn.may_leave()
+                !waiting && is_sent && !conn.is_gated()
             }
-            Life::Closing => {
-                conn.out.is_empty() && conn.away.as_ref().is_none_or(|away| away.may_close())
-            }
+            Life::Closing => is_sent,
         };
+        // What was popped at other shards is settled there before the guests go.
+        if done && self.conns[slot].away.is_some() && self.awaits_peer(slot) {
+            return;
+        }
+        let done = done && self.conns[slot].may_leave();
         if done
             && self.conns[slot].life == Life::HalfClosed
             && let Some(error) = self.conns[slot].unfinished()

@@ -158,9 +158,9 @@ impl<S: Storage> Shard<S> {
                 return false;
             }
             Blocked::Away(Wait::Run(run)) => {
-                if conn.session.is_text() && (rest.starts_with(b"\n") || rest.starts_with(b"\r\n"))
-                {
-                    self.cancel_away(slot, run);
+                let is_empty = rest.starts_with(b"\n") || rest.starts_with(b"\r\n");
+                if is_empty && conn.session.is_text() {
+                    self.cancel_away(slot, run, false);
                 }
                 return false;
             }

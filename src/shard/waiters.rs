@@ -21,6 +21,8 @@ pub struct Taking<'a> {
     pub consumer: Option<&'a [u8]>,
     /// Messages are taken at the end that leaves last.
     pub from_tail: bool,
+    /// Those who came before have been served.
+    pub has_turn: bool,
 }
 
 /// Whom a message goes to and how.
@@ -97,6 +99,8 @@ pub struct Watch {
     pub part: u32,
     /// Whose lines it stands in.
     pub sources: Vec<QueueKey>,
+    /// It is for a reader of streams, who is told when its group goes.
+    pub is_stream: bool,
     /// What it has told.
     pub offer: Offer,
     /// An offered message is given back then, microseconds.

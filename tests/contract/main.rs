@@ -14,6 +14,15 @@ mod http;
 mod http_docs;
 mod keys;
 mod limits;
+#[path = "."]
+#[expect(
+    clippy::duplicate_mod,
+    reason = "what clients of Redis see is the same with several shards: the tests are the same"
+)]
+mod on_several_shards {
+    mod resp;
+    mod streams;
+}
 mod order;
 mod publish;
 mod pull;

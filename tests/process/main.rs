@@ -25,6 +25,7 @@ mod pin;
 mod python_client;
 mod reshard;
 mod shards;
+mod shards_resp;
 mod shutdown;
 #[path = "../support/mod.rs"]
 mod support;

@@ -10,7 +10,9 @@ mod http;
 mod resp;
 
 pub use amqp::Upkeep;
-pub(super) use resp::Consumers;
+pub(super) use resp::{
+    Consumers, Merge, Pop, is_nothing, merge, merge_streams, unknown_result,
+};
 
 pub(super) use http::{Page, PassedOn};
 
@@ -87,7 +89,9 @@ impl Session {
         match door {
             Door::Text => Session::Text,
             Door::Http => Session::Http(Box::default()),
-            Door::Resp | Door::Amqp | Door::Tls => {
+            // What a person types is passed on as it is.
+            Door::Resp => Session::Resp(Box::new(resp::Session::new(true))),
+            Door::Amqp | Door::Tls => {
                 unreachable!("what comes by {door:?} is not passed on")
             }
         }
@@ -232,10 +236,9 @@ impl<S: Storage> Shard<S> {
             Session::Http(session) => session.forget_request(),
             _ => {}
         }
-        let error = Error::new(ErrorCode::UnknownResult, why);
-        let begins = conn.out.end();
+        let (start, error) = (conn.out.end(), Error::new(ErrorCode::UnknownResult, why));
         conn.tell(&mut self.pool, None, Told::Reply(&Reply::Error(&error)));
-        conn.end_marks(begins);
+        conn.end_marks(start);
         conn.life = Life::Closing;
         true
     }

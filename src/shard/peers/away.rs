@@ -12,6 +12,7 @@ use bytes::Bytes;
 use super::gather::Gather;
 use super::guest::Kind;
 use super::pull::Pull;
+use super::unread::Unread;
 use super::{Leave, Letter, PEER_BYTES_MAX, RUNS_MAX, WINDOW_BYTES};
 use crate::broker::queue::WaiterKey;
 use crate::buffer::send::{Pool, SendRing};
@@ -94,6 +95,8 @@ pub struct Away {
     pub(super) runs: VecDeque<Run>,
     next_run: u64,
     links: Vec<Link>,
+    /// What of it the peer may not have read.
+    pub(super) unread: Unread,
     /// (offset in the wire, shard, offset in its guest's output or this shard's, whether that is to be told).
     confirms: VecDeque<(u64, u32, u64, bool)>,
     /// Tags under which something may be under way at a guest, the empty one for untagged subscriptions:
@@ -109,9 +112,13 @@ pub struct Away {
     /// An empty line was posted behind the command that waits.
     cancelled: bool,
     /// The guests know that nothing more comes.
-    finished: bool,
+    pub(super) finished: bool,
     /// The connection waits for its guests to go before it closes.
-    quitting: bool,
+    pub(super) quitting: bool,
+    /// Nothing is answered behind the runs there are.
+    ends: bool,
+    /// Nothing more is sent.
+    is_broken: bool,
     /// Its pulls of queues on several shards.
     pub(super) pulls: Vec<Pull>,
     pub(super) next_pull: u64,
@@ -120,22 +127,26 @@ pub struct Away {
 }
 
 impl Away {
-    fn new(shards: u32) -> Away {
+    /// For a connection whose socket has taken so much.
+    fn new(shards: u32, sent: u64) -> Away {
         Away {
-            wire: SendRing::default(),
+            wire: SendRing::beginning_at(sent),
+            unread: Unread::new(sent),
             kept_bytes: 0,
             runs: VecDeque::new(),
             next_run: 1,
             links: (0..shards).map(|_| Link::default()).collect(),
             confirms: VecDeque::new(),
             tags: BTreeMap::new(),
-            own_confirmed: 0,
+            own_confirmed: sent,
             own_seen: 0,
             last: (Vec::new(), 0),
             listed: false,
             cancelled: false,
             finished: false,
             quitting: false,
+            ends: false,
+            is_broken: false,
             pulls: Vec::new(),
             next_pull: 0,
             watches: Vec::new(),
@@ -175,6 +186,47 @@ impl Away {
     /// May the connection be closed, as far as its guests are concerned?
     pub fn may_close(&self) -> bool {
         self.is_idle() && (self.is_alone() || !(self.finished || self.quitting))
+    }
+
+    /// The socket has taken so much, in all.
+    pub fn sent(&self) -> u64 {
+        self.wire.sent()
+    }
+
+    /// Where the next answer will stand on the wire if nothing is under way.
+    pub fn end(&self) -> u64 {
+        self.wire.end()
+    }
+
+    /// What of the connection's own output stood behind `start` was taken out, and it ends at `end` now: what is to be
+    /// answered behind that is not.
+    pub fn end_behind(&mut self, start: u64, end: u64) {
+        let is_it = |run: &Run| matches!(run.dest, Dest::Own(mark) if mark > start);
+        if let Some(at) = self.runs.iter().position(is_it) {
+            self.runs.truncate(at);
+        }
+        self.add_run(Dest::Own(end));
+        self.own_seen = end;
+        self.ends = true;
+    }
+
+    /// Nothing more goes to the wire.
+    fn break_off(&mut self) {
+        self.runs.clear();
+        for link in &mut self.links {
+            link.kept.clear();
+        }
+        self.kept_bytes = 0;
+        self.is_broken = true;
+    }
+
+    /// What goes to the socket behind `from` is taken by it as one; returns where it ends on the wire.
+    pub(super) fn join_confirms(&mut self, from: u64) -> u64 {
+        let end = self.wire.end();
+        for (at, ..) in self.confirms.iter_mut().filter(|(at, ..)| *at > from) {
+            *at = end;
+        }
+        end
     }
 
     /// Fills `slices` with what may be written.
@@ -238,23 +290,6 @@ impl Away {
         id
     }
 
-    /// From that place on nothing is answered any more.
-    fn drop_runs(&mut self, from: usize) {
-        for run in self.runs.drain(from..) {
-            if let Dest::Guest(to) = run.dest {
-                self.links[to as usize].pending -= 1;
-            }
-        }
-    }
-
-    /// Behind the connection's own output up to that offset nothing is answered any more.
-    pub fn drop_runs_behind_own(&mut self, end: u64) {
-        let is_last = |run: &Run| matches!(run.dest, Dest::Own(mark) if mark == end);
-        if let Some(last) = self.runs.iter().rposition(is_last) {
-            self.drop_runs(last + 1);
-        }
-    }
-
     /// The connection's own output so far stands before what is posted next.
     fn seal(&mut self, conn: &Conn, is_waiting: bool) {
         let end = conn.out.end();
@@ -316,6 +351,13 @@ impl Away {
     /// Puts on the wire what may go there.
     fn pump(&mut self, me: u32, conn: &mut Conn, bytes_max: usize, pool: &mut Pool) {
         while self.wire.len() < bytes_max && self.pump_front(me, conn, pool) {}
+        if self.ends && self.runs.is_empty() {
+            self.break_off();
+        }
+        if self.is_broken {
+            conn.drop_output(pool);
+            return;
+        }
         if self.wire.len() >= bytes_max {
             return;
         }
@@ -356,6 +398,11 @@ impl Away {
                 loop {
                     let link = &mut self.links[from as usize];
                     let Some(piece) = link.kept.pop_front() else {
+                        if link.is_gone && !conn.session.is_text() {
+                            // It could not say what became of its commands; there is no answer to give for each.
+                            self.break_off();
+                            conn.life = Life::Closing;
+                        }
                         return false;
                     };
                     let is_last = piece.mark == Some(id);
@@ -390,7 +437,9 @@ impl<S: Storage> Shard<S> {
     pub(super) fn away(&mut self, slot: usize) -> &mut Away {
         let (shards, _) = self.shards();
         let conn = &mut self.conns[slot];
-        conn.away.get_or_insert_with(|| Box::new(Away::new(shards)))
+        let sent = conn.out.sent();
+        let away = &mut conn.away;
+        away.get_or_insert_with(|| Box::new(Away::new(shards, sent)))
     }
 
     pub(super) fn list_away(&mut self, slot: usize) {
@@ -449,6 +498,16 @@ impl<S: Storage> Shard<S> {
         true
     }
 
+    /// Are answers awaited? Then the connection waits until all are there.
+    pub(in crate::shard) fn awaits_answers(&mut self, slot: usize) -> bool {
+        let conn = &mut self.conns[slot];
+        let awaits = conn.away.as_ref().is_some_and(|away| !away.runs.is_empty());
+        if awaits {
+            conn.blocked = Blocked::Away(Wait::All);
+        }
+        awaits
+    }
+
     /// Adds a command to what is posted to a shard at the turn's end; returns its run.
     pub(super) fn post_command(&mut self, slot: usize, to: u32, frame: &[&[u8]]) -> u64 {
         self.seal_own(slot, true);
@@ -494,6 +553,14 @@ impl<S: Storage> Shard<S> {
         self.away(slot).add_run(Dest::Gather(Box::new(gather)))
     }
 
+    /// A number for what parts answer that is not a run: what they say is not sent as it is.
+    pub(super) fn add_question(&mut self, slot: usize) -> u64 {
+        let away = self.away(slot);
+        let id = away.next_run;
+        away.next_run += 1;
+        id
+    }
+
     /// Posts input that belongs to a run there is.
     pub(super) fn post_input(
         &mut self,
@@ -535,7 +602,7 @@ impl<S: Storage> Shard<S> {
         }
     }
 
-    fn flush_drafts(&mut self, slot: usize) {
+    pub(super) fn flush_drafts(&mut self, slot: usize) {
         for to in 0..self.shards().0 {
             self.flush_draft(slot, to);
         }
@@ -555,72 +622,19 @@ impl<S: Storage> Shard<S> {
             wants_expired: open.wants_expired,
         };
         let is_half_closed = open.life == Life::HalfClosed;
+        let version = open.resp_version();
         self.mail().post(to, letter);
+        if let Some(version) = version {
+            self.mail().post(to, Letter::Speaks { conn, version });
+        }
         if is_half_closed {
             let how = Leave::HalfClosed;
             self.mail().post(to, Letter::Leave { conn, how });
         }
     }
 
-    /// Tells every guest something.
-    fn tell_guests(&mut self, slot: usize, letter: impl Fn(&Conn) -> Letter) {
-        self.flush_drafts(slot);
-        let Some(away) = &self.conns[slot].away else {
-            return;
-        };
-        for to in away.guests() {
-            let letter = letter(&self.conns[slot]);
-            self.mail().post(to, letter);
-        }
-    }
-
-    fn leave_guests(&mut self, slot: usize, how: Leave) {
-        if self.conns[slot].away.is_some() {
-            let conn = self.key(slot);
-            self.tell_guests(slot, |_| Letter::Leave { conn, how });
-        }
-    }
-
-    /// `HELLO` was run.
-    pub(in crate::shard) fn guests_named(&mut self, slot: usize) {
-        if self.conns[slot].away.is_some() {
-            let conn = self.key(slot);
-            self.tell_guests(slot, |open| Letter::Named {
-                conn,
-                name: open.rare.name.as_slice().into(),
-                wants_expired: open.wants_expired,
-            });
-        }
-    }
-
-    /// `QUIT` was run.
-    pub(in crate::shard) fn guests_quit(&mut self, slot: usize) {
-        self.leave_guests(slot, Leave::Quit);
-        if let Some(away) = &mut self.conns[slot].away {
-            away.quitting = true;
-        }
-    }
-
-    /// The peer has ended its side.
-    pub(in crate::shard) fn guests_half_closed(&mut self, slot: usize) {
-        self.leave_guests(slot, Leave::HalfClosed);
-    }
-
-    /// All input was run and no more comes.
-    pub(in crate::shard) fn finish_guests(&mut self, slot: usize) {
-        let away = self.conns[slot].away.as_mut();
-        if away.is_some_and(|away| !std::mem::replace(&mut away.finished, true)) {
-            self.leave_guests(slot, Leave::Finish);
-        }
-    }
-
-    /// The connection goes at once.
-    pub(in crate::shard) fn guests_reset(&mut self, slot: usize) {
-        self.leave_guests(slot, Leave::Reset);
-    }
-
-    /// An empty line behind an untagged wait at a guest ends it.
-    pub(in crate::shard) fn cancel_away(&mut self, slot: usize, run: u64) {
+    /// An empty line behind an untagged wait at a guest ends it, or another client does.
+    pub(in crate::shard) fn cancel_away(&mut self, slot: usize, run: u64, with_error: bool) {
         let away = self.away(slot);
         if std::mem::replace(&mut away.cancelled, true) {
             return;
@@ -632,7 +646,8 @@ impl<S: Storage> Shard<S> {
         }) = to
         {
             let to = *to;
-            self.post_input(slot, to, run, Kind::Cancel, Vec::new());
+            let kind = Kind::Cancel { with_error };
+            self.post_input(slot, to, run, kind, Vec::new());
         }
     }
 
@@ -642,19 +657,11 @@ impl<S: Storage> Shard<S> {
         }
     }
 
-    /// A guest has gone: as it was told to, or because its door had to end, which it has said to the client.
     pub(super) fn guest_gone(&mut self, slot: usize, from: u32) {
-        let conn = &mut self.conns[slot];
-        let Some(away) = &mut conn.away else { return };
-        let link = &mut away.links[from as usize];
-        link.is_gone = true;
-        let answered = link.answered;
-        if !away.finished && !away.quitting {
-            let unanswered = away.runs.partition_point(|run| run.id <= answered);
-            away.drop_runs(unanswered);
-            conn.life = Life::Closing;
+        if let Some(away) = &mut self.conns[slot].away {
+            away.links[from as usize].is_gone = true;
+            self.list_away(slot);
         }
-        self.list_away(slot);
     }
 
     /// A guest has sent something.
@@ -672,6 +679,9 @@ impl<S: Storage> Shard<S> {
         let Some(away) = &mut self.conns[slot].away else {
             return;
         };
+        if away.is_broken {
+            return;
+        }
         let link = &mut away.links[from as usize];
         let mut rest = Bytes::from(bytes);
         let start = end - rest.len() as u64;
@@ -747,6 +757,11 @@ impl<S: Storage> Shard<S> {
         let (_, me) = self.shards();
         let half = self.limits.send_bytes_max / 2;
         let was_full = self.conns[slot].unsent() >= half;
+        // Whether the peer has read something counts there, not whether the socket has taken it.
+        let (is_read, has_pops) = {
+            let conn = &self.conns[slot];
+            (conn.resp_version().is_some(), conn.has_pops())
+        };
         let Some(away) = &mut self.conns[slot].away else {
             return false;
         };
@@ -756,13 +771,16 @@ impl<S: Storage> Shard<S> {
             && at <= away.wire.sent()
         {
             away.confirms.pop_front();
+            if is_read && if shard == me { has_pops } else { confirm } {
+                away.unread.add(at, shard, upto);
+            }
             if shard == me {
                 away.own_confirmed = upto;
                 continue;
             }
             let link = &mut away.links[shard as usize];
             link.sent = upto;
-            if confirm || link.sent - link.told >= WINDOW_BYTES as u64 / 4 {
+            if (confirm && !is_read) || link.sent - link.told >= WINDOW_BYTES as u64 / 4 {
                 link.told = link.sent;
                 letters.push((shard, Letter::Confirmed { conn: key, upto }));
             }

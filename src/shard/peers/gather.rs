@@ -9,8 +9,8 @@ use crate::buffer::send::Pool;
 use crate::log::disk::Storage;
 use crate::protocol::text::decode::{Decoder, Step};
 use crate::shard::conn::{Conn, Need, Output, QuietCount};
-use crate::shard::door::{Page, Session, Told};
-use crate::shard::failure::answer_stalled;
+use crate::shard::door::{self, Merge, Page, Session, Told};
+use crate::shard::failure::{NO_SPACE, answer_stalled};
 use crate::shard::session::Flow;
 use crate::shard::{ConnKey, Now, Shard};
 
@@ -36,6 +36,8 @@ pub(in crate::shard) enum Question {
     /// `ACK`, `NACK` or `TOUCH` of handles of several shards: the tokens as typed, and whose each is; what is no
     /// handle is nobody's.
     Settle(Vec<u8>, Vec<Option<u32>>),
+    /// A command of RESP, and how its replies become one.
+    Resp(Merge),
 }
 
 /// An answer that several shards give.
@@ -86,6 +88,13 @@ impl Gather {
 
     /// Tells the connection the answer of all parts.
     pub(super) fn finish(&self, conn: &mut Conn, pool: &mut Pool) {
+        if let Question::Resp(how) = &self.question {
+            let parts: Vec<&[u8]> = self.parts.iter().flatten().map(Vec::as_slice).collect();
+            return conn
+                .out
+                .writer(pool)
+                .extend_from_slice(&door::merge(*how, &parts));
+        }
         let tag = (!self.tag.is_empty()).then_some(&*self.tag);
         let mut counted = QuietCount::default();
         if self.quiet {
@@ -121,6 +130,7 @@ impl Gather {
                 let line = merge::unknown(&parts).unwrap_or_default();
                 say(&Reply::Error(&merge::error(line)));
             }
+            Question::Resp(_) => unreachable!("its replies are not the line protocol's"),
             Question::Sync => say(&merge::synced(&parts)),
             Question::Drain if !self.quiet => say(&Reply::Ok),
             Question::Drain => {}
@@ -172,15 +182,34 @@ impl Gather {
     }
 }
 
+/// A part of an answer, taken out of the output of the connection that was told it.
+#[derive(Debug)]
+pub(super) struct Part {
+    pub text: Vec<u8>,
+    /// It leaves when the log has got so far.
+    need: Need,
+    /// It is of the line protocol.
+    is_text: bool,
+}
+
+impl Part {
+    /// One that waits for nothing.
+    pub fn now(text: Vec<u8>) -> Part {
+        Part {
+            text,
+            need: Need::NOW,
+            is_text: true,
+        }
+    }
+}
+
 /// A part of an answer, on its way to the connection's home.
 #[derive(Debug)]
-pub struct Captured {
+pub(super) struct Captured {
     /// The connection's home and its key there. Its guest here may be gone meanwhile.
     home: (u32, ConnKey),
     run: u64,
-    text: Vec<u8>,
-    /// It leaves when the log has got so far.
-    need: Need,
+    part: Part,
 }
 
 impl<S: Storage> Shard<S> {
@@ -191,15 +220,18 @@ impl<S: Storage> Shard<S> {
         }
     }
 
-    /// Runs one command and takes its answer out of the connection's output, as the line protocol writes it whatever
-    /// the connection speaks; `None` if it comes again. What is pushed to the connection itself meanwhile stays
+    /// Runs one command and takes its answer out of the connection's output: as the line protocol writes it, or RESP if
+    /// the connection speaks that; `None` if it comes again. What is pushed to the connection itself meanwhile stays
     /// there.
-    pub(super) fn run_captured(
-        &mut self,
-        slot: usize,
-        frame: &[u8],
-        now: Now,
-    ) -> Option<(Vec<u8>, Need)> {
+    pub(super) fn run_captured(&mut self, slot: usize, frame: &[u8], now: Now) -> Option<Part> {
+        if let Session::Resp(_) = self.conns[slot].session {
+            let (text, need) = self.run_resp_captured(slot, frame, now)?;
+            return Some(Part {
+                text,
+                need,
+                is_text: false,
+            });
+        }
         let mut decoder = Decoder::default();
         let (_, step) = decoder.decode(frame, &self.limits.clone());
         let Step::Request(mut request) = step else {
@@ -242,7 +274,11 @@ impl<S: Storage> Shard<S> {
             text.pop();
             text.extend_from_slice(told.as_bytes());
         }
-        Some((text, need))
+        Some(Part {
+            text,
+            need,
+            is_text: true,
+        })
     }
 
     /// Asks all shards for their parts of a page.
@@ -259,25 +295,14 @@ impl<S: Storage> Shard<S> {
         }
         let text = self.part_of_page(page, now);
         let home = (me, self.key(slot));
-        self.keep_captured(home, run, text, Need::NOW);
+        self.keep_captured(home, run, Part::now(text));
         Flow::Done
     }
 
     /// A part of an answer: it leaves when the log has got so far.
-    pub(super) fn keep_captured(
-        &mut self,
-        home: (u32, ConnKey),
-        run: u64,
-        text: Vec<u8>,
-        need: Need,
-    ) {
-        let captured = Captured {
-            home,
-            run,
-            text,
-            need,
-        };
-        match self.engine.reached(need) {
+    pub(super) fn keep_captured(&mut self, home: (u32, ConnKey), run: u64, part: Part) {
+        let captured = Captured { home, run, part };
+        match self.engine.reached(captured.part.need) {
             true => self.give_part(captured),
             false => self.mail().captured.push(captured),
         }
@@ -288,13 +313,8 @@ impl<S: Storage> Shard<S> {
             return;
         }
         for captured in std::mem::take(&mut self.mail().captured) {
-            let Captured {
-                home,
-                run,
-                text,
-                need,
-            } = captured;
-            self.keep_captured(home, run, text, need);
+            let Captured { home, run, part } = captured;
+            self.keep_captured(home, run, part);
         }
     }
 
@@ -303,8 +323,11 @@ impl<S: Storage> Shard<S> {
         self.engine.outbox.orders.stall();
         let Some(peers) = &mut self.peers else { return };
         for mut captured in std::mem::take(&mut peers.captured) {
-            let text = std::mem::take(&mut captured.text);
-            answer_stalled(&mut captured.text, &text);
+            let text = std::mem::take(&mut captured.part.text);
+            match captured.part.is_text {
+                true => answer_stalled(&mut captured.part.text, &text),
+                false => captured.part.text = door::unknown_result(NO_SPACE),
+            }
             self.give_part(captured);
         }
     }
@@ -313,8 +336,7 @@ impl<S: Storage> Shard<S> {
         let Captured {
             home: (to, conn),
             run,
-            text,
-            ..
+            part: Part { text, .. },
         } = captured;
         let (_, me) = self.shards();
         if to != me {
@@ -332,6 +354,8 @@ impl<S: Storage> Shard<S> {
         {
             gather.add(from, text);
             self.list_away(slot);
+        } else {
+            self.read_came(slot, run, text);
         }
     }
 }

@@ -4,12 +4,13 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::commit::gone;
+use super::gather;
 use super::watch::Part;
 use super::{Leave, Letter, WINDOW_BYTES};
 use crate::broker::queue::WaiterKey;
 use crate::config::Door;
 use crate::log::disk::Storage;
-use crate::shard::conn::{Blocked, Conn, Entrance, Life, Need};
+use crate::shard::conn::{Blocked, Conn, Entrance, Life};
 use crate::shard::door::{Page, PassedOn, Session};
 use crate::shard::session::Flow;
 use crate::shard::{ConnKey, Now, Shard};
@@ -25,12 +26,14 @@ pub(super) enum Kind {
     Page(Page),
     /// One command whose answer is a part of what several shards answer.
     Part,
-    /// An empty line behind a command that waits.
-    Cancel,
+    /// The command before it waits no more; a client of Redis may be told so.
+    Cancel { with_error: bool },
     /// A part of a pull looks for messages.
     Look(Box<Part>),
     /// A part of a pull takes messages.
     Take(Box<Part>),
+    /// A part of a pull reads streams.
+    Read { pull: u64 },
     /// A part of a transaction of several shards, to be prepared.
     Prepare { number: u64 },
     /// What was queued since `BEGIN`, to be committed.
@@ -86,6 +89,12 @@ impl Guest {
     /// Where the answers of runs end in the output.
     pub fn marks(&self) -> impl Iterator<Item = u64> {
         self.marks.iter().map(|(offset, _)| *offset)
+    }
+
+    /// What is not answered before that offset is not answered any more.
+    pub fn forget_runs(&mut self, start: u64) {
+        self.pieces.clear();
+        self.marks.retain(|(offset, _)| *offset <= start);
     }
 
     /// Those behind `start` are elsewhere now.
@@ -209,10 +218,14 @@ impl<S: Storage> Shard<S> {
                 if let Blocked::Pull(waiter) = blocked {
                     // Its last command waits, unless an empty line follows.
                     let next = guest.pieces.get(1).map(|piece| &piece.kind);
-                    if next != Some(&Kind::Cancel) {
+                    let Some(Kind::Cancel { with_error }) = next else {
                         return false;
-                    }
+                    };
+                    let with_error = *with_error;
                     guest.pieces.remove(1);
+                    if with_error {
+                        self.end_with(slot, true);
+                    }
                     self.finish_pull(waiter, 0);
                     return true;
                 }
@@ -223,7 +236,7 @@ impl<S: Storage> Shard<S> {
                 true
             }
             // Nothing waits.
-            Kind::Cancel => {
+            Kind::Cancel { .. } => {
                 guest.pieces.pop_front();
                 true
             }
@@ -253,20 +266,24 @@ impl<S: Storage> Shard<S> {
                 let guest = self.guest(slot);
                 guest.pieces.pop_front();
                 let home = guest.home;
-                self.keep_captured(home, run, text, Need::NOW);
+                self.keep_captured(home, run, gather::Part::now(text));
                 true
             }
-            Kind::Part => {
+            Kind::Part | Kind::Read { .. } => {
                 let tail = std::mem::take(&mut self.conns[slot].tail);
-                let captured = self.run_captured(slot, &tail.as_slice()[..left], now);
+                let command = &tail.as_slice()[..left];
+                let captured = match kind {
+                    Kind::Read { pull } => self.read_part(slot, pull, command, now),
+                    _ => self.run_captured(slot, command, now),
+                };
                 self.conns[slot].tail = tail;
-                let Some((text, need)) = captured else {
+                let Some(answer) = captured else {
                     return false;
                 };
                 self.use_up(slot, left);
                 self.guest(slot).pieces.pop_front();
                 let home = self.guest(slot).home;
-                self.keep_captured(home, run, text, need);
+                self.keep_captured(home, run, answer);
                 true
             }
             Kind::Look(look) => {
@@ -356,6 +373,7 @@ impl<S: Storage> Shard<S> {
         }
         let half = self.limits.send_bytes_max / 2;
         let conn = &mut self.conns[slot];
+        let has_pops = conn.has_pops();
         let Some(guest) = &mut conn.guest else { return };
         let start = conn.out.sent();
         let has_window = start - guest.confirmed < WINDOW_BYTES as u64;
@@ -376,7 +394,7 @@ impl<S: Storage> Shard<S> {
         if !bytes.is_empty() || !marks.is_empty() || is_told {
             let taken = std::mem::take(&mut guest.taken);
             let has_tags = !conn.rare.waits.is_empty() || !conn.rare.requests.is_empty();
-            let confirm = !conn.rare.holding.is_empty();
+            let confirm = !conn.rare.holding.is_empty() || has_pops;
             let tags = match has_tags || guest.had_tags {
                 true => conn.tags_in_use(),
                 false => Vec::new(),
@@ -398,6 +416,12 @@ impl<S: Storage> Shard<S> {
         if was_full && self.conns[slot].out.len() < half {
             self.room_again(slot);
         }
+        self.settle_life(slot, now);
+    }
+
+    /// The peer has read the guest's output up to there.
+    pub(super) fn guest_read(&mut self, slot: usize, upto: u64, now: Now) {
+        self.settle_pops(slot, upto);
         self.settle_life(slot, now);
     }
 

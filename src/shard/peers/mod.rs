@@ -24,17 +24,23 @@ mod merge;
 mod moves;
 mod peek;
 mod pull;
+mod read;
 mod route;
 #[cfg(test)]
 mod tests;
+mod told;
+mod unread;
 mod watch;
 
 pub(super) use away::{Away, Wait};
 pub(super) use circle::{Followed, weaker};
 pub(super) use ending::{CLOSED, CLOSING};
 use gather::Captured;
+pub(super) use gather::Question;
 pub(super) use guest::Guest;
 pub(super) use merge::GUEST;
+pub(super) use pull::Asks;
+pub(super) use read::Read;
 pub(super) use route::{Errand, Plan};
 
 use std::collections::{HashMap, VecDeque};
@@ -49,6 +55,7 @@ use crate::broker::id::{Level, QueueUid};
 use crate::broker::reply::Error;
 use crate::config::Door;
 use crate::log::disk::Storage;
+use crate::protocol::resp::encode::Version;
 use guest::Kind;
 use watch::{Found, Given};
 
@@ -83,6 +90,7 @@ enum Letter {
     /// To a guest: it begins, and tells its connection things as that door does.
     Open {
         conn: ConnKey,
+        /// What its connection speaks.
         door: Door,
         peer: Box<str>,
         name: Box<[u8]>,
@@ -94,6 +102,8 @@ enum Letter {
         name: Box<[u8]>,
         wants_expired: bool,
     },
+    /// To a guest of a client of Redis: the version of its protocol, from here on.
+    Speaks { conn: ConnKey, version: Version },
     /// To a guest: commands.
     Input {
         conn: ConnKey,
@@ -103,6 +113,8 @@ enum Letter {
     },
     /// To a guest: the socket has taken its output up to this offset.
     Confirmed { conn: ConnKey, upto: u64 },
+    /// To a guest: its peer has read the output up to this offset.
+    Read { conn: ConnKey, upto: u64 },
     /// To a guest: it goes.
     Leave { conn: ConnKey, how: Leave },
     /// To a home: output up to the guest's stream offset `end`, whole lines and messages. `marks` say behind
@@ -319,6 +331,11 @@ impl<S: Storage> Shard<S> {
                 name,
                 wants_expired,
             } => self.open_guest((from, conn), door, &peer, name, wants_expired, now),
+            Letter::Speaks { conn, version } => {
+                if let Some(slot) = self.guest_slot(from, conn) {
+                    self.conns[slot].speaks_resp(version);
+                }
+            }
             Letter::Named {
                 conn,
                 name,
@@ -349,6 +366,11 @@ impl<S: Storage> Shard<S> {
             Letter::Confirmed { conn, upto } => {
                 if let Some(slot) = self.guest_slot(from, conn) {
                     self.guest_confirmed(slot, upto);
+                }
+            }
+            Letter::Read { conn, upto } => {
+                if let Some(slot) = self.guest_slot(from, conn) {
+                    self.guest_read(slot, upto, now);
                 }
             }
             Letter::Leave { conn, how } => {

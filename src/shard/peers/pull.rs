@@ -15,22 +15,45 @@
 use std::collections::VecDeque;
 
 use super::guest::Kind;
-use super::watch::{Found, Given, Part};
+use super::read::Read;
+use super::watch::{Found, Given, Part, Wanted};
 use super::{Letter, Plan, merge};
 use crate::broker::command::{PullOptions, Source, Sources};
 use crate::broker::queue::{QueueKey, WaiterKey};
 use crate::broker::reply::Error;
 use crate::log::disk::Storage;
 use crate::shard::conn::{Blocked, Life};
+use crate::shard::door::Pop;
 use crate::shard::drain::draining;
 use crate::shard::groups::Reader;
 use crate::shard::session::Flow;
 use crate::shard::waiters::{AcrossWaiter, COLD_PATIENCE_US, FOREVER_US, Waiter};
 use crate::shard::{Now, Shard};
 
+/// What a pull of queues on several shards asks for.
+#[derive(Debug)]
+pub(in crate::shard) enum Asks {
+    /// Messages, as `PULL`.
+    Messages,
+    /// RESP: what the first list has that has any.
+    Pop(Pop),
+    /// RESP: what is new or pending in streams.
+    Streams(Box<Read>),
+}
+
+impl Asks {
+    fn wanted(&self) -> Wanted {
+        match self {
+            Asks::Messages => Wanted::Messages,
+            Asks::Pop(pop) => Wanted::Pop(*pop),
+            Asks::Streams(_) => Wanted::Streams,
+        }
+    }
+}
+
 /// How far a pull is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
+pub(super) enum Stage {
     /// So many shards have not looked yet.
     Looking(u32),
     /// A shard takes.
@@ -43,21 +66,22 @@ enum Stage {
 
 /// One part as the home sees it.
 #[derive(Debug)]
-struct Side {
-    shard: u32,
+pub(super) struct Side {
+    pub shard: u32,
     sources: Box<[u8]>,
     /// It has offered.
-    offered: bool,
+    pub offered: bool,
 }
 
 /// A pull of queues on several shards.
 #[derive(Debug)]
 pub(super) struct Pull {
-    id: u64,
+    pub id: u64,
     tag: Box<[u8]>,
     options: PullOptions,
-    sides: Vec<Side>,
-    stage: Stage,
+    pub asks: Asks,
+    pub sides: Vec<Side>,
+    pub stage: Stage,
     /// Parts that are taken from next.
     pass: VecDeque<u32>,
     total: u32,
@@ -65,10 +89,10 @@ pub(super) struct Pull {
     /// A message of it is being read from the disk.
     cold: bool,
     /// Its time is over: it ends when nothing more is found.
-    due: bool,
+    pub due: bool,
     /// It ends, whatever may be read from the disk.
-    cancelled: bool,
-    refused: Option<(u32, Vec<u8>)>,
+    pub cancelled: bool,
+    pub refused: Option<(u32, Error)>,
     waiter: WaiterKey,
 }
 
@@ -112,15 +136,17 @@ impl<S: Storage> Shard<S> {
     }
 
     /// Begins a pull of queues on several shards.
-    pub(super) fn begin_across(
+    pub(in crate::shard) fn begin_across(
         &mut self,
         slot: usize,
         tag: &[u8],
         parts: Vec<(u32, Vec<u8>)>,
         options: PullOptions,
+        asks: Asks,
         now: Now,
     ) -> Flow {
         let (_, me) = self.shards();
+        let wanted = asks.wanted();
         let others: Vec<u32> = parts.iter().map(|(shard, _)| *shard).collect();
         let others: Vec<u32> = others.into_iter().filter(|shard| *shard != me).collect();
         let tag_shown = (!tag.is_empty()).then_some(tag);
@@ -140,7 +166,7 @@ impl<S: Storage> Shard<S> {
             if self.wait_for_publishes(slot) {
                 return Flow::Again;
             }
-            match self.open_all(slot, Sources(sources), &options, now) {
+            match self.open_part(slot, Sources(sources), &options, wanted, now) {
                 Ok(Some(keys)) => own.push((part as u32, keys)),
                 Ok(None) => return Flow::Again,
                 Err(error) => {
@@ -175,6 +201,7 @@ impl<S: Storage> Shard<S> {
             id,
             tag: tag.into(),
             options,
+            asks,
             sides: sides.collect(),
             stage: Stage::Looking(others.len() as u32),
             pass: VecDeque::new(),
@@ -204,20 +231,38 @@ impl<S: Storage> Shard<S> {
                     sources: (&**sources).into(),
                     tag: tag.into(),
                     options,
+                    wanted,
                 };
                 self.post_input(slot, *shard, 0, Kind::Look(Box::new(look)), Vec::new());
             }
         }
         for (part, keys) in own {
-            if self.watch(slot, id, part, keys, now) {
+            let is_stream = wanted == Wanted::Streams;
+            if self.watch(slot, id, part, keys, is_stream, now) {
                 self.offered(slot, id, part);
             }
         }
         Flow::Done
     }
 
+    /// What a part of a pull reads; `None` if the connection waits for one to begin.
+    pub(super) fn open_part(
+        &mut self,
+        slot: usize,
+        sources: Sources<'_>,
+        options: &PullOptions,
+        wanted: Wanted,
+        now: Now,
+    ) -> Result<Option<Vec<QueueKey>>, Error> {
+        match wanted {
+            Wanted::Messages => self.open_all(slot, sources, options, now),
+            Wanted::Pop(pop) => self.open_pop(slot, sources, pop).map(Some),
+            Wanted::Streams => self.open_streams(slot, sources).map(Some),
+        }
+    }
+
     /// The readers of these sources; `None` if the connection waits for one to begin.
-    pub(super) fn open_all(
+    fn open_all(
         &mut self,
         slot: usize,
         sources: Sources<'_>,
@@ -238,7 +283,7 @@ impl<S: Storage> Shard<S> {
         Ok(Some(keys))
     }
 
-    fn across(&mut self, slot: usize, id: u64) -> Option<&mut Pull> {
+    pub(super) fn across(&mut self, slot: usize, id: u64) -> Option<&mut Pull> {
         let away = self.conns[slot].away.as_mut()?;
         away.pulls.iter_mut().find(|pull| pull.id == id)
     }
@@ -269,15 +314,17 @@ impl<S: Storage> Shard<S> {
         let Some(pull) = self.across(slot, id) else {
             return;
         };
-        if let Stage::Looking(left) = &mut pull.stage {
+        if let Stage::Looking(left) = &mut pull.stage
+            && !matches!(found, Found::Gone(_))
+        {
             *left -= 1;
         }
         match found {
             Found::Nothing => {}
             Found::Ready => pull.sides[part as usize].offered = true,
-            Found::Refused(line) => {
+            Found::Refused(error) | Found::Gone(error) => {
                 if pull.refused.as_ref().is_none_or(|(first, _)| part < *first) {
-                    pull.refused = Some((part, line));
+                    pull.refused = Some((part, error));
                 }
             }
         }
@@ -295,6 +342,8 @@ impl<S: Storage> Shard<S> {
             match pull.stage {
                 Stage::Looking(0) if pull.refused.is_some() => self.refuse_across(slot, id, now),
                 Stage::Looking(0) => self.begin_pass(slot, id, false, now),
+                Stage::Waiting if pull.refused.is_some() => self.refuse_across(slot, id, now),
+                Stage::Taking => self.go_on_reading(slot, id, now),
                 Stage::Waiting if pull.sides.iter().any(|side| side.offered) => {
                     self.begin_pass(slot, id, false, now);
                 }
@@ -308,6 +357,9 @@ impl<S: Storage> Shard<S> {
         let Some(pull) = self.across(slot, id) else {
             return;
         };
+        if let Asks::Streams(_) = pull.asks {
+            return self.begin_reading(slot, id, all, now);
+        }
         pull.cold = false;
         pull.pass.clear();
         for (part, side) in pull.sides.iter_mut().enumerate() {
@@ -339,7 +391,8 @@ impl<S: Storage> Shard<S> {
                 return;
             };
             let bytes_max = pull.options.bytes_max.unwrap_or(u64::MAX).max(1);
-            let is_full = pull.total >= pull.options.count || pull.bytes >= bytes_max;
+            let is_popped = matches!(pull.asks, Asks::Pop(_)) && pull.total > 0;
+            let is_full = is_popped || pull.total >= pull.options.count || pull.bytes >= bytes_max;
             let Some(part) = pull.pass.pop_front().filter(|_| !is_full) else {
                 return self.end_pass(slot, id, now);
             };
@@ -356,6 +409,7 @@ impl<S: Storage> Shard<S> {
                     bytes_max: pull.options.bytes_max.map(|_| bytes_max - pull.bytes),
                     ..pull.options
                 },
+                wanted: pull.asks.wanted(),
             };
             if shard != me {
                 return self.post_alone(slot, shard, Kind::Take(Box::new(take)), Vec::new());
@@ -439,19 +493,19 @@ impl<S: Storage> Shard<S> {
         }
     }
 
-    fn refuse_across(&mut self, slot: usize, id: u64, now: Now) {
+    pub(super) fn refuse_across(&mut self, slot: usize, id: u64, now: Now) {
         let Some(pull) = self.across(slot, id) else {
             return;
         };
-        let (_, line) = pull.refused.take().expect("it was just looked at");
+        let (_, error) = pull.refused.take().expect("it was just looked at");
         let tag = pull.tag.clone();
         let tag = (!tag.is_empty()).then_some(&*tag);
-        self.answer_error(slot, tag, &merge::error(&line));
+        self.answer_error(slot, tag, &error);
         self.leave_across(slot, id);
         self.unwatch(slot, id, now);
     }
 
-    fn finish_across(&mut self, slot: usize, id: u64, now: Now) {
+    pub(super) fn finish_across(&mut self, slot: usize, id: u64, now: Now) {
         self.write_end(slot, id);
         self.unwatch(slot, id, now);
     }
@@ -462,7 +516,16 @@ impl<S: Storage> Shard<S> {
             return;
         };
         let (tag, total) = (pull.tag.clone(), pull.total);
-        self.end_pull(slot, &tag, total);
+        match pull.asks.wanted() {
+            Wanted::Messages => self.end_pull(slot, &tag, total),
+            Wanted::Streams => self.write_streams_read(slot, id),
+            // What was given is the reply.
+            Wanted::Pop(_) if total > 0 => self.end_with(slot, false),
+            Wanted::Pop(pop) => {
+                self.expect_pop(slot, pop);
+                self.end_pull(slot, &tag, 0);
+            }
+        }
         self.leave_across(slot, id);
     }
 

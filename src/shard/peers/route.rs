@@ -8,6 +8,7 @@ use bytes::Bytes;
 use super::away::{Dest, Wait};
 use super::gather::{Gather, Question};
 use super::guest::Kind;
+use super::pull::Asks;
 use crate::broker::command::{Body, Command, PullOptions, Request, StatsScope, Tokens, Typed};
 use crate::broker::reply::Error;
 use crate::log::disk::Storage;
@@ -514,6 +515,7 @@ impl<S: Storage> Shard<S> {
                 tag.as_deref().unwrap_or_default(),
                 parts,
                 options,
+                Asks::Messages,
                 now,
             ),
             (Plan::Commit(to), _) => self.post_commit(slot, to, tag.as_deref(), quiet),
@@ -527,7 +529,8 @@ impl<S: Storage> Shard<S> {
         flow
     }
 
-    fn post(
+    /// Posts a command to another shard, if there is room.
+    pub(in crate::shard) fn post(
         &mut self,
         slot: usize,
         to: u32,
@@ -549,8 +552,9 @@ impl<S: Storage> Shard<S> {
         Flow::Done
     }
 
+    /// Asks several shards something, of which there is one answer.
     #[allow(clippy::too_many_arguments)]
-    fn gather(
+    pub(in crate::shard) fn gather(
         &mut self,
         slot: usize,
         question: Question,
@@ -582,9 +586,9 @@ impl<S: Storage> Shard<S> {
                 self.post_input(slot, to, run, Kind::Part, bytes);
             }
         }
-        if let Some((text, need)) = own {
+        if let Some(answer) = own {
             let home = (me, self.key(slot));
-            self.keep_captured(home, run, text, need);
+            self.keep_captured(home, run, answer);
         }
         Flow::Done
     }

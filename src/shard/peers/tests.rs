@@ -6,6 +6,8 @@ mod http;
 mod moves;
 mod outbox;
 mod pull;
+mod resp;
+mod resp_streams;
 
 use std::collections::VecDeque;
 use std::io::IoSlice;
@@ -24,6 +26,8 @@ struct Client {
     inbound: VecDeque<u8>,
     received: Vec<u8>,
     closed: bool,
+    /// So much of what was sent to it its TCP has not acknowledged, bytes.
+    unacknowledged: usize,
 }
 
 /// A broker of several shards, with mail that takes as long as chance says.
@@ -102,6 +106,7 @@ impl Broker {
             inbound: VecDeque::new(),
             received: Vec::new(),
             closed: false,
+            unacknowledged: 0,
         });
         self.clients.len() - 1
     }
@@ -176,6 +181,12 @@ impl Broker {
         let broker = &mut self.shards[shard];
         while broker.poll_output().is_some() {}
         while broker.poll_resume().is_some() {}
+        while let Some(key) = broker.poll_unacknowledged() {
+            let mut clients = self.clients.iter();
+            let client = clients.find(|it| it.shard == shard && it.key == key);
+            let unacknowledged = client.expect("only sockets are asked").unacknowledged;
+            broker.handle_unacknowledged(key, unacknowledged, now);
+        }
         while let Some(key) = broker.poll_close() {
             let mut clients = self.clients.iter_mut();
             if let Some(client) = clients.find(|it| it.shard == shard && it.key == key) {

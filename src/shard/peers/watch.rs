@@ -5,10 +5,11 @@ use super::Letter;
 use crate::broker::command::{PullOptions, Sources};
 use crate::broker::lease::NewLease;
 use crate::broker::queue::{QueueKey, WaiterKey};
-use crate::broker::reply::Reply;
+use crate::broker::reply::{Error, Reply};
 use crate::log::disk::Storage;
 use crate::protocol::text::encode;
 use crate::shard::consume::Cold;
+use crate::shard::door::{self, Pop};
 use crate::shard::drain::draining;
 use crate::shard::engine::{Next, Return};
 use crate::shard::hand_out::Stopped;
@@ -31,6 +32,19 @@ pub(super) struct Part {
     pub tag: Box<[u8]>,
     /// How; `count` and `bytes_max` are what is left.
     pub options: PullOptions,
+    /// What it gives.
+    pub wanted: Wanted,
+}
+
+/// What a part of a pull gives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wanted {
+    /// Messages, as `PULL`.
+    Messages,
+    /// What a pop of lists is answered.
+    Pop(Pop),
+    /// Entries of streams, which are read as a command of their own.
+    Streams,
 }
 
 /// What a shard that was asked to look has found.
@@ -40,8 +54,10 @@ pub(super) enum Found {
     Nothing,
     /// Something may be.
     Ready,
-    /// The error line.
-    Refused(Vec<u8>),
+    /// It may not.
+    Refused(Error),
+    /// The same, because of something that was there when it looked.
+    Gone(Error),
 }
 
 /// What was given at one shard.
@@ -63,6 +79,7 @@ impl<S: Storage> Shard<S> {
         pull: u64,
         part: u32,
         sources: Vec<QueueKey>,
+        is_stream: bool,
         now: Now,
     ) -> bool {
         let watch = Watch {
@@ -70,6 +87,7 @@ impl<S: Storage> Shard<S> {
             pull,
             part,
             sources: sources.clone(),
+            is_stream,
             offer: Offer::None,
             deadline_us: FOREVER_US,
             serial: self.waiters.next_serial(),
@@ -164,7 +182,7 @@ impl<S: Storage> Shard<S> {
     }
 
     /// What is kept for a pull goes back, and counts as no try. The watch is passed by until the pull has asked.
-    fn return_offer(&mut self, key: WaiterKey, now: Now) {
+    pub(super) fn return_offer(&mut self, key: WaiterKey, now: Now) {
         let Some(watch) = self.waiters.watch(key) else {
             return;
         };
@@ -181,6 +199,31 @@ impl<S: Storage> Shard<S> {
         }
     }
 
+    /// The group that a reader of streams waits for goes: its home is told.
+    pub(in crate::shard) fn refuse_watch(&mut self, key: WaiterKey, error: &Error) {
+        let Some(watch) = self.waiters.watch(key) else {
+            return;
+        };
+        if !watch.is_stream {
+            return;
+        }
+        let (slot, pull, part) = (watch.conn.slot as usize, watch.pull, watch.part);
+        let found = Found::Gone(error.clone());
+        match &self.conns[slot].guest {
+            Some(guest) => {
+                let (to, conn) = guest.home;
+                let letter = Letter::Looked {
+                    conn,
+                    pull,
+                    part,
+                    found,
+                };
+                self.mail().post(to, letter);
+            }
+            None => self.looked(slot, pull, part, found),
+        }
+    }
+
     /// A connection's watches go: those of one pull, or all.
     pub(in crate::shard) fn drop_watches(&mut self, slot: usize, pull: Option<u64>, now: Now) {
         for key in self.conns[slot].watches().to_vec() {
@@ -191,7 +234,7 @@ impl<S: Storage> Shard<S> {
         }
     }
 
-    fn drop_watch(&mut self, slot: usize, key: WaiterKey, now: Now) {
+    pub(super) fn drop_watch(&mut self, slot: usize, key: WaiterKey, now: Now) {
         self.return_offer(key, now);
         if let Some(watches) = self.conns[slot].watches_mut() {
             watches.retain(|other| *other != key);
@@ -211,19 +254,23 @@ impl<S: Storage> Shard<S> {
         }
         let opened = match self.is_draining() {
             true => Err(draining()),
-            false => self.open_all(slot, Sources(&look.sources), &look.options, now),
+            false => {
+                let sources = Sources(&look.sources);
+                self.open_part(slot, sources, &look.options, look.wanted, now)
+            }
         };
         let found = match opened {
-            Ok(Some(keys)) => match self.watch(slot, look.pull, look.part, keys, now) {
-                true => Found::Ready,
-                false => Found::Nothing,
-            },
+            Ok(Some(keys)) => {
+                let is_stream = look.wanted == Wanted::Streams;
+                match self.watch(slot, look.pull, look.part, keys, is_stream, now) {
+                    true => Found::Ready,
+                    false => Found::Nothing,
+                }
+            }
             Ok(None) => return false,
             Err(error) => {
                 self.totals.count_error(error.code);
-                let mut line = Vec::new();
-                encode::reply(&mut line, None, &Reply::Error(&error));
-                Found::Refused(line)
+                Found::Refused(error)
             }
         };
         let (to, conn) = self.guest_home(slot);
@@ -277,11 +324,15 @@ impl<S: Storage> Shard<S> {
             }
         }
         let options = &take.options;
-        let terms = Terms::of_pull(options, Taking::default(), self.conns[slot].holder);
-        let bytes_max = options.bytes_max.unwrap_or(u64::MAX).max(1);
-        let from = sources.iter().copied();
-        let most = options.count;
-        let given = self.give(slot, &take.tag, from, &terms, None, most, bytes_max, now);
+        let given = match take.wanted {
+            Wanted::Pop(pop) => self.give_pop(slot, &sources, options, pop, now),
+            Wanted::Messages | Wanted::Streams => {
+                let terms = Terms::of_pull(options, Taking::default(), self.conns[slot].holder);
+                let bytes_max = options.bytes_max.unwrap_or(u64::MAX).max(1);
+                let (from, most) = (sources.iter().copied(), options.count);
+                self.give(slot, &take.tag, from, &terms, None, most, bytes_max, now)
+            }
+        };
         let given = match given {
             Ok((count, bytes)) => Given {
                 count,

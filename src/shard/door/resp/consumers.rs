@@ -17,7 +17,7 @@ use crate::broker::command::{Command, From, Source, TimeSpec, Typed};
 use crate::broker::id::{Handle, Level, MessageId, QueueUid};
 use crate::broker::lease::{HolderKey, NewLease};
 use crate::broker::queue::QueueKey;
-use crate::broker::reply::ErrorCode;
+use crate::broker::reply::{Error, ErrorCode};
 use crate::log::disk::Storage;
 use crate::protocol::text::value;
 
@@ -25,6 +25,16 @@ use crate::protocol::text::value;
 #[derive(Debug, Default)]
 pub struct Consumers {
     holders: BTreeMap<(QueueUid, Box<[u8]>), HolderKey>,
+}
+
+/// There is no such group.
+pub(super) fn no_group(key: &[u8], group: &[u8]) -> Error {
+    let text = format!(
+        "No such key '{}' or consumer group '{}'",
+        String::from_utf8_lossy(key),
+        String::from_utf8_lossy(group)
+    );
+    Error::new(ErrorCode::NoGroup, text)
 }
 
 fn typed_name(name: &[u8]) -> Vec<u8> {
@@ -40,13 +50,7 @@ impl<S: Storage> Shard<S> {
     }
 
     pub(super) fn say_no_group(&mut self, slot: usize, key: &[u8], group: &[u8]) -> Flow {
-        let text = format!(
-            "No such key '{}' or consumer group '{}'",
-            String::from_utf8_lossy(key),
-            String::from_utf8_lossy(group)
-        );
-        self.totals.count_error(ErrorCode::NoGroup);
-        self.say(slot, |out| encode::error(out, "NOGROUP", &text))
+        self.say_error(slot, &no_group(key, group))
     }
 
     /// Who holds a consumer's leases; made if there is nobody.
@@ -113,6 +117,9 @@ impl<S: Storage> Shard<S> {
                         queue: Typed(&queue),
                         group: Some(Typed(&group)),
                     };
+                    if self.is_leaving(slot, source) {
+                        return Flow::Again;
+                    }
                     self.conns[slot].resp().what = What::Silent;
                     if let Err(error) = self.queue_delete(Self::asker(slot), source) {
                         return self.say_error(slot, &error);

@@ -1,11 +1,14 @@
 //! Lists: pushes and pops at both ends, at once or waiting.
 
+use super::super::super::consume::Cold;
 use super::super::super::drain::draining;
+use super::super::super::peers::Asks;
+use super::super::super::placement::shard_of;
 use super::super::super::session::Flow;
-use super::super::super::waiters::Taking;
+use super::super::super::waiters::{Taking, Terms};
 use super::super::super::{Now, Shard};
 use super::{What, encode, text};
-use crate::broker::command::{Body, PublishOptions, PullOptions};
+use crate::broker::command::{Body, PublishOptions, PullOptions, Sources};
 use crate::broker::queue::QueueKey;
 use crate::broker::ready::HEAD;
 use crate::broker::reply::{Error, ErrorCode};
@@ -52,7 +55,83 @@ fn timeout_us(word: &[u8]) -> Result<u64, &'static str> {
     })
 }
 
+/// A pop of one of several lists.
+#[derive(Debug)]
+struct Asked<'a> {
+    names: &'a [&'a [u8]],
+    end: End,
+    /// Most messages.
+    count: u32,
+    /// 0 = what there is.
+    wait_us: u64,
+}
+
+/// Reads `LMPOP` and, if it `waits`, `BLMPOP`.
+///
+/// # Errors
+/// Redis' own words for what is wrong with it.
+fn parse_many<'a>(words: &'a [&'a [u8]], waits: bool) -> Result<Asked<'a>, &'static str> {
+    let mut words = &words[1..];
+    let mut wait_us = 0;
+    if waits {
+        wait_us = timeout_us(words[0])?;
+        words = &words[1..];
+    }
+    let Some(number @ 1..) = integer(words[0]) else {
+        return Err("numkeys should be greater than 0");
+    };
+    let number = usize::try_from(number).unwrap_or(usize::MAX);
+    let Some(rest) = words.get(1 + number.min(words.len())..) else {
+        return Err("syntax error");
+    };
+    let (end, count) = match rest {
+        [end] => (End::parse(end), Some(1)),
+        [end, word, count] if word.eq_ignore_ascii_case(b"COUNT") => {
+            (End::parse(end), integer(count).filter(|count| *count > 0))
+        }
+        _ => return Err("syntax error"),
+    };
+    let (Some(end), Some(count)) = (end, count) else {
+        return Err("syntax error");
+    };
+    Ok(Asked {
+        names: &words[1..=number],
+        end,
+        count: u32::try_from(count).unwrap_or(u32::MAX),
+        wait_us,
+    })
+}
+
+/// Reads `BLPOP` and `BRPOP`.
+///
+/// # Errors
+/// Redis' own words for what is wrong with it.
+fn parse_waiting<'a>(words: &'a [&'a [u8]], end: End) -> Result<Asked<'a>, &'static str> {
+    let (timeout, names) = words[1..].split_last().expect("the count was looked at");
+    Ok(Asked {
+        names,
+        end,
+        count: 1,
+        wait_us: timeout_us(timeout)?,
+    })
+}
+
+/// A pop of lists on several shards, as each of them is asked for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pop {
+    end: End,
+    /// The reply is a key and several messages.
+    is_many: bool,
+    /// Lists that are not there are made, so that there is something to wait at.
+    makes: bool,
+}
+
 pub(super) const NOT_A_LIST: &str = "Operation against a key holding the wrong kind of value";
+
+/// A stream is no list, nor the other way round.
+fn wrong_type() -> Error {
+    Error::new(ErrorCode::Conflict, NOT_A_LIST)
+}
 
 impl<S: Storage> Shard<S> {
     /// Streams are queues that retain; they are no lists.
@@ -67,8 +146,7 @@ impl<S: Storage> Shard<S> {
     }
 
     pub(super) fn say_wrong_type(&mut self, slot: usize) -> Flow {
-        self.totals.count_error(ErrorCode::Conflict);
-        self.say(slot, |out| encode::error(out, "WRONGTYPE", NOT_A_LIST))
+        self.say_error(slot, &wrong_type())
     }
 
     /// `RPUSH`, `LPUSH`, `RPUSHX`, `LPUSHX`
@@ -146,7 +224,17 @@ impl<S: Storage> Shard<S> {
             }
             text::typed(&mut sources, name);
         }
-        let options = PullOptions {
+        let options = self.pop_options(count, wait_us);
+        let taking = Taking {
+            consumer: None,
+            from_tail: end == End::Right,
+            has_turn: false,
+        };
+        self.pull_resp(slot, what, &sources, &options, taking, now)
+    }
+
+    fn pop_options(&self, count: u32, wait_us: u64) -> PullOptions {
+        PullOptions {
             count: count.min(u32::try_from(self.limits.batch_count_max).unwrap_or(u32::MAX)),
             wait_us,
             // Until the connection ends, or the client shows that it has the reply.
@@ -156,12 +244,7 @@ impl<S: Storage> Shard<S> {
             hold: false,
             bytes_max: Some(self.limits.batch_bytes_max as u64),
             timestamps: false,
-        };
-        let taking = Taking {
-            consumer: None,
-            from_tail: end == End::Right,
-        };
-        self.pull_resp(slot, what, &sources, &options, taking, now)
+        }
     }
 
     /// `LPOP`, `RPOP`
@@ -210,11 +293,11 @@ impl<S: Storage> Shard<S> {
 
     /// `BLPOP`, `BRPOP`
     pub(super) fn pop_waiting(&mut self, slot: usize, words: &[&[u8]], end: End, now: Now) -> Flow {
-        let (timeout, names) = words[1..].split_last().expect("the count was looked at");
-        let wait_us = match timeout_us(timeout) {
-            Ok(wait_us) => self.wait_us(slot, wait_us),
+        let Asked { names, wait_us, .. } = match parse_waiting(words, end) {
+            Ok(asked) => asked,
             Err(text) => return self.say_err(slot, text),
         };
+        let wait_us = self.wait_us(slot, wait_us);
         if let Err(flow) = self.open_lists(slot, names) {
             return flow;
         }
@@ -235,34 +318,14 @@ impl<S: Storage> Shard<S> {
 
     /// `LMPOP`, `BLMPOP`: of the first list that has any.
     pub(super) fn pop_many(&mut self, slot: usize, words: &[&[u8]], waits: bool, now: Now) -> Flow {
-        let mut words = &words[1..];
-        let mut wait_us = 0;
-        if waits {
-            match timeout_us(words[0]) {
-                Ok(us) => wait_us = self.wait_us(slot, us),
-                Err(text) => return self.say_err(slot, text),
-            }
-            words = &words[1..];
-        }
-        let Some(number @ 1..) = integer(words[0]) else {
-            return self.say_err(slot, "numkeys should be greater than 0");
+        let asked = match parse_many(words, waits) {
+            Ok(asked) => asked,
+            Err(text) => return self.say_err(slot, text),
         };
-        let number = usize::try_from(number).unwrap_or(usize::MAX);
-        let Some(rest) = words.get(1 + number.min(words.len())..) else {
-            return self.say_err(slot, "syntax error");
-        };
-        let names = &words[1..=number];
-        let (end, count) = match rest {
-            [end] => (End::parse(end), Some(1)),
-            [end, word, count] if word.eq_ignore_ascii_case(b"COUNT") => {
-                (End::parse(end), integer(count).filter(|count| *count > 0))
-            }
-            _ => return self.say_err(slot, "syntax error"),
-        };
-        let (Some(end), Some(count)) = (end, count) else {
-            return self.say_err(slot, "syntax error");
-        };
-        let count = u32::try_from(count).unwrap_or(u32::MAX);
+        let Asked {
+            names, end, count, ..
+        } = asked;
+        let wait_us = self.wait_us(slot, asked.wait_us);
         if self.wait_for_publishes(slot) {
             return Flow::Again;
         }
@@ -290,6 +353,125 @@ impl<S: Storage> Shard<S> {
         // Several lists could give one message each.
         let count = if names.len() > 1 { 1 } else { count };
         self.pull_lists(slot, names, what, (end, count, wait_us), now)
+    }
+
+    /// A pop of lists on several shards: `BLPOP`, `BRPOP`, `LMPOP`, `BLMPOP`.
+    pub(super) fn pop_across(
+        &mut self,
+        slot: usize,
+        name: &str,
+        words: &[&[u8]],
+        now: Now,
+    ) -> Flow {
+        let asked = match name {
+            "BLPOP" => parse_waiting(words, End::Left),
+            "BRPOP" => parse_waiting(words, End::Right),
+            _ => parse_many(words, name == "BLMPOP"),
+        };
+        let asked = match asked {
+            Ok(asked) => asked,
+            Err(text) => return self.say_err(slot, text),
+        };
+        let wait_us = self.wait_us(slot, asked.wait_us);
+        let pop = Pop {
+            end: asked.end,
+            is_many: matches!(name, "LMPOP" | "BLMPOP"),
+            makes: wait_us > 0,
+        };
+        let (shards, _) = self.shards();
+        let mut parts: Vec<(u32, Vec<u8>)> = Vec::new();
+        for (at, key) in asked.names.iter().enumerate() {
+            if asked.names[..at].contains(key) {
+                continue;
+            }
+            let shard = shard_of(key, shards);
+            match parts.last_mut() {
+                Some((last, sources)) if *last == shard => sources.push(b','),
+                _ => parts.push((shard, Vec::new())),
+            }
+            let (_, sources) = parts.last_mut().expect("there is one now");
+            text::typed(sources, key);
+        }
+        let options = self.pop_options(asked.count, wait_us);
+        self.begin_across(slot, b"", parts, options, Asks::Pop(pop), now)
+    }
+
+    /// The lists of a part of such a pop.
+    ///
+    /// # Errors
+    /// One of them is none, or has no name.
+    pub(in super::super::super) fn open_pop(
+        &mut self,
+        slot: usize,
+        sources: Sources<'_>,
+        pop: Pop,
+    ) -> Result<Vec<QueueKey>, Error> {
+        let mut keys = Vec::new();
+        for source in sources.iter() {
+            let mut scratch = Vec::new();
+            let name = source.queue.decoded(&mut scratch);
+            let key = match pop.makes {
+                true => self.list_or_new(slot, name)?,
+                false => match self.list(name) {
+                    Some(key) => key,
+                    None => continue,
+                },
+            };
+            if self.is_stream(key) && (pop.makes || self.engine.queue(key).ready() > 0) {
+                return Err(wrong_type());
+            }
+            self.note_puller(slot, key);
+            keys.push(key);
+        }
+        Ok(keys)
+    }
+
+    /// Gives what the first of these lists has that has any, and writes the reply: how many messages, and bytes of their
+    /// bodies. `Err` if nothing was given and a next message is on the disk.
+    pub(in super::super::super) fn give_pop(
+        &mut self,
+        slot: usize,
+        sources: &[QueueKey],
+        options: &PullOptions,
+        pop: Pop,
+        now: Now,
+    ) -> Result<(u32, u64), Cold> {
+        let taking = Taking {
+            consumer: None,
+            from_tail: pop.end == End::Right,
+            has_turn: true,
+        };
+        let terms = Terms::of_pull(options, taking, self.conns[slot].holder);
+        let bytes_max = options.bytes_max.unwrap_or(u64::MAX).max(1);
+        let mut is_cold = false;
+        for source in sources {
+            self.expect_pop(slot, pop);
+            let (one, most) = (std::iter::once(*source), options.count);
+            match self.give(slot, b"", one, &terms, None, most, bytes_max, now) {
+                Ok((0, _)) => {}
+                Ok((count, bytes)) => {
+                    self.end_pull(slot, b"", count);
+                    return Ok((count, bytes));
+                }
+                Err(Cold) => is_cold = true,
+            }
+        }
+        match is_cold {
+            true => Err(Cold),
+            false => Ok((0, 0)),
+        }
+    }
+
+    /// What is given next, or nothing, is the reply of such a pop.
+    pub(in super::super::super) fn expect_pop(&mut self, slot: usize, pop: Pop) {
+        let session = self.conns[slot].resp();
+        session.bodies.clear();
+        session.what = match pop.is_many {
+            false => What::KeyAndOne { is_found: false },
+            true => What::KeyAndMany {
+                key: Box::default(),
+            },
+        };
     }
 
     /// `LLEN`

@@ -6,8 +6,11 @@
 
 mod consumers;
 mod lists;
+mod merge;
+mod pops;
 mod ranges;
 mod reading;
+mod route;
 mod server;
 mod streams;
 mod topics;
@@ -17,11 +20,11 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 
-use super::super::conn::{Conn, Life};
+use super::super::conn::{Conn, Life, Need, Output};
 use super::super::engine::{Receipt, Refused};
 use super::super::session::{Asker, Flow};
 use super::super::waiters::Taking;
-use super::super::{ConnKey, Ending, Now, Shard};
+use super::super::{Now, Shard};
 use super::{Session as Door, Told};
 use crate::broker::command::{Command, PullOptions, Request, Sources, Typed};
 use crate::broker::id::{Handle, Level};
@@ -35,15 +38,13 @@ use crate::protocol::resp::encode::{self, Version};
 use crate::protocol::text::IN_PLACE_BYTES_MAX;
 use crate::protocol::text::encode as text;
 pub(in super::super) use consumers::Consumers;
+pub(in super::super) use lists::Pop;
+pub(in super::super) use merge::{Merge, is_nothing, merge, merge_streams};
+use pops::Arrivals;
 use ranges::Range;
 use reading::Asked;
 use streams::Entry;
 use transaction::{Exec, Multi};
-
-/// A connection that has ended its side is asked so often whether it has taken everything, microseconds.
-const ASK_AGAIN_US: u64 = 2_000;
-/// It is waited for so long; what it has popped goes back then, microseconds.
-const ASK_US_MAX: u64 = 5_000_000;
 
 /// One connection.
 #[derive(Debug, Default)]
@@ -58,6 +59,8 @@ pub struct Session {
     entries: Vec<Entry>,
     /// The streams that they are of.
     asked: Vec<Asked>,
+    /// A part of what several shards answer is being run: those who came before have been served.
+    has_turn: bool,
     /// A group has begun with the command that comes again.
     has_begun_group: bool,
     /// Popped in the reply that is not complete yet, by the serials of their leases.
@@ -78,57 +81,6 @@ pub struct Session {
     /// Until when the peer, which has ended its side, can show that it took everything; 0 = not asked.
     asked_until_us: u64,
     lib: Box<[u8]>,
-}
-
-/// Most pieces of kept input of which it is known when each came.
-const ARRIVALS_MAX: usize = 32;
-
-/// What had been written out when the input came that is kept, piece by piece. Where there are too many
-/// pieces the latest count as older than they are, so that nothing is settled too early.
-#[derive(Debug, Default)]
-struct Arrivals {
-    /// Bytes of input, and how much had been written out before they came.
-    parts: VecDeque<(usize, u64)>,
-    /// All of these bytes.
-    bytes: usize,
-}
-
-impl Arrivals {
-    /// There are so many bytes of input now; what is new has come after `sent` bytes had been written out.
-    fn note(&mut self, input_bytes: usize, sent: u64) {
-        if input_bytes < self.bytes {
-            // The connection ends, and what was not run is gone.
-            *self = Arrivals::default();
-        }
-        let new = input_bytes - self.bytes;
-        if new == 0 {
-            return;
-        }
-        self.bytes = input_bytes;
-        let is_full = self.parts.len() >= ARRIVALS_MAX;
-        match self.parts.back_mut() {
-            Some((bytes, at)) if *at == sent || is_full => *bytes += new,
-            _ => self.parts.push_back((new, sent)),
-        }
-    }
-
-    /// What had been written out when the first byte came; `None` if there is none.
-    fn first(&self) -> Option<u64> {
-        self.parts.front().map(|part| part.1)
-    }
-
-    /// So many bytes at the front were used up.
-    fn consume(&mut self, mut count: usize) {
-        self.bytes -= count;
-        while let Some((bytes, _)) = self.parts.front_mut() {
-            if *bytes > count {
-                *bytes -= count;
-                return;
-            }
-            count -= *bytes;
-            self.parts.pop_front();
-        }
-    }
 }
 
 /// What the answer of a command is made of.
@@ -175,7 +127,7 @@ impl Session {
 
     /// The peer has popped what it may not have taken.
     pub fn has_pops(&self) -> bool {
-        !self.pops.is_empty()
+        !self.pops.is_empty() || !self.popping.is_empty()
     }
 
     /// Nothing that was popped will be settled.
@@ -197,7 +149,7 @@ impl Session {
             + self.exec.as_ref().map_or(0, |exec| exec.memory())
             + asked.map(|name| name + size_of::<Asked>()).sum::<usize>()
             + self.pops.capacity() * 16
-            + self.arrivals.parts.capacity() * 16
+            + self.arrivals.memory()
             + names.map(|name| 2 * name.len() + 64).sum::<usize>()
     }
 
@@ -237,11 +189,45 @@ fn word(code: ErrorCode) -> &'static str {
     }
 }
 
+/// What a client is told once of everything whose result nobody knows.
+pub(in super::super) fn unknown_result(why: &'static str) -> Vec<u8> {
+    error_line(&Error::new(ErrorCode::UnknownResult, why))
+}
+
+/// An error as a client is told it.
+pub(in super::super) fn error_line(error: &Error) -> Vec<u8> {
+    let mut out = Vec::new();
+    write_error(&mut out, error);
+    out
+}
+
 fn write_error(out: &mut Vec<u8>, error: &Error) {
-    encode::error(out, word(error.code), &error.text);
+    let word = match error.text == lists::NOT_A_LIST {
+        true => "WRONGTYPE",
+        false => word(error.code),
+    };
+    encode::error(out, word, &error.text);
 }
 
 impl Conn {
+    /// The peer has popped what it may not have taken.
+    pub fn has_pops(&self) -> bool {
+        matches!(&self.session, Door::Resp(session) if session.has_pops())
+    }
+
+    /// The version of RESP that it speaks, if it does.
+    pub fn resp_version(&self) -> Option<Version> {
+        match &self.session {
+            Door::Resp(session) => Some(session.version),
+            _ => None,
+        }
+    }
+
+    /// It speaks that version of RESP from now on.
+    pub fn speaks_resp(&mut self, version: Version) {
+        self.resp().version = version;
+    }
+
     fn resp(&mut self) -> &mut Session {
         match &mut self.session {
             Door::Resp(session) => session,
@@ -349,9 +335,15 @@ impl<S: Storage> Shard<S> {
     /// Runs the commands at the front of `input`; returns how many bytes were used up.
     pub(super) fn run_resp(&mut self, slot: usize, input: &[u8], now: Now) -> usize {
         let conn = &mut self.conns[slot];
-        let sent = conn.out.sent();
+        let is_guest = conn.guest.is_some();
+        let sent = match &conn.away {
+            None => conn.out.sent(),
+            Some(away) => away.sent(),
+        };
         let session = conn.resp();
-        session.arrivals.note(input.len(), sent);
+        if !is_guest {
+            session.arrivals.note(input.len(), sent);
+        }
         let mut decoder = std::mem::take(&mut session.decoder);
         let mut used = 0;
         while self.may_run(slot, &input[used..]) {
@@ -359,13 +351,11 @@ impl<S: Storage> Shard<S> {
             match step {
                 Step::Incomplete => break,
                 Step::Command => {
-                    self.totals.commands += 1;
-                    // What was written out before the command came was there to be read by its sender.
-                    let known = match planted(Fault::PopSettledEarly) {
-                        true => u64::MAX,
-                        false => self.conns[slot].resp().arrivals.first().unwrap_or(sent),
-                    };
-                    self.settle_pops(slot, known);
+                    if !is_guest {
+                        // Its home counts it, and tells what was read.
+                        self.totals.commands += 1;
+                        self.settle_read(slot, sent);
+                    }
                     let words = decoder.words(&input[used..]);
                     let frame = &input[used..used + consumed];
                     if !words.is_empty() && self.run_words(slot, &words, frame, now) == Flow::Again
@@ -384,85 +374,62 @@ impl<S: Storage> Shard<S> {
                     break;
                 }
             }
-            self.conns[slot].resp().arrivals.consume(consumed);
+            if !is_guest {
+                self.conns[slot].resp().arrivals.consume(consumed);
+            }
             used += consumed;
         }
         self.conns[slot].resp().decoder = decoder;
+        self.ran_here(slot);
         used
     }
 
-    /// Settles what was popped in replies that end at or before that place of the output.
-    fn settle_pops(&mut self, slot: usize, known: u64) {
-        while let Some((end, serial)) = self.conns[slot].resp().pops.front().copied()
-            && end <= known
-        {
-            self.conns[slot].resp().pops.pop_front();
-            let Some(lease) = self.engine.leases.get(serial) else {
-                continue;
-            };
-            let handle = Handle {
-                incarnation: self.engine.incarnation,
-                id: lease.id,
-                serial,
-            };
-            if let Some((lease, _)) = self.engine.ack(handle) {
-                self.credit_returned(lease.holder);
-            }
+    /// Runs one command and takes its reply out of the connection's output, with what that waits for; `None` if it
+    /// comes again. What is pushed to the connection itself meanwhile stays there.
+    pub(in super::super) fn run_resp_captured(
+        &mut self,
+        slot: usize,
+        frame: &[u8],
+        now: Now,
+    ) -> Option<(Vec<u8>, Need)> {
+        let mut decoder = Decoder::new(true);
+        let (_, step) = decoder.decode(frame, &self.limits);
+        assert_eq!(step, Step::Command, "it was decoded before");
+        let words = decoder.words(frame);
+        let name = String::from_utf8_lossy(words[0]).to_ascii_uppercase();
+        let (name, ..) = server::known(&name).expect("it was looked at before");
+        let held = self.conns[slot].swap_output(Output::default());
+        self.conns[slot].resp().has_turn = true;
+        let flow = self.run_here(slot, name, &words, now);
+        self.conns[slot].resp().has_turn = false;
+        let mut captured = self.conns[slot].swap_output(held);
+        if flow == Flow::Again {
+            return None;
         }
+        let need = captured.need();
+        let count = captured.ring.len();
+        captured.ring.set_gate(None);
+        let mut text = captured.ring.take(count, &mut self.pool);
+        if **name == *"PUBLISH" {
+            // The reply is the last line. In front of it stands what this pushes to the connection itself.
+            let end = text.len() - 1;
+            let at = memchr::memrchr(b'\n', &text[..end]).map_or(0, |at| at + 1);
+            let out = self.conns[slot].out.writer(&mut self.pool);
+            out.extend_from_slice(&text[..at]);
+            text.drain(..at);
+            self.mark_dirty(slot);
+        }
+        Some((text, need))
     }
 
-    /// The peer has ended its side and has all output, as far as it was written: what it has popped is settled
-    /// once its TCP has acknowledged that. True while that is waited for.
-    pub(in super::super) fn awaits_peer(&mut self, slot: usize) -> bool {
-        let key = self.key(slot);
-        let Door::Resp(session) = &mut self.conns[slot].session else {
-            return false;
+    /// What was written out before the command came that is next was there to be read by its sender; `sent` is what
+    /// has been written out by now.
+    fn settle_read(&mut self, slot: usize, sent: u64) {
+        let known = match planted(Fault::PopSettledEarly) {
+            true => u64::MAX,
+            false => self.conns[slot].resp().arrivals.first().unwrap_or(sent),
         };
-        if !session.has_pops() || self.ending != Ending::No {
-            // A broker that goes down does not know what its clients have read: it will be handed out again.
-            return false;
-        }
-        if session.asked_until_us == 0 {
-            session.asked_until_us = u64::MAX;
-            self.asking.push_back(key);
-        }
-        true
-    }
-
-    /// A connection of which it is to be told how many bytes its peer has not acknowledged.
-    pub fn poll_unacknowledged(&mut self) -> Option<ConnKey> {
-        self.asking.pop_front()
-    }
-
-    /// So many bytes that were written to the connection are not acknowledged by its peer.
-    pub fn handle_unacknowledged(&mut self, conn: ConnKey, bytes: usize, now: Now) {
-        let Some(slot) = self.slot(conn) else { return };
-        let sent = self.conns[slot].out.sent();
-        let Door::Resp(session) = &mut self.conns[slot].session else {
-            return;
-        };
-        if session.asked_until_us == u64::MAX {
-            session.asked_until_us = now.us + ASK_US_MAX;
-        }
-        if bytes == 0 {
-            self.settle_pops(slot, sent);
-        } else if now.us < session.asked_until_us {
-            self.ask_again.push_back((now.us + ASK_AGAIN_US, conn));
-            return;
-        }
-        // What is left goes back when the connection is removed.
-        self.conns[slot].resp().pops.clear();
-        self.settle_life(slot, now);
-    }
-
-    /// Those of whom it is time to ask again.
-    pub(in super::super) fn ask_due(&mut self, now: Now) {
-        while let Some((at_us, key)) = self.ask_again.front().copied()
-            && at_us <= now.us
-        {
-            self.ask_again.pop_front();
-            self.asking.push_back(key);
-        }
+        self.peer_has_read(slot, known);
     }
 
     /// Writes a reply that is complete.
@@ -596,42 +563,5 @@ mod tests {
         ] {
             assert_eq!(word(code), want);
         }
-    }
-
-    #[test]
-    fn each_command_is_as_old_as_its_first_byte() {
-        let mut arrivals = Arrivals::default();
-        arrivals.note(30, 0);
-        arrivals.consume(20);
-        // 10 bytes stay; 5 come while they wait, behind a reply of 100 bytes, and 7 more behind that.
-        arrivals.note(15, 100);
-        arrivals.note(15, 150);
-        arrivals.note(22, 100);
-        assert_eq!(arrivals.first(), Some(0));
-        arrivals.consume(9);
-        assert_eq!(arrivals.first(), Some(0));
-        arrivals.consume(1);
-        assert_eq!(arrivals.first(), Some(100));
-        arrivals.note(20, 200);
-        arrivals.consume(12);
-        assert_eq!(arrivals.first(), Some(200));
-        arrivals.consume(8);
-        assert_eq!(arrivals.first(), None);
-        assert_eq!(arrivals.bytes, 0);
-    }
-
-    #[test]
-    fn of_too_many_pieces_the_latest_count_as_older() {
-        let mut arrivals = Arrivals::default();
-        for piece in 1..=100 {
-            arrivals.note(piece, piece as u64);
-        }
-        assert_eq!(arrivals.parts.len(), ARRIVALS_MAX);
-        arrivals.consume(99);
-        assert_eq!(arrivals.first(), Some(ARRIVALS_MAX as u64));
-        // What was not run is gone.
-        arrivals.note(0, 500);
-        arrivals.note(3, 500);
-        assert_eq!(arrivals.first(), Some(500));
     }
 }

@@ -1,14 +1,21 @@
 //! `XREADGROUP`: what is new in streams, or what a consumer has pending there.
 
+use std::collections::BTreeMap;
+
+use super::super::super::peers::{Asks, Read};
+use super::super::super::placement::shard_of;
 use super::super::super::session::Flow;
 use super::super::super::waiters::{Taking, Waiter};
 use super::super::super::{Now, Shard};
+use super::consumers::no_group;
 use super::lists::integer;
+use super::route::command as words_as_bytes;
 use super::streams::{BAD_ID, COUNT_DEFAULT, Entry, parse_id, write_streams};
 use super::{What, text};
-use crate::broker::command::PullOptions;
+use crate::broker::command::{PullOptions, Sources};
 use crate::broker::id::MessageId;
 use crate::broker::queue::{QueueKey, WaiterKey};
+use crate::broker::reply::{Error, ErrorCode};
 use crate::fault::{Fault, planted};
 use crate::log::disk::Storage;
 
@@ -86,6 +93,47 @@ fn parse<'a>(mut rest: &'a [&'a [u8]]) -> Result<Parsed<'a>, &'static str> {
     Ok((options, keys, ids))
 }
 
+/// A stream's name, and the id asked for.
+type Stream<'a> = (&'a [u8], &'a [u8]);
+
+/// The readers of each shard as sources of a pull, and the commands for these parts.
+type Parts = (Vec<(u32, Vec<u8>)>, Vec<Vec<u8>>);
+
+/// A read of streams by shard; its parts do not wait.
+fn split(
+    (group, consumer): (&[u8], &[u8]),
+    options: Options,
+    keys: &[&[u8]],
+    ids: &[&[u8]],
+    shards: u32,
+) -> Parts {
+    let mut parts: BTreeMap<u32, Vec<Stream<'_>>> = BTreeMap::new();
+    for (key, id) in keys.iter().zip(ids) {
+        let part = parts.entry(shard_of(key, shards)).or_default();
+        part.push((key, id));
+    }
+    let count = options.count.to_string();
+    let split = parts.into_iter().map(|(shard, streams)| {
+        let mut command = vec![&b"XREADGROUP"[..], b"GROUP", group, consumer];
+        command.extend([&b"COUNT"[..], count.as_bytes()]);
+        command.extend(options.ack_auto.then_some(&b"NOACK"[..]));
+        command.push(b"STREAMS");
+        command.extend(streams.iter().map(|(key, _)| key));
+        command.extend(streams.iter().map(|(_, id)| id));
+        let mut sources = Vec::new();
+        for (key, _) in streams {
+            if !sources.is_empty() {
+                sources.push(b',');
+            }
+            text::typed(&mut sources, key);
+            sources.push(b'/');
+            text::typed(&mut sources, group);
+        }
+        ((shard, sources), words_as_bytes(&command))
+    });
+    split.unzip()
+}
+
 impl<S: Storage> Shard<S> {
     /// `XREADGROUP`
     ///
@@ -146,7 +194,8 @@ impl<S: Storage> Shard<S> {
                 write_streams(out, version, &asked, &[]);
             });
         }
-        if new.len() > 1 && self.is_any_cold(slot, &new, now) {
+        let has_turn = self.conns[slot].resp().has_turn;
+        if (new.len() > 1 || has_turn) && self.is_any_cold(slot, &new, now) {
             return Flow::Again;
         }
         for reader in &new {
@@ -172,8 +221,77 @@ impl<S: Storage> Shard<S> {
         let taking = Taking {
             consumer: Some(consumer),
             from_tail: false,
+            has_turn,
         };
         self.pull_resp(slot, What::Streams, &sources, &pull, taking, now)
+    }
+
+    /// `XREADGROUP` of streams on several shards: each reads its own when all of them have been found.
+    pub(super) fn xreadgroup_across(&mut self, slot: usize, words: &[&[u8]], now: Now) -> Flow {
+        if !words[1].eq_ignore_ascii_case(b"GROUP") {
+            return self.say_err(slot, "syntax error");
+        }
+        let (group, consumer) = (words[2], words[3]);
+        let (options, keys, ids) = match parse(&words[4..]) {
+            Ok(parsed) => parsed,
+            Err(text) => return self.say_err(slot, text),
+        };
+        let is_new = |id: &&[u8]| **id == *b">";
+        if ids
+            .iter()
+            .any(|id| !is_new(id) && parse_id(id, 0).is_none())
+        {
+            return self.say_err(slot, BAD_ID);
+        }
+        let (shards, _) = self.shards();
+        let who = (group, consumer);
+        let (sources, commands) = split(who, options, keys, ids, shards);
+        // Nothing waits inside a transaction, or where what is pending is asked for too.
+        let waits = self.conns[slot].resp().exec.is_none() && ids.iter().all(is_new);
+        let pull = PullOptions {
+            count: options.count,
+            wait_us: if waits { options.wait_us } else { 0 },
+            lease_us: Some(LEASE_US),
+            from: None,
+            ack_auto: options.ack_auto,
+            hold: false,
+            bytes_max: None,
+            timestamps: true,
+        };
+        let keys = keys.iter().map(|key| (*key).into()).collect();
+        let read = Read::new(keys, commands);
+        self.begin_across(slot, b"", sources, pull, Asks::Streams(Box::new(read)), now)
+    }
+
+    /// The groups of streams of a part of such a read.
+    ///
+    /// # Errors
+    /// One of them is not there.
+    pub(in super::super::super) fn open_streams(
+        &mut self,
+        slot: usize,
+        sources: Sources<'_>,
+    ) -> Result<Vec<QueueKey>, Error> {
+        let mut readers = Vec::new();
+        for source in sources.iter() {
+            let (mut key, mut name) = (Vec::new(), Vec::new());
+            let key = source.queue.decoded(&mut key);
+            let group = source.group.map(|group| group.decoded(&mut name));
+            let group = group.expect("a stream is read by a group");
+            let reader = self.stream_group(key, group);
+            let reader = reader.ok_or_else(|| no_group(key, group))?;
+            self.note_puller(slot, reader);
+            readers.push(reader);
+        }
+        Ok(readers)
+    }
+
+    /// What a read of streams is told next is that there is nothing.
+    pub(in super::super::super) fn expect_no_streams(&mut self, slot: usize) {
+        let session = self.conns[slot].resp();
+        session.what = What::Streams;
+        session.asked.clear();
+        session.entries.clear();
     }
 
     /// Is the next entry of one of them on the disk? Then the command comes again when it is read, as the answer is to
@@ -182,7 +300,8 @@ impl<S: Storage> Shard<S> {
         let mut is_any = false;
         for reader in readers {
             // Those who wait came before.
-            if !self.engine.queue(*reader).waiters.is_empty() {
+            let has_turn = self.conns[slot].resp().has_turn;
+            if !has_turn && !self.engine.queue(*reader).waiters.is_empty() {
                 self.dispatch(*reader, now);
             }
             let is_single = self.engine.queue(*reader).settings.single;
@@ -228,14 +347,18 @@ impl<S: Storage> Shard<S> {
                     matches!(waiter, Some(Waiter::Pull(pull)) if pull.consumer.is_some())
                 })
                 .collect();
+            let text = "the consumer group this client was blocked on no longer exists";
             for key in waiting {
                 let Some(Waiter::Pull(pull)) = self.waiters.slab.get(key.0 as usize) else {
                     continue;
                 };
                 let slot = pull.conn.slot as usize;
-                let text = "the consumer group this client was blocked on no longer exists";
                 self.conns[slot].resp().unblocked = Some(("NOGROUP", text));
                 self.finish_pull(key, 0);
+            }
+            let watching = self.engine.queue(*reader).waiters.iter().copied();
+            for key in watching.collect::<Vec<_>>() {
+                self.refuse_watch(key, &Error::new(ErrorCode::NoGroup, text));
             }
         }
     }
@@ -244,6 +367,39 @@ impl<S: Storage> Shard<S> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_shard_is_asked_for_its_own_streams() {
+        let line: Vec<&[u8]> = vec![
+            b"NOACK", b"BLOCK", b"0", b"STREAMS", b"mail", b"a", b"c", b">", b"0", b">",
+        ];
+        let (options, keys, ids) = parse(&line).expect("it is whole");
+        let (sources, commands) = split((b"g 1", b"me"), options, keys, ids, 8);
+        let split = sources.iter().zip(&commands);
+        let shown: Vec<String> = split
+            .map(|((shard, sources), command)| {
+                let command = String::from_utf8_lossy(command).replace("\r\n", " ");
+                let words = command
+                    .split(' ')
+                    .filter(|word| !word.starts_with(['$', '*']));
+                let words: Vec<&str> = words.collect();
+                format!(
+                    "{shard} {} {}",
+                    String::from_utf8_lossy(sources),
+                    words.join(" ")
+                )
+            })
+            .collect();
+        let head = "XREADGROUP GROUP g 1 me COUNT 1000 NOACK STREAMS";
+        assert_eq!(
+            shown,
+            [
+                format!("0 c/g%201 {head} c > "),
+                format!("3 mail/g%201 {head} mail > "),
+                format!("4 a/g%201 {head} a 0 "),
+            ]
+        );
+    }
 
     #[test]
     fn a_read_names_as_many_ids_as_streams() {

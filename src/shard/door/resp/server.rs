@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use super::super::super::conn::{Blocked, Life};
+use super::super::super::peers::Wait;
 use super::super::super::session::Flow;
 use super::super::super::{Now, Shard};
 use super::lists::{End, integer};
@@ -148,11 +149,11 @@ impl<S: Storage> Shard<S> {
             );
             return self.say_err(slot, &text);
         }
-        self.run_known(slot, name, words, now)
+        self.run_known(slot, name, words, frame, now)
     }
 
-    /// Runs a command that was looked at.
-    pub(super) fn run_known(
+    /// Runs a command that was looked at, on this shard.
+    pub(super) fn run_here(
         &mut self,
         slot: usize,
         name: &'static str,
@@ -208,6 +209,7 @@ impl<S: Storage> Shard<S> {
             "QUIT" => {
                 self.say_ok(slot);
                 self.end_interests(slot, now);
+                self.guests_quit(slot);
                 self.conns[slot].life = Life::Closing;
                 Flow::Done
             }
@@ -246,6 +248,8 @@ impl<S: Storage> Shard<S> {
         self.forget_channels(slot);
         self.conns[slot].resp().version = Version::Two;
         self.conns[slot].rare.set_name(b"");
+        self.guests_speak(slot);
+        self.guests_named(slot);
         self.say(slot, |out| encode::simple(out, b"RESET"))
     }
 
@@ -282,9 +286,11 @@ impl<S: Storage> Shard<S> {
         }
         if let Some(name) = name {
             self.conns[slot].rare.set_name(name);
+            self.guests_named(slot);
         }
-        let id = u64::from(self.conns[slot].generation);
+        let id = self.client_id(slot);
         self.conns[slot].resp().version = version;
+        self.guests_speak(slot);
         self.say(slot, |out| {
             encode::map(out, version, 7);
             let text = |out: &mut Vec<u8>, key: &str, value: &str| {
@@ -308,7 +314,7 @@ impl<S: Storage> Shard<S> {
         let what = words[1].to_ascii_uppercase();
         match (what.as_slice(), &words[2..]) {
             (b"ID", []) => {
-                let id = u64::from(self.conns[slot].generation);
+                let id = self.client_id(slot);
                 self.say(slot, |out| encode::integer(out, id))
             }
             (b"GETNAME", []) => {
@@ -325,6 +331,7 @@ impl<S: Storage> Shard<S> {
                     return self.say_err(slot, text);
                 }
                 self.conns[slot].rare.set_name(name);
+                self.guests_named(slot);
                 self.say_ok(slot)
             }
             (b"SETINFO", [key, value]) if key.eq_ignore_ascii_case(b"LIB-NAME") => {
@@ -337,7 +344,8 @@ impl<S: Storage> Shard<S> {
                 self.say(slot, |out| encode::bulk(out, line.as_bytes()))
             }
             (b"LIST", _) => {
-                let slots: Vec<usize> = self.conns.iter().map(|(slot, _)| slot).collect();
+                let own = self.conns.iter().filter(|(_, conn)| conn.guest.is_none());
+                let slots: Vec<usize> = own.map(|(slot, _)| slot).collect();
                 let lines: String = slots
                     .into_iter()
                     .map(|slot| self.client_line(slot, now))
@@ -361,44 +369,56 @@ impl<S: Storage> Shard<S> {
         }
     }
 
+    /// What `CLIENT` calls a connection: it tells the shard too.
+    fn client_id(&self, slot: usize) -> u64 {
+        let (shards, me) = self.shards();
+        u64::from(self.conns[slot].generation) * u64::from(shards) + u64::from(me)
+    }
+
     fn client_line(&self, slot: usize, now: Now) -> String {
         let conn = &self.conns[slot];
         let idle_s = now.us.saturating_sub(conn.heard_us) / 1_000_000;
         let door = conn.session.word();
         let blocked = match conn.blocked {
-            Blocked::Pull(_) => 'b',
+            Blocked::Pull(_) | Blocked::Away(Wait::Run(_)) => 'b',
             _ => 'N',
         };
         format!(
             "id={} addr={} name={} idle={idle_s} flags={blocked} door={door} omem={}\n",
-            conn.generation,
+            self.client_id(slot),
             conn.peer,
             shown(&conn.rare.name),
-            conn.out.len()
+            conn.unsent()
         )
     }
 
     /// `CLIENT UNBLOCK`: a pop that waits ends with nothing, or with an error.
     fn unblock(&mut self, slot: usize, id: &[u8], with_error: bool) -> Flow {
-        let found = self
-            .conns
-            .iter()
-            .find_map(|(other, conn)| match conn.blocked {
-                Blocked::Pull(waiter)
-                    if integer(id) == Some(i64::from(conn.generation))
-                        && matches!(conn.session, super::Door::Resp(_)) =>
-                {
-                    Some((other, waiter))
-                }
-                _ => None,
-            });
-        if let Some((other, waiter)) = found {
-            let error = ("UNBLOCKED", "client unblocked via CLIENT UNBLOCK");
-            self.conns[other].resp().unblocked = with_error.then_some(error);
-            self.finish_pull(waiter, 0);
-        }
-        let count = u64::from(found.is_some());
-        self.say(slot, |out| encode::integer(out, count))
+        let wanted = integer(id).and_then(|id| u64::try_from(id).ok());
+        let mut others = self.conns.iter().filter(|(_, conn)| {
+            conn.guest.is_none() && matches!(conn.session, super::Door::Resp(_))
+        });
+        let found = others.find(|(other, _)| Some(self.client_id(*other)) == wanted);
+        let found = found.map(|(other, conn)| (other, conn.blocked));
+        let is_ended = match found {
+            Some((other, Blocked::Pull(waiter))) => {
+                self.end_with(other, with_error);
+                self.finish_pull(waiter, 0);
+                true
+            }
+            Some((other, Blocked::Away(Wait::Run(run)))) => {
+                self.cancel_away(other, run, with_error);
+                true
+            }
+            _ => false,
+        };
+        self.say(slot, |out| encode::integer(out, u64::from(is_ended)))
+    }
+
+    /// The wait of that connection that ends next ends so.
+    pub(in super::super::super) fn end_with(&mut self, slot: usize, with_error: bool) {
+        let error = ("UNBLOCKED", "client unblocked via CLIENT UNBLOCK");
+        self.conns[slot].resp().unblocked = with_error.then_some(error);
     }
 
     // --- The server ---
@@ -424,7 +444,8 @@ impl<S: Storage> Shard<S> {
             let text = "CONFIG takes GET only: a broker is set by its flags, a queue by QSET";
             return self.say_err(slot, text);
         }
-        let budget = self.memory_budget_bytes.to_string();
+        let budget = self.memory_budget_bytes * self.shards().0 as usize;
+        let budget = budget.to_string();
         let known = [
             (
                 "appendonly",
@@ -483,7 +504,7 @@ impl<S: Storage> Shard<S> {
         let _ = write!(
             text,
             "# Clients\r\nconnected_clients:{}\r\nmaxclients:{}\r\nblocked_clients:{}\r\n\r\n",
-            self.conns.len(),
+            self.connections(),
             self.limits.connections_max,
             blocked.count()
         );
@@ -554,6 +575,16 @@ impl<S: Storage> Shard<S> {
     /// `DEL`: the queue with all that is in it.
     fn delete_keys(&mut self, slot: usize, words: &[&[u8]]) -> Flow {
         if self.wait_for_publishes(slot) {
+            return Flow::Again;
+        }
+        // What is on its way to another shard is there first.
+        let is_leaving = words[1..].iter().any(|name| {
+            let mut typed = Vec::new();
+            text::typed(&mut typed, name);
+            let queue = Typed(&typed);
+            self.is_leaving(slot, Source { queue, group: None })
+        });
+        if is_leaving {
             return Flow::Again;
         }
         let mut count = 0;

@@ -46,7 +46,13 @@ impl Conn {
         };
         let version = session.version;
         let body = delivery.body.as_slice();
-        let out = self.out.writer(pool);
+        let out = match &mut session.exec {
+            None => self.out.writer(pool),
+            Some(exec) => match exec.pushes() {
+                Some(pushes) => pushes,
+                None => return,
+            },
+        };
         if session.channels.contains(topic) {
             encode::push(out, version, 3);
             for part in [b"message".as_slice(), topic, body] {

@@ -11,6 +11,9 @@ use crate::fault::{Fault, planted};
 use crate::log::disk::Storage;
 use crate::protocol::resp::decode::{Decoder, Step};
 
+/// So much is pushed to a connection while its transaction is being run, bytes; what is more is missed.
+const PUSHES_BYTES_MAX: usize = 1 << 20;
+
 /// What was kept since `MULTI`.
 #[derive(Debug, Default)]
 pub(super) struct Multi {
@@ -33,12 +36,21 @@ pub(super) struct Exec {
     frames: Vec<u8>,
     /// Where the next one begins.
     at: usize,
+    /// Where the reply begins on the way to the socket, for a connection with guests.
+    began: u64,
+    /// What is pushed to the connection meanwhile, which is not to stand inside the reply.
+    pushes: Vec<u8>,
 }
 
 impl Exec {
     /// Memory held, bytes.
     pub(super) fn memory(&self) -> usize {
-        self.frames.capacity()
+        self.frames.capacity() + self.pushes.capacity()
+    }
+
+    /// Where what is pushed goes; `None` if there is too much of it.
+    pub(super) fn pushes(&mut self) -> Option<&mut Vec<u8>> {
+        (self.pushes.len() < PUSHES_BYTES_MAX).then_some(&mut self.pushes)
     }
 }
 
@@ -105,9 +117,12 @@ impl<S: Storage> Shard<S> {
                 let text = "Transaction discarded because of previous errors.";
                 return self.say(slot, |out| encode::error(out, "EXECABORT", text));
             }
+            let away = self.conns[slot].away.as_ref();
             let exec = Exec {
                 frames: multi.frames,
                 at: 0,
+                began: away.map_or(0, |away| away.end()),
+                pushes: Vec::new(),
             };
             self.conns[slot].resp().exec = Some(Box::new(exec));
             encode::array(self.conns[slot].out.writer(&mut self.pool), multi.count);
@@ -123,7 +138,8 @@ impl<S: Storage> Shard<S> {
             let words = decoder.words(&frames[at..]);
             let name = String::from_utf8_lossy(words[0]).to_ascii_uppercase();
             let (name, ..) = super::server::known(&name).expect("it was looked at before");
-            if self.run_known(slot, name, &words, now) == Flow::Again {
+            let frame = &frames[at..at + used];
+            if self.run_known(slot, name, &words, frame, now) == Flow::Again {
                 is_done = false;
                 break;
             }
@@ -134,12 +150,19 @@ impl<S: Storage> Shard<S> {
                 break;
             }
         }
+        // What was asked of other shards is a part of the reply.
+        if is_done && self.awaits_answers(slot) {
+            is_done = false;
+        }
         let conn = &mut self.conns[slot];
         let end = conn.out.end();
         let session = conn.resp();
         if is_done {
-            session.exec = None;
+            let exec = session.exec.take().expect("it has just been run");
             session.end_reply(end);
+            let out = conn.out.writer(&mut self.pool);
+            out.extend_from_slice(&exec.pushes);
+            self.read_together(slot, exec.began);
             return Flow::Done;
         }
         if let Some(exec) = &mut session.exec {

@@ -1,0 +1,75 @@
+//! What the guests of a connection are told of it beside its commands.
+
+use super::{Leave, Letter};
+use crate::log::disk::Storage;
+use crate::shard::Shard;
+use crate::shard::conn::Conn;
+
+impl<S: Storage> Shard<S> {
+    /// Tells every guest something.
+    fn tell_guests(&mut self, slot: usize, letter: impl Fn(&Conn) -> Letter) {
+        self.flush_drafts(slot);
+        let Some(away) = &self.conns[slot].away else {
+            return;
+        };
+        for to in away.guests() {
+            let letter = letter(&self.conns[slot]);
+            self.mail().post(to, letter);
+        }
+    }
+
+    pub(super) fn leave_guests(&mut self, slot: usize, how: Leave) {
+        if self.conns[slot].away.is_some() {
+            let conn = self.key(slot);
+            self.tell_guests(slot, |_| Letter::Leave { conn, how });
+        }
+    }
+
+    /// `HELLO` was run.
+    pub(in crate::shard) fn guests_named(&mut self, slot: usize) {
+        if self.conns[slot].away.is_some() {
+            let conn = self.key(slot);
+            self.tell_guests(slot, |open| Letter::Named {
+                conn,
+                name: open.rare.name.as_slice().into(),
+                wants_expired: open.wants_expired,
+            });
+        }
+    }
+
+    /// The version of RESP is another one.
+    pub(in crate::shard) fn guests_speak(&mut self, slot: usize) {
+        if let Some(version) = self.conns[slot].resp_version()
+            && self.conns[slot].away.is_some()
+        {
+            let conn = self.key(slot);
+            self.tell_guests(slot, |_| Letter::Speaks { conn, version });
+        }
+    }
+
+    /// `QUIT` was run.
+    pub(in crate::shard) fn guests_quit(&mut self, slot: usize) {
+        self.leave_guests(slot, Leave::Quit);
+        if let Some(away) = &mut self.conns[slot].away {
+            away.quitting = true;
+        }
+    }
+
+    /// The peer has ended its side.
+    pub(in crate::shard) fn guests_half_closed(&mut self, slot: usize) {
+        self.leave_guests(slot, Leave::HalfClosed);
+    }
+
+    /// All input was run and no more comes.
+    pub(in crate::shard) fn finish_guests(&mut self, slot: usize) {
+        let away = self.conns[slot].away.as_mut();
+        if away.is_some_and(|away| !std::mem::replace(&mut away.finished, true)) {
+            self.leave_guests(slot, Leave::Finish);
+        }
+    }
+
+    /// The connection goes at once.
+    pub(in crate::shard) fn guests_reset(&mut self, slot: usize) {
+        self.leave_guests(slot, Leave::Reset);
+    }
+}
