@@ -74,6 +74,11 @@ impl Unread {
         read
     }
 
+    /// Is anything that the wire has brought among what was read up to `known`?
+    fn has_any(&self, known: u64) -> bool {
+        self.places.front().is_some_and(|place| place.at <= known)
+    }
+
     fn is_empty(&self) -> bool {
         self.places.is_empty()
     }
@@ -87,6 +92,10 @@ impl<S: Storage> Shard<S> {
         let Some(away) = &mut self.conns[slot].away else {
             return self.settle_pops(slot, known);
         };
+        if !away.unread.has_any(known) {
+            let own = known.min(away.unread.begin);
+            return self.settle_pops(slot, own);
+        }
         let read = away.unread.take(known, me);
         let conn = self.key(slot);
         for (shard, upto) in read {
