@@ -10,9 +10,7 @@ mod http;
 mod resp;
 
 pub use amqp::Upkeep;
-pub(super) use resp::{
-    Consumers, Merge, Pop, is_nothing, merge, merge_streams, unknown_result,
-};
+pub(super) use resp::{Consumers, Merge, Pop, is_nothing, merge, merge_streams, unknown_result};
 
 pub(super) use http::{Page, PassedOn};
 

@@ -110,7 +110,7 @@ pub struct Away {
     pub(super) last: (Vec<u8>, u32),
     listed: bool,
     /// An empty line was posted behind the command that waits.
-    cancelled: bool,
+    pub(super) cancelled: bool,
     /// The guests know that nothing more comes.
     pub(super) finished: bool,
     /// The connection waits for its guests to go before it closes.
@@ -630,24 +630,6 @@ impl<S: Storage> Shard<S> {
         if is_half_closed {
             let how = Leave::HalfClosed;
             self.mail().post(to, Letter::Leave { conn, how });
-        }
-    }
-
-    /// An empty line behind an untagged wait at a guest ends it, or another client does.
-    pub(in crate::shard) fn cancel_away(&mut self, slot: usize, run: u64, with_error: bool) {
-        let away = self.away(slot);
-        if std::mem::replace(&mut away.cancelled, true) {
-            return;
-        }
-        let to = away.runs.iter().find(|other| other.id == run);
-        if let Some(Run {
-            dest: Dest::Guest(to),
-            ..
-        }) = to
-        {
-            let to = *to;
-            let kind = Kind::Cancel { with_error };
-            self.post_input(slot, to, run, kind, Vec::new());
         }
     }
 

@@ -17,7 +17,7 @@ use std::collections::VecDeque;
 use super::guest::Kind;
 use super::read::Read;
 use super::watch::{Found, Given, Part, Wanted};
-use super::{Letter, Plan, merge};
+use super::{Letter, Plan};
 use crate::broker::command::{PullOptions, Source, Sources};
 use crate::broker::queue::{QueueKey, WaiterKey};
 use crate::broker::reply::Error;
@@ -530,7 +530,7 @@ impl<S: Storage> Shard<S> {
     }
 
     /// The connection goes on.
-    fn leave_across(&mut self, slot: usize, id: u64) {
+    pub(super) fn leave_across(&mut self, slot: usize, id: u64) {
         let Some(pull) = self.across(slot, id) else {
             return;
         };
@@ -550,7 +550,7 @@ impl<S: Storage> Shard<S> {
     }
 
     /// Nothing is kept any more for a pull that has ended.
-    fn unwatch(&mut self, slot: usize, id: u64, now: Now) {
+    pub(super) fn unwatch(&mut self, slot: usize, id: u64, now: Now) {
         let (_, me) = self.shards();
         let conn = self.key(slot);
         let Some(away) = self.conns[slot].away.as_mut() else {

@@ -203,9 +203,12 @@ impl<S: Storage> Shard<S> {
             return;
         }
         let error = read.replies.iter().find(|reply| reply.starts_with(b"-"));
-        if let Some(error) = error {
+        if let Some(error) = error.cloned() {
             // Its group went since it was looked for.
-            pull.refused = Some((0, error.clone()));
+            let out = self.conns[slot].out.writer(&mut self.pool);
+            out.extend_from_slice(&error);
+            self.leave_across(slot, id);
+            return self.unwatch(slot, id, now);
         }
         let has_any = read.replies.iter().any(|reply| !door::is_nothing(reply));
         if pull.refused.is_some() {

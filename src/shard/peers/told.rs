@@ -1,5 +1,7 @@
 //! What the guests of a connection are told of it beside its commands.
 
+use super::away::{Dest, Run};
+use super::guest::Kind;
 use super::{Leave, Letter};
 use crate::log::disk::Storage;
 use crate::shard::Shard;
@@ -71,5 +73,23 @@ impl<S: Storage> Shard<S> {
     /// The connection goes at once.
     pub(in crate::shard) fn guests_reset(&mut self, slot: usize) {
         self.leave_guests(slot, Leave::Reset);
+    }
+
+    /// An empty line behind an untagged wait at a guest ends it, or another client does.
+    pub(in crate::shard) fn cancel_away(&mut self, slot: usize, run: u64, with_error: bool) {
+        let away = self.away(slot);
+        if std::mem::replace(&mut away.cancelled, true) {
+            return;
+        }
+        let to = away.runs.iter().find(|other| other.id == run);
+        if let Some(Run {
+            dest: Dest::Guest(to),
+            ..
+        }) = to
+        {
+            let to = *to;
+            let kind = Kind::Cancel { with_error };
+            self.post_input(slot, to, run, kind, Vec::new());
+        }
     }
 }

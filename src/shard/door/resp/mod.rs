@@ -191,13 +191,8 @@ fn word(code: ErrorCode) -> &'static str {
 
 /// What a client is told once of everything whose result nobody knows.
 pub(in super::super) fn unknown_result(why: &'static str) -> Vec<u8> {
-    error_line(&Error::new(ErrorCode::UnknownResult, why))
-}
-
-/// An error as a client is told it.
-pub(in super::super) fn error_line(error: &Error) -> Vec<u8> {
     let mut out = Vec::new();
-    write_error(&mut out, error);
+    write_error(&mut out, &Error::new(ErrorCode::UnknownResult, why));
     out
 }
 
