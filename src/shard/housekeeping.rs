@@ -22,7 +22,7 @@ const COUNTED_QUEUES: usize = 4096;
 const STALL_INTERVAL_US: u64 = 1_000_000;
 /// A log without space for what it has taken on is waited for so long, microseconds.
 const STALLED_US_MAX: u64 = 1_000_000;
-/// A shutdown waits so long for transactions of several shards, microseconds.
+/// A shutdown waits so long until what was sent to several shards is done, microseconds.
 const CLOSING_US_MAX: u64 = 1_000_000;
 /// Index blocks unused for so many memory checks are spilled first.
 const COLD_TURNS: u64 = 8;
@@ -44,6 +44,8 @@ pub(super) struct Housekeeping {
     closing: bool,
     /// When that was, microseconds.
     closing_us: u64,
+    /// Until when the rest of it waits for other shards, microseconds; `u64::MAX` = it does not.
+    closing_until_us: u64,
     /// A shutdown has begun to close the log.
     closed_log: bool,
 }
@@ -58,6 +60,7 @@ impl Housekeeping {
             again: false,
             closing: false,
             closing_us: 0,
+            closing_until_us: u64::MAX,
             closed_log: false,
         }
     }
@@ -634,6 +637,7 @@ impl<S: Storage> Shard<S> {
             self.requests.next_deadline_us(),
             self.amqp.next_us(),
             self.drained_at_us(),
+            Some(self.housekeeping.closing_until_us).filter(|at_us| *at_us != u64::MAX),
             self.ask_again.front().map(|(at_us, _)| *at_us),
         ]
         .into_iter()
@@ -660,6 +664,7 @@ impl<S: Storage> Shard<S> {
             return;
         }
         self.ending = Ending::Closing;
+        self.announce_ending();
         self.engine.schedules.stop();
         let slots: Vec<usize> = self.conns.iter().map(|(slot, _)| slot).collect();
         for slot in slots {
@@ -704,11 +709,13 @@ impl<S: Storage> Shard<S> {
             self.housekeeping.again = true;
             return;
         }
-        // What was taken for good is brought to its end, if that is soon.
-        let is_waiting = self.is_committing() || self.is_starting();
-        if is_waiting && now.us < self.housekeeping.closing_us + CLOSING_US_MAX {
+        // What was sent is passed on, and what was taken for good brought to its end, if that is soon.
+        let until_us = self.housekeeping.closing_us + CLOSING_US_MAX;
+        if now.us < until_us && self.has_to_pass_on() {
+            self.housekeeping.closing_until_us = until_us;
             return;
         }
+        self.housekeeping.closing_until_us = u64::MAX;
         if !self.all_ending(CLOSING) {
             return;
         }

@@ -2,6 +2,7 @@
 
 mod commands;
 mod commit;
+mod ending;
 mod moves;
 mod outbox;
 mod pull;
