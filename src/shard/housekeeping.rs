@@ -393,8 +393,12 @@ impl<S: Storage> Shard<S> {
             if !conn.session.is_text() && (conn.is_gated()) {
                 self.conns[slot].take_gated();
                 self.answer_unknown(slot, DISK_FAILED);
+                // Such a connection is told once, whatever it waits for.
+                self.forget_requests(slot);
             } else {
                 self.rewrite_gated(slot, answer_failed);
+                // Consumers are about to go because the broker does, not of themselves.
+                self.doubt_requests(slot);
             }
             self.conns[slot].life = Life::Closing;
             self.mark_dirty(slot);

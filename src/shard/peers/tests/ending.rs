@@ -29,6 +29,23 @@ fn who_waits_for_an_answer_is_told_that_the_broker_goes_down() {
 }
 
 #[test]
+fn when_the_log_fails_the_end_of_a_request_is_unknown() {
+    for seed in 1..60 {
+        let mut broker = Broker::new(3, seed);
+        // The shard of the queue tells the asker at once; its consumer is closed before him or after.
+        let (_, asker) = asked(&mut broker, (seed % 3) as usize, 1);
+        broker.shards[1].fail("a disk that failed".to_owned());
+        broker.turn(1);
+        let said = String::from_utf8_lossy(&broker.clients[asker].received);
+        let lines: Vec<&str> = said.lines().collect();
+        assert_eq!(lines.len(), 2, "seed {seed}: {said}");
+        assert!(lines[0].starts_with("ERR @a UNKNOWNRESULT :"), "{said}");
+        assert!(lines[1].starts_with("ERR UNKNOWNRESULT :"), "{said}");
+        assert!(broker.clients[asker].closed, "seed {seed}");
+    }
+}
+
+#[test]
 fn what_was_sent_before_a_shutdown_is_run_on_all_shards_before_they_end() {
     const ROUNDS: usize = 4;
     for seed in 1..60 {
