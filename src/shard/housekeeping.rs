@@ -26,6 +26,9 @@ const STALLED_US_MAX: u64 = 1_000_000;
 const CLOSING_US_MAX: u64 = 1_000_000;
 /// Index blocks unused for so many memory checks are spilled first.
 const COLD_TURNS: u64 = 8;
+/// Those used within so many stay however short memory is: who waits for a message may need its block and its body, which
+/// are read one after the other, and neither may go while the other comes.
+const HOT_TURNS: u64 = 4;
 
 /// When the shard last did what it does now and then.
 #[derive(Debug)]
@@ -492,7 +495,7 @@ impl<S: Storage> Shard<S> {
             }
             used = self.engine.memory() + buffers;
             if used > budget {
-                self.spill_blocks(0);
+                self.spill_blocks(HOT_TURNS);
                 used = self.engine.count_memory(usize::MAX) + buffers;
             }
         }
