@@ -293,13 +293,22 @@ impl Oracle {
         })
     }
 
-    /// The try that a delivery may be, at most: RESP doesn't tell.
-    pub(super) fn most_tries(&self, consumer: &Consumer, index: usize, tries: u64) -> u64 {
-        let most = self.messages[index].tries.1;
-        match self.links[consumer.link].dialect {
-            Dialect::Resp => most.map_or(u64::MAX / 2, |most| most.max(tries)),
-            _ => tries,
+    /// The try that a delivery may be, at most; `None` when nobody knows: RESP doesn't tell, and others may have been
+    /// given the message before and not have read it.
+    pub(super) fn most_tries(
+        &self,
+        consumer: &Consumer,
+        index: usize,
+        source: &str,
+        tries: u64,
+    ) -> Option<u64> {
+        if self.links[consumer.link].dialect != Dialect::Resp {
+            return Some(tries);
         }
+        let most = self.messages[index].tries.1?;
+        let mut others = (0..self.links.len()).filter(|link| *link != consumer.link);
+        let is_unsure = others.any(|link| self.may_hold_unseen(link, source));
+        (!is_unsure).then_some(most.max(tries))
     }
 
     /// The client has ended its side: what it has popped is settled once its TCP has acknowledged that.
