@@ -258,6 +258,12 @@ impl Broker {
         leases.map(|leases| leases.iter().count()).sum()
     }
 
+    /// Messages on their way to other shards.
+    fn leaving(&self) -> usize {
+        let shards = self.shards.iter();
+        shards.map(|shard| shard.engine.outbox.outs().count()).sum()
+    }
+
     fn wait(&mut self, us: u64) {
         self.settle();
         self.now_us += us;
