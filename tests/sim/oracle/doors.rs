@@ -90,6 +90,24 @@ impl Oracle {
         }
     }
 
+    /// Since when a delivery that was made at `low` or later may return because its connection or channel ends.
+    pub(super) fn leaves_since(&self, link: usize, low: u64) -> Option<u64> {
+        let record = &self.links[link];
+        // A command that names a queue which is not there ends the channel.
+        let ends = |command: &usize| {
+            let sent = &self.commands[*command];
+            match &sent.command.kind {
+                Kind::Pull(pull) => !self.was_there(&pull.sources[0], sent.arrived),
+                Kind::Sub { source, .. } => !self.was_there(source, sent.arrived),
+                _ => false,
+            }
+        };
+        let mut open = record.waiting.iter().chain(record.tagged.values());
+        let may_end = record.dialect.is_amqp() && open.any(ends);
+        let since = record.may_close.map(|since| since.max(low));
+        since.or(may_end.then_some(low))
+    }
+
     /// The queue was there in this run of the broker, and nobody has deleted it.
     fn is_surely_there(&self, queue: &str) -> bool {
         let queue = self.queues.get(queue);

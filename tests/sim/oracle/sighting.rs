@@ -719,9 +719,7 @@ impl Oracle {
             touches: Vec::new(),
             nacks: Vec::new(),
             held: consumer.hold.then_some(false),
-            leaving: self.links[consumer.link]
-                .may_close
-                .map(|since| since.max(low)),
+            leaving: self.leaves_since(consumer.link, low),
             ended: None,
             settled: false,
             moved: None,
