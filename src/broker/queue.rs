@@ -402,11 +402,8 @@ impl Queue {
             } else {
                 self.insert_ready(id, pri);
             }
-            if self.is_overdue(id) {
-                // Its time ended before anybody could see it.
-                self.overdue.remove(&id);
-                self.expiry.own(id, 0);
-            }
+            // Its time may have ended before anybody could see it.
+            self.due_if_overdue(id);
         }
     }
 
@@ -514,6 +511,14 @@ impl Queue {
     /// Notes that a leased message has outlived its time.
     pub fn set_overdue(&mut self, id: MessageId) {
         self.overdue.insert(id);
+    }
+
+    /// A message waits (again): if its time has ended meanwhile, it expires now.
+    pub fn due_if_overdue(&mut self, id: MessageId) {
+        if self.is_overdue(id) {
+            self.overdue.remove(&id);
+            self.expiry.own(id, 0);
+        }
     }
 
     /// A leased message is settled.

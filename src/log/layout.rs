@@ -81,7 +81,7 @@ pub(crate) fn store<D: Disk>(disk: &D, shards: u32) -> Result<(), OpenError> {
 /// [`OpenError::Shards`] if there is another number of them, [`OpenError::Missing`] for a new directory that
 /// must exist, and those of [`shards`].
 pub fn prepare<D: Disk>(disk: &D, count: u32, must_exist: bool) -> Result<Vec<String>, OpenError> {
-    match shards(disk)? {
+    let was_there = match shards(disk)? {
         Some(found) if found != count => {
             return Err(OpenError::Shards {
                 found,
@@ -89,23 +89,30 @@ pub fn prepare<D: Disk>(disk: &D, count: u32, must_exist: bool) -> Result<Vec<St
             });
         }
         Some(1) => return Ok(vec![String::new()]),
-        Some(_) => {}
+        Some(_) => true,
         None if must_exist => return Err(OpenError::Missing),
         None if count == 1 => return Ok(vec![String::new()]),
-        None => store(disk, count)?,
-    }
+        None => {
+            store(disk, count)?;
+            false
+        }
+    };
     let disk = &Patient(disk);
     let root = disk
         .list("")
         .map_err(|error| OpenError::io("", "listing", error))?;
-    let mut directories = Vec::new();
-    for shard in 0..count {
-        let name = directory(shard, count);
-        if !root.iter().any(|(known, _)| *known == format!("{name}/")) {
-            disk.create_dir(&name)
-                .map_err(|error| OpenError::io(&name, "making", error))?;
-        }
-        directories.push(name);
+    let directories: Vec<_> = (0..count).map(|shard| directory(shard, count)).collect();
+    let is_there = |name: &String| root.iter().any(|(known, _)| *known == format!("{name}/"));
+    let missing: Vec<_> = directories.iter().filter(|name| !is_there(name)).collect();
+    if was_there && !missing.is_empty() {
+        // An interrupted start has left the file, perhaps without its name on the disk: without that nobody
+        // would know whose the directories are.
+        disk.sync_dir("")
+            .map_err(|error| OpenError::io("", "syncing", error))?;
+    }
+    for name in missing {
+        disk.create_dir(name)
+            .map_err(|error| OpenError::io(name, "making", error))?;
     }
     // Also those that are there: nobody may have lived to do this.
     disk.sync_dir("")

@@ -22,10 +22,13 @@ const COUNTED_QUEUES: usize = 4096;
 const STALL_INTERVAL_US: u64 = 1_000_000;
 /// A log without space for what it has taken on is waited for so long, microseconds.
 const STALLED_US_MAX: u64 = 1_000_000;
-/// A shutdown waits so long for transactions of several shards, microseconds.
+/// A shutdown waits so long until what was sent to several shards is done, microseconds.
 const CLOSING_US_MAX: u64 = 1_000_000;
 /// Index blocks unused for so many memory checks are spilled first.
 const COLD_TURNS: u64 = 8;
+/// Those used within so many stay however short memory is: who waits for a message may need its block and its body, which
+/// are read one after the other, and neither may go while the other comes.
+const HOT_TURNS: u64 = 4;
 
 /// When the shard last did what it does now and then.
 #[derive(Debug)]
@@ -44,6 +47,8 @@ pub(super) struct Housekeeping {
     closing: bool,
     /// When that was, microseconds.
     closing_us: u64,
+    /// Until when the rest of it waits for other shards, microseconds; `u64::MAX` = it does not.
+    closing_until_us: u64,
     /// A shutdown has begun to close the log.
     closed_log: bool,
 }
@@ -58,6 +63,7 @@ impl Housekeeping {
             again: false,
             closing: false,
             closing_us: 0,
+            closing_until_us: u64::MAX,
             closed_log: false,
         }
     }
@@ -392,8 +398,12 @@ impl<S: Storage> Shard<S> {
             if !conn.session.is_text() && (conn.is_gated()) {
                 self.conns[slot].take_gated();
                 self.answer_unknown(slot, DISK_FAILED);
+                // Such a connection is told once, whatever it waits for.
+                self.forget_requests(slot);
             } else {
                 self.rewrite_gated(slot, answer_failed);
+                // Consumers are about to go because the broker does, not of themselves.
+                self.doubt_requests(slot);
             }
             self.conns[slot].life = Life::Closing;
             self.mark_dirty(slot);
@@ -488,7 +498,7 @@ impl<S: Storage> Shard<S> {
             }
             used = self.engine.memory() + buffers;
             if used > budget {
-                self.spill_blocks(0);
+                self.spill_blocks(HOT_TURNS);
                 used = self.engine.count_memory(usize::MAX) + buffers;
             }
         }
@@ -637,6 +647,7 @@ impl<S: Storage> Shard<S> {
             self.requests.next_deadline_us(),
             self.amqp.next_us(),
             self.drained_at_us(),
+            Some(self.housekeeping.closing_until_us).filter(|at_us| *at_us != u64::MAX),
             self.ask_again.front().map(|(at_us, _)| *at_us),
         ]
         .into_iter()
@@ -663,6 +674,7 @@ impl<S: Storage> Shard<S> {
             return;
         }
         self.ending = Ending::Closing;
+        self.announce_ending();
         self.engine.schedules.stop();
         let slots: Vec<usize> = self.conns.iter().map(|(slot, _)| slot).collect();
         for slot in slots {
@@ -707,11 +719,13 @@ impl<S: Storage> Shard<S> {
             self.housekeeping.again = true;
             return;
         }
-        // What was taken for good is brought to its end, if that is soon.
-        let is_waiting = self.is_committing() || self.is_starting();
-        if is_waiting && now.us < self.housekeeping.closing_us + CLOSING_US_MAX {
+        // What was sent is passed on, and what was taken for good brought to its end, if that is soon.
+        let until_us = self.housekeeping.closing_us + CLOSING_US_MAX;
+        if now.us < until_us && self.has_to_pass_on() {
+            self.housekeeping.closing_until_us = until_us;
             return;
         }
+        self.housekeeping.closing_until_us = u64::MAX;
         if !self.all_ending(CLOSING) {
             return;
         }

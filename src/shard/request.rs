@@ -33,6 +33,9 @@ const TOKEN_CHARS: usize = 32;
 const ANSWERS_FACTOR: usize = 8;
 /// What is said with `ERR FULL`, milliseconds.
 const RETRY_MS: u32 = 100;
+/// Why nobody will hear the answer of a request when the log has failed.
+const REQUEST_LOST: &str =
+    "the disk failed while the request waited; it may have been worked on, and is gone";
 /// Memory of one request beside its message, estimated, bytes.
 const PENDING_BYTES: usize = 320;
 
@@ -351,6 +354,12 @@ impl<S: Storage> Shard<S> {
     /// The connection says that it goes.
     pub(super) fn abandon_requests(&mut self, slot: usize) {
         self.fail_requests(slot, &timed_out());
+    }
+
+    /// The log has failed: what became of its requests the connection will not hear any more.
+    pub(super) fn doubt_requests(&mut self, slot: usize) {
+        let error = Error::new(ErrorCode::UnknownResult, REQUEST_LOST);
+        self.fail_requests(slot, &error);
     }
 
     fn fail_requests(&mut self, slot: usize, error: &Error) {

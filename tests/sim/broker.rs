@@ -10,7 +10,7 @@ use ringmq::config::Config;
 use ringmq::log::{OpenError, layout};
 use ringmq::shard::{Bag, ConnKey, Now, Room, Shard, Stop};
 
-use crate::disk::SimDisk;
+use crate::disk::{Crash, SimDisk};
 use crate::rng::Rng;
 use crate::storage::{Delays, JobsHandle, SimStorage};
 
@@ -265,5 +265,27 @@ impl Broker {
             }
         }
         next
+    }
+}
+
+#[test]
+fn a_directory_of_several_shards_outlives_two_interrupted_first_starts() {
+    for seed in 0..8 {
+        for (first, second) in (0..24).flat_map(|first| (0..24).map(move |second| (first, second)))
+        {
+            let disk = SimDisk::new(seed);
+            for (ops, mode) in [(first, Crash::Kill), (second, Crash::Power)] {
+                let at = disk.ops() + ops;
+                disk.set_faults(|faults| faults.crash_at = Some(at));
+                let _ = layout::prepare(&disk, 3, false);
+                disk.crash(mode);
+            }
+            let prepared = layout::prepare(&disk, 3, false);
+            let directories = prepared.map_err(|error| error.to_string());
+            let known = directories
+                .expect("whatever was interrupted, it is ours")
+                .len();
+            assert_eq!(known, 3, "seed {seed}, after {first} and {second}");
+        }
     }
 }

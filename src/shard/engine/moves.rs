@@ -196,6 +196,8 @@ impl<S: Storage> Engine<S> {
         let key = self.find_uid(uid).filter(|key| self.is_same(*key, uid));
         if let Some(key) = key.filter(|_| !planted(Fault::RefusedMoveLost)) {
             self.queue_mut(key).put_back(id, pri, 0);
+            self.queue_mut(key).due_if_overdue(id);
+            self.arm(key);
             if is_logged {
                 let log = self.log.as_mut().expect("a logged queue has a log");
                 log.append(&Entry::Release {

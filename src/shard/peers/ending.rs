@@ -1,13 +1,17 @@
 //! The end of a broker with several shards: none closes its log before all have posted what their connections
 //! had sent, and none stops before the others' last answers have come.
 //!
-//! A shard says `CLOSING` when it has posted everything, closes its log when all have said so, says `CLOSED`
-//! behind its last answers, and stops when all have. A drain ends when no shard has leases.
+//! A shard that begins to end says so at once, so that what connections wait for ends on all. It says `CLOSING` when
+//! it has posted everything, closes its log when all have said so, says `CLOSED` behind its last answers, and stops when
+//! all have. A drain ends when no shard has leases.
 
 use super::Letter;
 use crate::log::disk::Storage;
+use crate::shard::conn::{Blocked, Conn};
 use crate::shard::{Shard, Stop};
 
+/// It ends.
+const BEGUN: u8 = 0;
 /// Nothing more is posted to queues.
 pub(in crate::shard) const CLOSING: u8 = 1;
 /// The log is closed, and every answer posted.
@@ -62,6 +66,34 @@ impl<S: Storage> Shard<S> {
             }
         }
         peers.ending.idle.iter().all(|idle| *idle)
+    }
+
+    /// Tells the others that this shard ends.
+    pub(in crate::shard) fn announce_ending(&mut self) {
+        let Some(peers) = &mut self.peers else { return };
+        for to in (0..peers.count).filter(|to| *to != peers.me) {
+            peers.boxes[to as usize].push(Letter::Ending(BEGUN));
+        }
+    }
+
+    /// Before the others may close their logs, something is to be passed on or brought to its end: a transaction, or
+    /// what a connection has sent behind a command that others answer.
+    pub(in crate::shard) fn has_to_pass_on(&self) -> bool {
+        let is_waiting = |conn: &Conn| {
+            let is_away = matches!(conn.blocked, Blocked::Away(_));
+            conn.guest.is_none() && is_away && !conn.tail.is_empty()
+        };
+        self.peers.is_some()
+            && !self.has_passed_on()
+            && (self.is_committing()
+                || self.is_starting()
+                || self.conns.iter().any(|(_, conn)| is_waiting(conn)))
+    }
+
+    /// The others may close their logs, as far as this shard is concerned.
+    pub(super) fn has_passed_on(&self) -> bool {
+        let peers = self.peers.as_ref();
+        peers.is_some_and(|peers| peers.ending.due >= CLOSING)
     }
 
     /// This shard's end has got so far: true if every other's has too. Asked again and again.

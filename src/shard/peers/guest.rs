@@ -13,7 +13,7 @@ use crate::log::disk::Storage;
 use crate::shard::conn::{Blocked, Conn, Entrance, Life};
 use crate::shard::door::{Page, PassedOn, Session};
 use crate::shard::session::Flow;
-use crate::shard::{ConnKey, Now, Shard};
+use crate::shard::{ConnKey, Ending, Now, Shard};
 
 /// How a piece of input is to be run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -137,6 +137,10 @@ impl<S: Storage> Shard<S> {
         conn.session = Session::of_guest(door);
         conn.rare.set_name(&name);
         conn.wants_expired = wants_expired;
+        if self.ending != Ending::No {
+            // As those that were there when the end began: nothing waits.
+            conn.life = Life::HalfClosed;
+        }
         conn.guest = Some(Box::new(Guest {
             home,
             pieces: VecDeque::new(),

@@ -17,6 +17,7 @@ use crate::protocol::text::handles::{self, Acks};
 use crate::protocol::text::repeated::Bodies;
 use crate::shard::conn::Blocked;
 use crate::shard::door::PassedOn;
+use crate::shard::drain::draining;
 use crate::shard::interest::{tag_in_use, untagged_in_use};
 use crate::shard::placement::shard_of;
 use crate::shard::request::shard_of_token;
@@ -423,6 +424,8 @@ impl<S: Storage> Shard<S> {
         match (parts.len(), parts.first_key_value()) {
             (1, Some((to, _))) if *to != me => Plan::Commit(*to),
             (0 | 1, _) => Plan::Here,
+            // Behind output that was not read for long; nobody would decide it any more.
+            _ if self.has_passed_on() => Plan::Refuse(draining()),
             _ => Plan::CommitAcross(parts.into_iter().collect()),
         }
     }

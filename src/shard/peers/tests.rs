@@ -2,6 +2,7 @@
 
 mod commands;
 mod commit;
+mod ending;
 mod http;
 mod moves;
 mod outbox;
@@ -267,6 +268,12 @@ impl Broker {
     fn leased(&self) -> usize {
         let leases = self.shards.iter().map(|shard| &shard.engine.leases);
         leases.map(|leases| leases.iter().count()).sum()
+    }
+
+    /// Messages on their way to other shards.
+    fn leaving(&self) -> usize {
+        let shards = self.shards.iter();
+        shards.map(|shard| shard.engine.outbox.outs().count()).sum()
     }
 
     fn wait(&mut self, us: u64) {

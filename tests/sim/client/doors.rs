@@ -23,8 +23,9 @@ impl Client {
             }
             "CLOSED" => self.is_refused = true,
             "END" if line.option("gone").is_some() => {
+                // It may have asked for another one on the same queue since.
                 self.consumers
-                    .retain(|consumer| consumer.0 != line.words[0]);
+                    .retain(|consumer| Some(&consumer.1) != line.tag.as_ref());
                 return;
             }
             _ => {}

@@ -90,6 +90,24 @@ impl Oracle {
         }
     }
 
+    /// Since when a delivery that was made at `low` or later may return because its connection or channel ends.
+    pub(super) fn leaves_since(&self, link: usize, low: u64) -> Option<u64> {
+        let record = &self.links[link];
+        // A command that names a queue which is not there ends the channel.
+        let ends = |command: &usize| {
+            let sent = &self.commands[*command];
+            match &sent.command.kind {
+                Kind::Pull(pull) => !self.was_there(&pull.sources[0], sent.arrived),
+                Kind::Sub { source, .. } => !self.was_there(source, sent.arrived),
+                _ => false,
+            }
+        };
+        let mut open = record.waiting.iter().chain(record.tagged.values());
+        let may_end = record.dialect.is_amqp() && open.any(ends);
+        let since = record.may_close.map(|since| since.max(low));
+        since.or(may_end.then_some(low))
+    }
+
     /// The queue was there in this run of the broker, and nobody has deleted it.
     fn is_surely_there(&self, queue: &str) -> bool {
         let queue = self.queues.get(queue);
@@ -293,13 +311,22 @@ impl Oracle {
         })
     }
 
-    /// The try that a delivery may be, at most: RESP doesn't tell.
-    pub(super) fn most_tries(&self, consumer: &Consumer, index: usize, tries: u64) -> u64 {
-        let most = self.messages[index].tries.1;
-        match self.links[consumer.link].dialect {
-            Dialect::Resp => most.map_or(u64::MAX / 2, |most| most.max(tries)),
-            _ => tries,
+    /// The try that a delivery may be, at most; `None` when nobody knows: RESP doesn't tell, and others may have been
+    /// given the message before and not have read it.
+    pub(super) fn most_tries(
+        &self,
+        consumer: &Consumer,
+        index: usize,
+        source: &str,
+        tries: u64,
+    ) -> Option<u64> {
+        if self.links[consumer.link].dialect != Dialect::Resp {
+            return Some(tries);
         }
+        let most = self.messages[index].tries.1?;
+        let mut others = (0..self.links.len()).filter(|link| *link != consumer.link);
+        let is_unsure = others.any(|link| self.may_hold_unseen(link, source));
+        (!is_unsure).then_some(most.max(tries))
     }
 
     /// The client has ended its side: what it has popped is settled once its TCP has acknowledged that.

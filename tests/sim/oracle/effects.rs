@@ -85,8 +85,11 @@ impl Oracle {
             }
             Kind::Del { .. } | Kind::Purge { .. } => self.claim_what_it_meets(command),
             Kind::Quit | Kind::Bad { closes: true, .. } => self.leaves(link),
-            Kind::Hello { .. }
-            | Kind::Ping(_)
+            // Other shards know it before its answer, which stands behind those to earlier commands, is read.
+            Kind::Hello { expired } => {
+                self.links[link].expired |= expired && self.terms.shards > 1;
+            }
+            Kind::Ping(_)
             | Kind::Help
             | Kind::QGet(_)
             | Kind::QLs
@@ -208,18 +211,20 @@ impl Oracle {
         }
         // What empties the queue and is not answered yet may take these too.
         for other in self.open_commands() {
-            let (queue, reason, to) = match &self.commands[other].command.kind {
-                Kind::Del { queue, .. } => (queue.clone(), Reason::Delete, Vec::new()),
-                Kind::Purge { queue, .. } => (queue.clone(), Reason::Purge, Vec::new()),
-                Kind::QDel(queue) => (queue.clone(), Reason::QueueDelete, Vec::new()),
-                Kind::Move { from, to, .. } => (from.clone(), Reason::Move, vec![to.clone()]),
-                _ => continue,
-            };
-            if queue == publish.queue {
-                for (index, _) in &publish.bodies {
-                    self.claim(other, *index, reason, to.clone());
-                }
+            for (index, _) in &publish.bodies {
+                self.claim_if_emptied(other, &publish.queue, *index);
             }
+        }
+    }
+
+    /// What comes to a queue may be taken by a command that empties it.
+    fn claim_if_emptied(&mut self, command: usize, queue: &str, message: usize) {
+        let kind = &self.commands[command].command.kind;
+        if let Some((of, reason, to)) = empties(kind)
+            && of == queue
+        {
+            let to = to.into_iter().cloned().collect();
+            self.claim(command, message, reason, to);
         }
     }
 
@@ -443,6 +448,8 @@ impl Oracle {
         if self.orphaned_inside(command) {
             return;
         }
+        // What is on its way to another shard is still run.
+        let until = now + self.terms.way_us;
         let kind = self.commands[command].command.kind.clone();
         match kind {
             Kind::Publish(publish) => {
@@ -458,11 +465,10 @@ impl Oracle {
             Kind::Request { message, .. } => {
                 self.messages[message].fate = Fate::Failed("nobody waits for it".to_string());
             }
-            Kind::QSet { queue, .. } => self.queue(&queue).track.lose(command, now),
+            Kind::QSet { queue, .. } => self.queue(&queue).track.lose(command, until),
             Kind::QDel(queue) => {
-                self.queue(&queue).track.lose(command, now);
-                // What is on its way to another shard is still run.
-                self.deletion_over(&queue, now + self.terms.way_us);
+                self.queue(&queue).track.lose(command, until);
+                self.deletion_over(&queue, until);
             }
             Kind::Pull(pull) if pull.auto => {
                 for source in pull.sources {
@@ -476,6 +482,9 @@ impl Oracle {
         self.claim_what_it_meets(command);
         self.finish_claims(command);
         self.list_was_made(command);
+        if until > now && empties(&self.commands[command].command.kind).is_some() {
+            self.run_late.push((command, until));
+        }
     }
 
     /// What an `ack=auto` consumer took and never got is gone for good: at most once.
@@ -495,13 +504,19 @@ impl Oracle {
         }
     }
 
-    /// What comes while a consumer that is gone is not known to be may go to it.
-    fn taken_late(&mut self, source: &str, message: usize) {
+    /// What comes while a consumer that is gone is not known to be may go to it, and what comes before a command of such a
+    /// connection is run may be taken by that.
+    pub(super) fn taken_late(&mut self, source: &str, message: usize) {
         let now = self.now;
         let takers = &mut self.queue(source).takers;
         takers.retain(|(_, until)| *until >= now);
         for (command, _) in takers.clone() {
             self.claim(command, message, Reason::AutoAck, Vec::new());
+            self.finish_claims(command);
+        }
+        self.run_late.retain(|(_, until)| *until >= now);
+        for (command, _) in self.run_late.clone() {
+            self.claim_if_emptied(command, source, message);
             self.finish_claims(command);
         }
     }
@@ -551,7 +566,8 @@ impl Oracle {
             self.finish_claims(sub.command);
         }
         let blocked = self.links[link].blocked.take().is_some();
-        if blocked || (consuming && !by_server) {
+        // What other shards give it until they hear of its end nobody sees.
+        if blocked || (consuming && (!by_server || self.terms.shards > 1)) {
             for source in self.links[link].sources.clone() {
                 self.unseen_deliveries(&source);
             }
@@ -585,6 +601,7 @@ impl Oracle {
     pub(super) fn end_of_boot(&mut self, mode: Crash, sync_us: u64) {
         let now = self.now;
         self.drain = None;
+        self.run_late.clear();
         if let Some(since) = self.up_since.take() {
             self.runs.push((since, now));
         }
@@ -697,6 +714,17 @@ impl Oracle {
                 .unwrap_or(0);
             message.tries.0 = message.tries.0.min(logged + 1);
         }
+    }
+}
+
+/// The queue that a command takes messages from without handing them out, why, and where to.
+fn empties(kind: &Kind) -> Option<(&String, Reason, Option<&String>)> {
+    match kind {
+        Kind::Del { queue, .. } => Some((queue, Reason::Delete, None)),
+        Kind::Purge { queue, .. } => Some((queue, Reason::Purge, None)),
+        Kind::QDel(queue) => Some((queue, Reason::QueueDelete, None)),
+        Kind::Move { from, to, .. } => Some((from, Reason::Move, Some(to))),
+        _ => None,
     }
 }
 

@@ -230,31 +230,32 @@ impl Oracle {
     /// nothing, or they stand behind an answer that waits for the log, or he asked for messages
     /// that are settled before they are sent.
     pub(super) fn maybe_taken_unseen(&self, source: &str) -> bool {
+        (0..self.links.len()).any(|link| self.may_hold_unseen(link, source))
+    }
+
+    /// The same, of one connection.
+    pub(super) fn may_hold_unseen(&self, link: usize, source: &str) -> bool {
         let reads = |kind: &Kind| match kind {
             Kind::Pull(pull) => pull.sources.iter().any(|name| name == source),
             Kind::Sub { source: name, .. } => name == source,
             _ => false,
         };
-        (0..self.links.len())
-            .filter(|link| self.links[*link].open)
-            .any(|link| {
-                let record = &self.links[link];
-                if !record.sources.iter().any(|name| name == source) {
-                    return false;
-                }
-                let subs = record.subs.iter().filter(|sub| sub.source == source);
-                let auto_sub = subs.clone().any(|sub| sub.auto);
-                let open = record.waiting.iter().chain(record.tagged.values());
-                let open = open.map(|command| &self.commands[*command].command.kind);
-                let auto_open = open.clone().any(|kind| match kind {
-                    Kind::Pull(pull) => pull.auto && reads(kind),
-                    Kind::Sub { auto, .. } => *auto && reads(kind),
-                    _ => false,
-                });
-                let reader = subs.count() > 0 || open.clone().any(reads);
-                let held_back = reader && self.is_held_back(link);
-                record.blocked.is_some() || auto_sub || auto_open || held_back
-            })
+        let record = &self.links[link];
+        if !record.open || !record.sources.iter().any(|name| name == source) {
+            return false;
+        }
+        let subs = record.subs.iter().filter(|sub| sub.source == source);
+        let auto_sub = subs.clone().any(|sub| sub.auto);
+        let open = record.waiting.iter().chain(record.tagged.values());
+        let open = open.map(|command| &self.commands[*command].command.kind);
+        let auto_open = open.clone().any(|kind| match kind {
+            Kind::Pull(pull) => pull.auto && reads(kind),
+            Kind::Sub { auto, .. } => *auto && reads(kind),
+            _ => false,
+        });
+        let reader = subs.count() > 0 || open.clone().any(reads);
+        let held_back = reader && self.is_held_back(link);
+        record.blocked.is_some() || auto_sub || auto_open || held_back
     }
 
     /// Looks for a consumer who has waited too long for a message that was ready. To be called

@@ -137,6 +137,8 @@ pub struct Oracle {
     wall: Vec<(u64, i64)>,
     violation: Option<Violation>,
     deferred: Vec<Deferred>,
+    /// Commands without an answer that empty a queue, and may be run by its shard until then, after the end of their connections.
+    run_late: Vec<(usize, u64)>,
     /// How often each promise was put to the test in a way that could have failed.
     pub checks: BTreeMap<&'static str, u64>,
     /// What this run of the broker has told of syncs that waited.
@@ -182,6 +184,7 @@ impl Oracle {
             wall: vec![(0, 0)],
             violation: None,
             deferred: Vec::new(),
+            run_late: Vec::new(),
             checks: BTreeMap::new(),
             waits_told: BTreeMap::new(),
         }

@@ -195,9 +195,11 @@ impl Oracle {
         let over = record.ended.map_or_else(|| record.over(), |ended| ended.1);
         let newer = self.messages[index].deliveries.last() != Some(&delivery);
         // What it did, or what happened after it, was seen before its answer.
-        let is_ack = matches!(self.commands[command].command.kind, Kind::Ack(_));
+        let kind = &self.commands[command].command.kind;
+        let is_ack = matches!(kind, Kind::Ack(_));
         let mut seen = record.moved.into_iter().chain(record.taken);
-        let overtaken = !is_ack && seen.any(|seen| seen >= arrived);
+        let overtaken =
+            !is_ack && seen.any(|seen| seen >= arrived) || self.settled_later(index, kind, arrived);
         // Where several shards settle, one may have done its part long before the answer.
         let is_early = self.is_of_several_shards(command);
         let wrong = if record.boot != self.boot {
@@ -262,6 +264,23 @@ impl Oracle {
             }
             _ => {}
         }
+    }
+
+    /// What surely took the message may all have come after a settle that was sent then: its queue may have been deleted
+    /// after it, and after a `TOUCH` somebody may have acked it.
+    fn settled_later(&self, index: usize, kind: &Kind, arrived: u64) -> bool {
+        let claims = self.messages[index].claims.iter();
+        let sure = claims.filter_map(|claim| match claim.certainty {
+            Certainty::Sure { at, .. } => Some((claim.reason, at)),
+            _ => None,
+        });
+        let may_follow = |reason: Reason| match reason {
+            Reason::QueueDelete => true,
+            Reason::Ack => matches!(kind, Kind::Touch { .. }),
+            _ => false,
+        };
+        let mut sure = sure.peekable();
+        sure.peek().is_some() && sure.all(|(reason, at)| may_follow(reason) && at >= arrived)
     }
 
     /// A later delivery of the message was seen before the settle was sent.

@@ -4,8 +4,10 @@ use super::doors::told;
 use super::record::{Certainty, Claim, Delivery, Fate, Reason, Stay};
 use super::{Deferred, Oracle, TIMER_SLACK_US, undecided};
 use crate::command::{Kind, Level};
-use crate::dialect::Dialect;
 use crate::wire::Line;
+
+/// A try that may be any.
+const TRIES_UNKNOWN: u64 = u64::MAX / 2;
 
 /// Who a delivery was for.
 #[derive(Clone, Debug)]
@@ -705,21 +707,19 @@ impl Oracle {
             record.ended = Some((first, now));
         }
         let delivery = self.deliveries.len();
-        let highest = self.most_tries(consumer, index, tries);
+        let highest = self.most_tries(consumer, index, source, tries);
         self.deliveries.push(Delivery {
             message: index,
             link: consumer.link,
             boot: self.boot,
-            tries: highest,
+            tries: highest.unwrap_or(TRIES_UNKNOWN),
             granted: (low, now),
             deadline: (low + least, now + most),
             lease: (least, most),
             touches: Vec::new(),
             nacks: Vec::new(),
             held: consumer.hold.then_some(false),
-            leaving: self.links[consumer.link]
-                .may_close
-                .map(|since| since.max(low)),
+            leaving: self.leaves_since(consumer.link, low),
             ended: None,
             settled: false,
             moved: None,
@@ -728,17 +728,11 @@ impl Oracle {
         self.by_handle.insert(handle.to_string(), delivery);
         // Later tries may have gone unseen between its being written and being read.
         let unseen = self.queue(source).fog.is_some_and(|fog| fog >= low);
-        let told = self.links[consumer.link].dialect != Dialect::Resp;
         self.popped(consumer.link, delivery);
         let message = &mut self.messages[index];
         message.deliveries.push(delivery);
-        message.tries = match told {
-            true => (tries + 1, (!unseen).then_some(tries + 1)),
-            false => (
-                tries + 1,
-                message.tries.1.filter(|_| !unseen).map(|it| it + 1),
-            ),
-        };
+        let next = highest.filter(|_| !unseen).map(|highest| highest + 1);
+        message.tries = (tries + 1, next);
         match consumer.sub {
             Some(sub) => {
                 self.links[consumer.link].subs[sub]

@@ -126,6 +126,7 @@ impl Oracle {
         message.sent = self.commands[command].arrived.unwrap_or(now);
         message.due = (message.sent, None);
         self.queue(&queue).messages.push(index);
+        self.taken_late(&queue, index);
         let cast = self.topics.casts.get_mut(body).expect("it was just there");
         cast.copies.push(index);
     }

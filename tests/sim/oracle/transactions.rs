@@ -314,6 +314,10 @@ impl Oracle {
             .parts
             .iter()
             .flat_map(|part| self.handles_in(*part));
+        if code == "DRAINING" && self.drain.is_none() && self.terms.shards > 1 {
+            // A shutdown decides nothing any more that several shards have to do.
+            return true;
+        }
         if code == "STALE" {
             let (stale, handles) = (line.stale(), handles.collect::<Vec<_>>());
             return !stale.is_empty() && stale.iter().all(|handle| handles.contains(handle));

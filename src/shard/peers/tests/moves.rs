@@ -92,6 +92,32 @@ fn what_the_target_refuses_stays_where_it_was() {
 }
 
 #[test]
+fn what_expires_on_its_way_to_a_queue_that_refuses_it_is_gone() {
+    let mut broker = Broker::new(2, 9);
+    let (near, far) = (name_on(0, 2, 0), name_on(1, 2, 0));
+    let client = broker.connect(0);
+    broker.ask(client, &format!("QSET {far} maxlen=2\nPUB {far} :x\n"));
+    broker.ask(client, &format!("PUB {near} :a\nPUB {near} ttl=5ms :b\n"));
+    broker.send(client, &format!("MOVE {near} {far}\n"));
+    // Both are under way when the time of the second ends.
+    for _ in 0..200 {
+        if broker.leaving() == 2 {
+            break;
+        }
+        let shard = broker.chance(2) as usize;
+        broker.turn(shard);
+    }
+    assert_eq!(broker.leaving(), 2);
+    broker.now_us += 6_000;
+    broker.turn(0);
+    assert_eq!(broker.leaving(), 2);
+    assert_eq!(broker.take(client), "OK 1\n");
+    broker.wait(1_000);
+    let left = ready(&mut broker, client, &near);
+    assert_eq!(left, "ready=0 leased=0 delayed=0");
+}
+
+#[test]
 fn a_move_of_nothing_makes_its_target_and_one_that_is_left_goes_on() {
     let mut broker = Broker::new(2, 7);
     let (near, far) = (name_on(1, 2, 0), name_on(0, 2, 0));
