@@ -181,7 +181,7 @@ pub struct LogStats {
     pub syncs_gathered: u64,
     /// Those of them that have waited for somebody who was not back in time.
     pub syncs_in_vain: u64,
-    /// Sync times, microseconds from submission: entry n counts those below 2^n.
+    /// Sync times, microseconds from submission: entry n counts those of at most 2^n.
     pub sync_us: [u64; 32],
     /// Sum of the sync times, microseconds.
     pub sync_us_sum: u64,

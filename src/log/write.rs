@@ -321,7 +321,7 @@ impl<S: Storage> Log<S> {
         self.stats.syncs_gathered += u64::from(gathered);
         self.stats.sync_us_sum += took_us;
         self.stats.sync_us_max = self.stats.sync_us_max.max(took_us);
-        let bucket = (u64::BITS - took_us.leading_zeros()) as usize;
+        let bucket = (u64::BITS - took_us.saturating_sub(1).leading_zeros()) as usize;
         self.stats.sync_us[bucket.min(31)] += 1;
         let tail = &mut self.tail;
         tail.durable_index = upto;

@@ -9,11 +9,11 @@ pub const BUCKETS: usize = 32;
 /// Deliveries that are watched until they are acked, at most.
 const WATCHED: usize = 256;
 
-/// Counts of values by the powers of two that they are below.
+/// Counts of values by the powers of two that they are not above.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Histogram {
-    /// Entry n counts what is below 2^n and in no entry before; the last one the rest.
-    pub below: [u64; BUCKETS],
+    /// Entry n counts what is at most 2^n and in no entry before; the last one the rest.
+    pub within: [u64; BUCKETS],
     /// Of all values.
     pub sum: u64,
 }
@@ -22,8 +22,8 @@ impl Histogram {
     /// One more value.
     #[inline]
     pub fn add(&mut self, value: u64) {
-        let bucket = (u64::BITS - value.leading_zeros()) as usize;
-        self.below[bucket.min(BUCKETS - 1)] += 1;
+        let bucket = (u64::BITS - value.saturating_sub(1).leading_zeros()) as usize;
+        self.within[bucket.min(BUCKETS - 1)] += 1;
         self.sum = self.sum.saturating_add(value);
     }
 }
@@ -119,14 +119,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn values_are_counted_below_the_next_power_of_two() {
+    fn values_are_counted_up_to_the_next_power_of_two() {
         let mut histogram = Histogram::default();
-        for value in [0, 1, 2, 3, 4, 1 << 40, u64::MAX] {
+        for value in [0, 1, 2, 3, 4, 5, 1 << 40, u64::MAX] {
             histogram.add(value);
         }
-        assert_eq!(histogram.below[..4], [1, 1, 2, 1]);
-        assert_eq!(histogram.below[BUCKETS - 1], 2);
-        assert_eq!(histogram.below.iter().sum::<u64>(), 7);
+        assert_eq!(histogram.within[..4], [2, 1, 2, 1]);
+        assert_eq!(histogram.within[BUCKETS - 1], 2);
+        assert_eq!(histogram.within.iter().sum::<u64>(), 8);
         assert_eq!(histogram.sum, u64::MAX);
     }
 
@@ -164,7 +164,7 @@ mod tests {
         times.now_us = 310;
         times.acked(1 + WATCHED as u64);
         assert_eq!(times.service_us.sum, 210);
-        assert_eq!(times.service_us.below.iter().sum::<u64>(), 2);
+        assert_eq!(times.service_us.within.iter().sum::<u64>(), 2);
     }
 
     #[test]
@@ -174,10 +174,10 @@ mod tests {
             times.watch(serial, 0, |_| false);
             times.acked_run(900, 100);
             times.acked_run(1300, 100);
-            assert_eq!(times.service_us.below.iter().sum::<u64>(), 0, "{serial}");
+            assert_eq!(times.service_us.within.iter().sum::<u64>(), 0, "{serial}");
             times.acked_run(1000, 300);
             times.acked_run(1000, 300);
-            assert_eq!(times.service_us.below.iter().sum::<u64>(), 1, "{serial}");
+            assert_eq!(times.service_us.within.iter().sum::<u64>(), 1, "{serial}");
         }
     }
 }

@@ -54,15 +54,15 @@ impl Text {
         self.sample(name, &[], value);
     }
 
-    /// Times of which entry n of `below` counts those below 2^n, in units of which `per_second` are a second.
-    pub fn histogram(&mut self, name: &str, help: &str, below: &[u64], sum: u64, per_second: f64) {
+    /// Times of which entry n of `within` counts those of at most 2^n, in units of which `per_second` are a second.
+    pub fn histogram(&mut self, name: &str, help: &str, within: &[u64], sum: u64, per_second: f64) {
         self.metric(name, "histogram", help);
         let bucket = format!("{name}_bucket");
         let mut count = 0;
-        for (power, more) in below.iter().enumerate() {
+        for (power, more) in within.iter().enumerate() {
             count += more;
             // The last one has no upper end.
-            if power + 1 < below.len() {
+            if power + 1 < within.len() {
                 let end = (1u64 << power) as f64 / per_second;
                 self.sample(&bucket, &[("le", &end.to_string())], count);
             }

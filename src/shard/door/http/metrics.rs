@@ -188,13 +188,13 @@ impl<S: Storage> Shard<S> {
         let (dwell, service, turn) = (&times.dwell_ms, &times.service_us, &times.turn_us);
         let name = "ringmq_dwell_seconds";
         let help = "Time from publish to the first delivery, of one message of each hand-out.";
-        text.histogram(name, help, &dwell.below, dwell.sum, 1e3);
+        text.histogram(name, help, &dwell.within, dwell.sum, 1e3);
         let name = "ringmq_service_seconds";
         let help = "Time from delivery to ack, of one message of each hand-out.";
-        text.histogram(name, help, &service.below, service.sum, 1e6);
+        text.histogram(name, help, &service.within, service.sum, 1e6);
         let name = "ringmq_loop_turn_seconds";
         let help = "Time that turns of the event loop take, without their sleep.";
-        text.histogram(name, help, &turn.below, turn.sum, 1e6);
+        text.histogram(name, help, &turn.within, turn.sum, 1e6);
     }
 
     fn queue_metrics(&mut self, text: &mut Text, now: Now) {
