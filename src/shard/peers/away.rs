@@ -12,7 +12,7 @@ use bytes::Bytes;
 use super::gather::Gather;
 use super::guest::Kind;
 use super::pull::Pull;
-use super::unread::Unread;
+use super::unread::{Place, Unread, join};
 use super::{Leave, Letter, PEER_BYTES_MAX, RUNS_MAX, WINDOW_BYTES};
 use crate::broker::queue::WaiterKey;
 use crate::buffer::send::{Pool, SendRing};
@@ -98,7 +98,7 @@ pub struct Away {
     /// What of it the peer may not have read.
     pub(super) unread: Unread,
     /// (offset in the wire, shard, offset in its guest's output or this shard's, whether that is to be told).
-    confirms: VecDeque<(u64, u32, u64, bool)>,
+    confirms: VecDeque<Place>,
     /// Tags under which something may be under way at a guest, the empty one for untagged subscriptions:
     /// where, and the run that began it.
     pub(super) tags: BTreeMap<Box<[u8]>, (u32, u64)>,
@@ -223,10 +223,14 @@ impl Away {
     /// What goes to the socket behind `from` is taken by it as one; returns where it ends on the wire.
     pub(super) fn join_confirms(&mut self, from: u64) -> u64 {
         let end = self.wire.end();
-        for (at, ..) in self.confirms.iter_mut().filter(|(at, ..)| *at > from) {
-            *at = end;
-        }
+        join(&mut self.confirms, from, end);
         end
+    }
+
+    /// The piece that the socket is taking, if its shard, or this one, may want to know.
+    pub(super) fn next_to_read(&self, me: u32) -> Option<Place> {
+        let next = self.confirms.front().copied();
+        next.filter(|place| place.confirm || place.shard == me)
     }
 
     /// Fills `slices` with what may be written.
@@ -312,20 +316,30 @@ impl Away {
     /// Puts a guest's piece on the wire.
     fn send(&mut self, from: u32, piece: Piece, pool: &mut Pool) {
         self.kept_bytes -= piece.bytes.len();
+        let bytes = piece.bytes.len() as u64;
         if piece.bytes.len() >= SHARED_BYTES_MIN {
             self.wire.share(piece.bytes);
         } else {
             self.wire.writer(pool).extend_from_slice(&piece.bytes);
         }
         let end = self.wire.end();
+        let goes_on = |last: &Place| {
+            let follows = (last.at + bytes, last.upto + bytes) == (end, piece.end);
+            last.shard == from && last.bytes > 0 && follows
+        };
         match self.confirms.back_mut() {
-            Some((at, shard, upto, confirm)) if *shard == from => {
-                (*at, *upto) = (end, piece.end);
-                *confirm |= piece.confirm;
+            Some(last) if goes_on(last) => {
+                (last.at, last.upto) = (end, piece.end);
+                last.bytes += bytes;
+                last.confirm |= piece.confirm;
             }
-            _ => self
-                .confirms
-                .push_back((end, from, piece.end, piece.confirm)),
+            _ => self.confirms.push_back(Place {
+                at: end,
+                shard: from,
+                upto: piece.end,
+                bytes,
+                confirm: piece.confirm,
+            }),
         }
     }
 
@@ -749,12 +763,18 @@ impl<S: Storage> Shard<S> {
         };
         away.wire.consume(count, &mut self.pool);
         let mut letters = Vec::new();
-        while let Some((at, shard, upto, confirm)) = away.confirms.front().copied()
-            && at <= away.wire.sent()
+        while let Some(place) = away.confirms.front().copied()
+            && place.at <= away.wire.sent()
         {
             away.confirms.pop_front();
+            let Place {
+                shard,
+                upto,
+                confirm,
+                ..
+            } = place;
             if is_read && if shard == me { has_pops } else { confirm } {
-                away.unread.add(at, shard, upto);
+                away.unread.add(place);
             }
             if shard == me {
                 away.own_confirmed = upto;

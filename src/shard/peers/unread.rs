@@ -14,12 +14,46 @@ use crate::shard::Shard;
 /// So many places are kept apart, before one shard's next is put together with its last.
 const PLACES_MAX: usize = 1024;
 
-/// A place on the wire that the socket has taken, and how much of a shard's output stands before it.
-#[derive(Clone, Copy, Debug)]
-struct Place {
-    at: u64,
-    shard: u32,
-    upto: u64,
+/// A piece of a shard's output on the wire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    /// Where it ends on the wire, or counts as ending.
+    pub at: u64,
+    pub shard: u32,
+    /// Where it ends in the shard's output.
+    pub upto: u64,
+    /// How long it is; 0 = it counts as one, and is read when all of it is.
+    pub bytes: u64,
+    /// Its shard wants to know.
+    pub confirm: bool,
+}
+
+impl Place {
+    /// How much of the shard's output has been read when the wire has been read up to `known`.
+    fn read(&self, known: u64) -> Option<u64> {
+        let left = self.at.saturating_sub(known);
+        (left == 0 || left < self.bytes).then(|| self.upto - left)
+    }
+}
+
+/// What stands behind `from` in the pieces counts as ending at `end`, all of it as one.
+pub(super) fn join(places: &mut VecDeque<Place>, from: u64, end: u64) {
+    let first = places.iter().position(|place| place.at > from);
+    let Some(first) = first else { return };
+    let place = &mut places[first];
+    let behind = place.at - from;
+    if behind < place.bytes {
+        let before = Place {
+            at: from,
+            upto: place.upto - behind,
+            bytes: place.bytes - behind,
+            ..*place
+        };
+        places.insert(first, before);
+    }
+    for place in places.iter_mut().filter(|place| place.at > from) {
+        (place.at, place.bytes) = (place.at.max(end), 0);
+    }
 }
 
 /// Output that the socket has taken, and of which nobody knows yet whether it was read.
@@ -40,43 +74,49 @@ impl Unread {
         }
     }
 
-    /// The socket has taken the wire up to `at`, and so a shard's output up to `upto`.
-    pub(super) fn add(&mut self, at: u64, shard: u32, upto: u64) {
+    /// The socket has taken a piece.
+    pub(super) fn add(&mut self, place: Place) {
         let is_full = self.places.len() >= PLACES_MAX;
         match self.places.back_mut() {
             // What counts as read later than it was is never settled too early.
-            Some(last) if is_full && last.shard == shard => (last.at, last.upto) = (at, upto),
-            _ => self.places.push_back(Place { at, shard, upto }),
-        }
-    }
-
-    /// Everything on the wire between these places counts as read when all of it is.
-    fn join(&mut self, from: u64, end: u64) {
-        let places = self.places.iter_mut();
-        for place in places.filter(|place| place.at > from) {
-            place.at = place.at.max(end);
+            Some(last) if is_full && last.shard == place.shard => {
+                *last = Place { bytes: 0, ..place };
+            }
+            _ => self.places.push_back(place),
         }
     }
 
     /// Everything up to `known` was read: how much of each shard's output, where that is more than was known. What of
-    /// the connection's own, as number `me`, was written before there was a wire is among it.
-    fn take(&mut self, known: u64, me: u32) -> Vec<(u32, u64)> {
+    /// the connection's own, as number `me`, was written before there was a wire is among it. `next` is the piece that the socket
+    /// is taking.
+    fn take(&mut self, known: u64, me: u32, next: Option<Place>) -> Vec<(u32, u64)> {
         let mut read = vec![(me, known.min(self.begin))];
+        let mut note = |shard: u32, upto: u64| match read.iter_mut().find(|it| it.0 == shard) {
+            Some((_, before)) => *before = upto.max(*before),
+            None => read.push((shard, upto)),
+        };
         while let Some(place) = self.places.front().copied()
-            && place.at <= known
+            && let Some(upto) = place.read(known)
         {
-            self.places.pop_front();
-            match read.iter_mut().find(|(shard, _)| *shard == place.shard) {
-                Some((_, upto)) => *upto = place.upto.max(*upto),
-                None => read.push((place.shard, place.upto)),
+            note(place.shard, upto);
+            if place.at > known {
+                return read;
             }
+            self.places.pop_front();
+        }
+        if self.places.is_empty()
+            && let Some(place) = next
+            && let Some(upto) = place.read(known)
+        {
+            note(place.shard, upto);
         }
         read
     }
 
     /// Is anything that the wire has brought among what was read up to `known`?
-    fn has_any(&self, known: u64) -> bool {
-        self.places.front().is_some_and(|place| place.at <= known)
+    fn has_any(&self, known: u64, next: Option<Place>) -> bool {
+        let first = self.places.front().copied().or(next);
+        first.is_some_and(|place| place.read(known).is_some())
     }
 
     fn is_empty(&self) -> bool {
@@ -92,11 +132,12 @@ impl<S: Storage> Shard<S> {
         let Some(away) = &mut self.conns[slot].away else {
             return self.settle_pops(slot, known);
         };
-        if !away.unread.has_any(known) {
+        let next = away.next_to_read(me);
+        if !away.unread.has_any(known, next) {
             let own = known.min(away.unread.begin);
             return self.settle_pops(slot, own);
         }
-        let read = away.unread.take(known, me);
+        let read = away.unread.take(known, me, next);
         let conn = self.key(slot);
         for (shard, upto) in read {
             match shard == me {
@@ -125,7 +166,7 @@ impl<S: Storage> Shard<S> {
     pub(in crate::shard) fn read_together(&mut self, slot: usize, from: u64) {
         if let Some(away) = &mut self.conns[slot].away {
             let end = away.join_confirms(from);
-            away.unread.join(from, end);
+            join(&mut away.unread.places, from, end);
         }
     }
 }
@@ -134,42 +175,67 @@ impl<S: Storage> Shard<S> {
 mod tests {
     use super::*;
 
+    fn place(at: u64, shard: u32, upto: u64, bytes: u64) -> Place {
+        Place {
+            at,
+            shard,
+            upto,
+            bytes,
+            confirm: true,
+        }
+    }
+
     #[test]
     fn each_shard_is_told_of_its_own_output() {
         let mut unread = Unread::new(10);
-        unread.add(20, 1, 5);
-        unread.add(30, 2, 7);
-        unread.add(40, 0, 20);
-        unread.add(50, 1, 9);
+        unread.add(place(20, 1, 5, 0));
+        unread.add(place(30, 2, 7, 0));
+        unread.add(place(40, 0, 20, 0));
+        unread.add(place(50, 1, 9, 0));
         // Before the wire, offsets are the connection's own.
-        assert_eq!(unread.take(6, 0), [(0, 6)]);
-        assert_eq!(unread.take(19, 0), [(0, 10)]);
-        assert_eq!(unread.take(45, 0), [(0, 20), (1, 5), (2, 7)]);
-        assert_eq!(unread.take(49, 0), [(0, 10)]);
-        assert_eq!(unread.take(50, 0), [(0, 10), (1, 9)]);
+        assert_eq!(unread.take(6, 0, None), [(0, 6)]);
+        assert_eq!(unread.take(19, 0, None), [(0, 10)]);
+        assert_eq!(unread.take(45, 0, None), [(0, 20), (1, 5), (2, 7)]);
+        assert_eq!(unread.take(49, 0, None), [(0, 10)]);
+        assert_eq!(unread.take(50, 0, None), [(0, 10), (1, 9)]);
         assert!(unread.is_empty());
+    }
+
+    #[test]
+    fn a_part_of_a_piece_is_read_for_itself() {
+        let mut unread = Unread::new(0);
+        unread.add(place(20, 1, 105, 10));
+        assert!(!unread.has_any(10, None));
+        assert_eq!(unread.take(10, 0, None), [(0, 0)]);
+        assert_eq!(unread.take(11, 0, None), [(0, 0), (1, 96)]);
+        assert_eq!(unread.take(19, 0, None), [(0, 0), (1, 104)]);
+        // Nor has the socket to have taken all of it.
+        let next = Some(place(30, 2, 8, 10));
+        assert_eq!(unread.take(25, 0, next), [(0, 0), (1, 105), (2, 3)]);
+        assert!(unread.is_empty() && unread.has_any(21, next) && !unread.has_any(20, next));
     }
 
     #[test]
     fn what_counts_as_one_is_read_when_all_of_it_is() {
         let mut unread = Unread::new(0);
-        unread.add(10, 1, 1);
-        unread.add(20, 1, 2);
-        unread.add(30, 2, 3);
-        unread.join(10, 40);
-        assert_eq!(unread.take(39, 0), [(0, 0), (1, 1)]);
-        assert_eq!(unread.take(40, 0), [(0, 0), (1, 2), (2, 3)]);
+        unread.add(place(10, 1, 1, 1));
+        unread.add(place(20, 1, 12, 10));
+        unread.add(place(30, 2, 3, 3));
+        join(&mut unread.places, 15, 40);
+        assert_eq!(unread.take(13, 0, None), [(0, 0), (1, 5)]);
+        assert_eq!(unread.take(39, 0, None), [(0, 0), (1, 7)]);
+        assert_eq!(unread.take(40, 0, None), [(0, 0), (1, 12), (2, 3)]);
     }
 
     #[test]
     fn of_too_many_places_the_latest_count_as_later() {
         let mut unread = Unread::new(0);
         for nth in 1..=2 * PLACES_MAX as u64 {
-            unread.add(nth, 1, nth);
+            unread.add(place(nth, 1, nth, 1));
         }
         assert_eq!(unread.places.len(), PLACES_MAX);
         let all = 2 * PLACES_MAX as u64;
-        assert_eq!(unread.take(all - 1, 0)[1], (1, PLACES_MAX as u64 - 1));
-        assert_eq!(unread.take(all, 0)[1], (1, all));
+        assert_eq!(unread.take(all - 1, 0, None)[1], (1, PLACES_MAX as u64 - 1));
+        assert_eq!(unread.take(all, 0, None)[1], (1, all));
     }
 }

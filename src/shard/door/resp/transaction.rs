@@ -117,11 +117,17 @@ impl<S: Storage> Shard<S> {
                 let text = "Transaction discarded because of previous errors.";
                 return self.say(slot, |out| encode::error(out, "EXECABORT", text));
             }
-            let away = self.conns[slot].away.as_ref();
+            let conn = &self.conns[slot];
+            // No answer is awaited: what was told here before goes to the wire next.
+            let told = conn.out.end();
+            let wire = conn
+                .away
+                .as_ref()
+                .map(|away| away.end() + conn.out.len() as u64);
             let exec = Exec {
                 frames: multi.frames,
                 at: 0,
-                began: away.map_or(0, |away| away.end()),
+                began: wire.unwrap_or(told),
                 pushes: Vec::new(),
             };
             self.conns[slot].resp().exec = Some(Box::new(exec));
