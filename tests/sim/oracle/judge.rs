@@ -535,15 +535,20 @@ impl Oracle {
 
     /// Something may have taken it out of the broker.
     fn excused(&self, index: usize) -> bool {
+        // Where it may have gone unseen, it may have been lost, have expired or been dropped.
+        let fleeting = |name: &String| {
+            self.queues.get(name).is_some_and(|queue| {
+                let track = &queue.track;
+                let volatile = track.durable(0, self.now).0 == Level::None;
+                volatile || track.ttl(0, self.now).0 < u64::MAX || track.may_drop(0, self.now)
+            })
+        };
+        // That its tries were used up nobody was told.
+        let dead = self.dead_places(index, self.now);
+        if self.tries_spent(index, self.now) && dead.iter().any(fleeting) {
+            return true;
+        }
         self.messages[index].claims.iter().any(|claim| {
-            // Where it may have gone unseen, it may have been lost, have expired or been dropped.
-            let fleeting = |name: &String| {
-                self.queues.get(name).is_some_and(|queue| {
-                    let track = &queue.track;
-                    let volatile = track.durable(0, self.now).0 == Level::None;
-                    volatile || track.ttl(0, self.now).0 < u64::MAX || track.may_drop(0, self.now)
-                })
-            };
             claim.to.is_empty() || claim.reason == Reason::Drop || claim.to.iter().any(fleeting)
         })
     }

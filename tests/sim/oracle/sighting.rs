@@ -4,6 +4,7 @@ use super::doors::told;
 use super::record::{Certainty, Claim, Delivery, Fate, Reason, Stay};
 use super::{Deferred, Oracle, TIMER_SLACK_US, undecided};
 use crate::command::{Kind, Level};
+use crate::dialect::Dialect;
 use crate::wire::Line;
 
 /// A try that may be any.
@@ -499,6 +500,9 @@ impl Oracle {
             return;
         }
         if !auto && self.overtaken(index, &source, tries, low) {
+            if self.is_order_unknown(index) {
+                self.messages[index].murky = true;
+            }
             return self.seen_late(consumer, index, &handle, tries, low);
         }
         let elsewhere = self.is_elsewhere(index, &source, id, told);
@@ -537,6 +541,16 @@ impl Oracle {
             .map(|last| &self.deliveries[*last]);
         let later = last.is_some_and(|last| last.granted.1 >= low && last.tries >= tries);
         low < self.now && message.place == source && (later || message.surely_claimed(self.now))
+    }
+
+    /// The last delivery that was seen does not tell its try: whether it came before one that was seen after it nobody
+    /// knows.
+    fn is_order_unknown(&self, index: usize) -> bool {
+        let message = &self.messages[index];
+        let last = message.deliveries.last();
+        let is_resp = last
+            .is_some_and(|last| self.links[self.deliveries[*last].link].dialect == Dialect::Resp);
+        is_resp && !message.surely_claimed(self.now)
     }
 
     /// A delivery that was over before it was seen: only its handle matters.
