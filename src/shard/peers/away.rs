@@ -12,7 +12,7 @@ use bytes::Bytes;
 use super::gather::Gather;
 use super::guest::Kind;
 use super::pull::Pull;
-use super::unread::{Place, Unread, join};
+use super::unread::{Place, Unread};
 use super::{Leave, Letter, PEER_BYTES_MAX, RUNS_MAX, WINDOW_BYTES};
 use crate::broker::queue::WaiterKey;
 use crate::buffer::send::{Pool, SendRing};
@@ -89,7 +89,7 @@ struct Link {
 #[derive(Debug)]
 pub struct Away {
     /// What the socket is written from.
-    wire: SendRing,
+    pub(super) wire: SendRing,
     /// Bytes in `kept`.
     kept_bytes: usize,
     pub(super) runs: VecDeque<Run>,
@@ -98,7 +98,7 @@ pub struct Away {
     /// What of it the peer may not have read.
     pub(super) unread: Unread,
     /// (offset in the wire, shard, offset in its guest's output or this shard's, whether that is to be told).
-    confirms: VecDeque<Place>,
+    pub(super) confirms: VecDeque<Place>,
     /// Tags under which something may be under way at a guest, the empty one for untagged subscriptions:
     /// where, and the run that began it.
     pub(super) tags: BTreeMap<Box<[u8]>, (u32, u64)>,
@@ -218,19 +218,6 @@ impl Away {
         }
         self.kept_bytes = 0;
         self.is_broken = true;
-    }
-
-    /// What goes to the socket behind `from` is taken by it as one; returns where it ends on the wire.
-    pub(super) fn join_confirms(&mut self, from: u64) -> u64 {
-        let end = self.wire.end();
-        join(&mut self.confirms, from, end);
-        end
-    }
-
-    /// The piece that the socket is taking, if its shard, or this one, may want to know.
-    pub(super) fn next_to_read(&self, me: u32) -> Option<Place> {
-        let next = self.confirms.front().copied();
-        next.filter(|place| place.confirm || place.shard == me)
     }
 
     /// Fills `slices` with what may be written.

@@ -7,6 +7,7 @@
 
 use std::collections::VecDeque;
 
+use super::away::Away;
 use super::{Leave, Letter};
 use crate::log::disk::Storage;
 use crate::shard::Shard;
@@ -37,7 +38,7 @@ impl Place {
 }
 
 /// What stands behind `from` in the pieces counts as ending at `end`, all of it as one.
-pub(super) fn join(places: &mut VecDeque<Place>, from: u64, end: u64) {
+fn join(places: &mut VecDeque<Place>, from: u64, end: u64) {
     let first = places.iter().position(|place| place.at > from);
     let Some(first) = first else { return };
     let place = &mut places[first];
@@ -121,6 +122,21 @@ impl Unread {
 
     fn is_empty(&self) -> bool {
         self.places.is_empty()
+    }
+}
+
+impl Away {
+    /// What goes to the socket behind `from` is taken by it as one; returns where it ends on the wire.
+    fn join_confirms(&mut self, from: u64) -> u64 {
+        let end = self.wire.end();
+        join(&mut self.confirms, from, end);
+        end
+    }
+
+    /// The piece that the socket is taking, if its shard, or this one, may want to know.
+    fn next_to_read(&self, me: u32) -> Option<Place> {
+        let next = self.confirms.front().copied();
+        next.filter(|place| place.confirm || place.shard == me)
     }
 }
 
