@@ -226,8 +226,8 @@ mod tests {
         assert_eq!(unread.take(11, 0, None), [(0, 0), (1, 96)]);
         assert_eq!(unread.take(19, 0, None), [(0, 0), (1, 104)]);
         // Nor has the socket to have taken all of it.
-        let next = Some(place(30, 2, 8, 10));
-        assert_eq!(unread.take(25, 0, next), [(0, 0), (1, 105), (2, 3)]);
+        let next = Some(place(30, 2, 18, 10));
+        assert_eq!(unread.take(25, 0, next), [(0, 0), (1, 105), (2, 13)]);
         assert!(unread.is_empty() && unread.has_any(21, next) && !unread.has_any(20, next));
     }
 
