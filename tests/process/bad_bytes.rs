@@ -84,14 +84,7 @@ fn mutated_transcripts_do_no_harm() {
         let mut bytes = b"SUB jobs credit=2\nCREDIT jobs 5\nUNSUB jobs\n".to_vec();
         bytes.extend_from_slice(TRANSCRIPT);
         for _ in 0..1 + random.below(4) {
-            let at = random.below(bytes.len() as u64) as usize;
-            match random.below(4) {
-                0 => bytes[at] = random.next() as u8,
-                1 => drop(bytes.remove(at)),
-                2 => bytes.insert(at, random.next() as u8),
-                // Never shorter than the mutations that may follow.
-                _ => bytes.truncate(at.max(8)),
-            }
+            random.garble(&mut bytes);
         }
         answers(&broker, &bytes);
     }

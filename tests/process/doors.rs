@@ -209,14 +209,7 @@ fn mutated_clients_do_no_harm() {
         for _ in 0..300 {
             let mut bytes = transcript.clone();
             for _ in 0..1 + random.below(4) {
-                let at = random.below(bytes.len() as u64) as usize;
-                match random.below(4) {
-                    0 => bytes[at] = random.next() as u8,
-                    1 => drop(bytes.remove(at)),
-                    2 => bytes.insert(at, random.next() as u8),
-                    // Never shorter than the mutations that may follow.
-                    _ => bytes.truncate(at.max(8)),
-                }
+                random.garble(&mut bytes);
             }
             let mut client = crate::support::client::Client::connect(broker.address);
             // The broker may close before everything is sent.

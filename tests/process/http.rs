@@ -131,14 +131,7 @@ fn mutated_clients_do_no_harm_to_several_shards() {
         let mut bytes = transcript.clone();
         let count = if nth == 0 { 0 } else { 1 + random.below(4) };
         for _ in 0..count {
-            let at = random.below(bytes.len() as u64) as usize;
-            match random.below(4) {
-                0 => bytes[at] = random.next() as u8,
-                1 => drop(bytes.remove(at)),
-                2 => bytes.insert(at, random.next() as u8),
-                // Never shorter than the mutations that may follow.
-                _ => bytes.truncate(at.max(8)),
-            }
+            random.garble(&mut bytes);
         }
         let mut client = broker.client();
         // The broker may close before everything is sent.

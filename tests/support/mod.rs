@@ -357,6 +357,17 @@ impl Random {
         self.below(n) == 0
     }
 
+    /// Changes, removes or adds a byte, or cuts the rest off; never shorter than the mutations that may follow.
+    pub fn garble(&mut self, bytes: &mut Vec<u8>) {
+        let at = self.below(bytes.len() as u64) as usize;
+        match self.below(4) {
+            0 => bytes[at] = self.next() as u8,
+            1 => drop(bytes.remove(at)),
+            2 => bytes.insert(at, self.next() as u8),
+            _ => bytes.truncate(at.max(8)),
+        }
+    }
+
     pub fn bytes(&mut self, count: usize) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(count + 8);
         while bytes.len() < count {

@@ -217,7 +217,7 @@ impl Decoder {
     }
 
     /// [`Decoder::body_space`] has room for all that is left of the body, and for the first byte behind it.
-    pub fn has_room_for_all(&mut self) -> bool {
+    pub fn has_room_for_all(&self) -> bool {
         match &self.state {
             State::Collect(collect) => match collect.rest {
                 Rest::Octets { size, filled } => {

@@ -247,23 +247,14 @@ impl<S: Storage> Shard<S> {
         let session = std::mem::replace(&mut self.conns[slot].session, Session::Text);
         let flow = self.execute(slot, request, now);
         self.conns[slot].session = session;
-        let mut captured = self.conns[slot].swap_output(held);
+        let captured = self.conns[slot].swap_output(held);
         if flow == Flow::Again {
             self.conns[slot].rare.take_kept_body();
             return None;
         }
-        let need = captured.need();
-        let count = captured.ring.len();
-        captured.ring.set_gate(None);
-        let mut text = captured.ring.take(count, &mut self.pool);
+        let (mut text, need) = self.take_captured(captured);
         if !text.starts_with(b"DATA") {
-            // In front of the answer, which is the last line, stands what this pushes to the connection itself.
-            let end = text.len() - 1;
-            let at = memchr::memrchr(b'\n', &text[..end]).map_or(0, |at| at + 1);
-            let out = self.conns[slot].out.writer(&mut self.pool);
-            out.extend_from_slice(&text[..at]);
-            text.drain(..at);
-            self.mark_dirty(slot);
+            self.push_captured(slot, &mut text);
         }
         if let Some(topic) = cast {
             let told = match text.starts_with(b"OK") {
@@ -279,6 +270,25 @@ impl<S: Storage> Shard<S> {
             need,
             is_text: true,
         })
+    }
+
+    /// All that was written to an output that stood in for a connection's, and what it waits for.
+    pub(in crate::shard) fn take_captured(&mut self, mut captured: Output) -> (Vec<u8>, Need) {
+        let need = captured.need();
+        let count = captured.ring.len();
+        captured.ring.set_gate(None);
+        (captured.ring.take(count, &mut self.pool), need)
+    }
+
+    /// In front of an answer that is the last line stands what its command pushes to the connection itself: that goes to
+    /// the connection.
+    pub(in crate::shard) fn push_captured(&mut self, slot: usize, text: &mut Vec<u8>) {
+        let end = text.len() - 1;
+        let at = memchr::memrchr(b'\n', &text[..end]).map_or(0, |at| at + 1);
+        let out = self.conns[slot].out.writer(&mut self.pool);
+        out.extend_from_slice(&text[..at]);
+        text.drain(..at);
+        self.mark_dirty(slot);
     }
 
     /// Asks all shards for their parts of a page.

@@ -397,22 +397,13 @@ impl<S: Storage> Shard<S> {
         self.conns[slot].resp().has_turn = true;
         let flow = self.run_here(slot, name, &words, now);
         self.conns[slot].resp().has_turn = false;
-        let mut captured = self.conns[slot].swap_output(held);
+        let captured = self.conns[slot].swap_output(held);
         if flow == Flow::Again {
             return None;
         }
-        let need = captured.need();
-        let count = captured.ring.len();
-        captured.ring.set_gate(None);
-        let mut text = captured.ring.take(count, &mut self.pool);
+        let (mut text, need) = self.take_captured(captured);
         if **name == *"PUBLISH" {
-            // The reply is the last line. In front of it stands what this pushes to the connection itself.
-            let end = text.len() - 1;
-            let at = memchr::memrchr(b'\n', &text[..end]).map_or(0, |at| at + 1);
-            let out = self.conns[slot].out.writer(&mut self.pool);
-            out.extend_from_slice(&text[..at]);
-            text.drain(..at);
-            self.mark_dirty(slot);
+            self.push_captured(slot, &mut text);
         }
         Some((text, need))
     }

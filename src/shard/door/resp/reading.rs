@@ -93,6 +93,20 @@ fn parse<'a>(mut rest: &'a [&'a [u8]]) -> Result<Parsed<'a>, &'static str> {
     Ok((options, keys, ids))
 }
 
+/// Reads a whole `XREADGROUP GROUP group consumer …`: group and consumer, and what stands behind them.
+///
+/// # Errors
+/// As [`parse`]'s.
+fn parse_read<'a>(words: &'a [&'a [u8]]) -> Result<(Who<'a>, Parsed<'a>), &'static str> {
+    if !words[1].eq_ignore_ascii_case(b"GROUP") {
+        return Err("syntax error");
+    }
+    Ok(((words[2], words[3]), parse(&words[4..])?))
+}
+
+/// A group and a consumer of it.
+type Who<'a> = (&'a [u8], &'a [u8]);
+
 /// A stream's name, and the id asked for.
 type Stream<'a> = (&'a [u8], &'a [u8]);
 
@@ -101,7 +115,7 @@ type Parts = (Vec<(u32, Vec<u8>)>, Vec<Vec<u8>>);
 
 /// A read of streams by shard; its parts do not wait.
 fn split(
-    (group, consumer): (&[u8], &[u8]),
+    (group, consumer): Who<'_>,
     options: Options,
     keys: &[&[u8]],
     ids: &[&[u8]],
@@ -139,11 +153,7 @@ impl<S: Storage> Shard<S> {
     ///
     /// Everything that may have to wait comes first: once the first entry is taken the command is not run again.
     pub(super) fn xreadgroup(&mut self, slot: usize, words: &[&[u8]], now: Now) -> Flow {
-        if !words[1].eq_ignore_ascii_case(b"GROUP") {
-            return self.say_err(slot, "syntax error");
-        }
-        let (group, consumer) = (words[2], words[3]);
-        let (options, keys, ids) = match parse(&words[4..]) {
+        let ((group, consumer), (options, keys, ids)) = match parse_read(words) {
             Ok(parsed) => parsed,
             Err(text) => return self.say_err(slot, text),
         };
@@ -228,11 +238,7 @@ impl<S: Storage> Shard<S> {
 
     /// `XREADGROUP` of streams on several shards: each reads its own when all of them have been found.
     pub(super) fn xreadgroup_across(&mut self, slot: usize, words: &[&[u8]], now: Now) -> Flow {
-        if !words[1].eq_ignore_ascii_case(b"GROUP") {
-            return self.say_err(slot, "syntax error");
-        }
-        let (group, consumer) = (words[2], words[3]);
-        let (options, keys, ids) = match parse(&words[4..]) {
+        let ((group, consumer), (options, keys, ids)) = match parse_read(words) {
             Ok(parsed) => parsed,
             Err(text) => return self.say_err(slot, text),
         };
