@@ -34,11 +34,6 @@ impl Door {
             Door::Tls => "tls",
         }
     }
-
-    /// A broker of several shards answers on it, too.
-    pub fn is_for_shards(self) -> bool {
-        matches!(self, Door::Text | Door::Resp | Door::Http)
-    }
 }
 
 /// What a connection may send and what is kept for it.
@@ -213,14 +208,6 @@ impl Config {
             1 << 46,
         )?;
         in_range("--shards", self.shards, 1, SHARDS_MAX)?;
-        let mut pinned = self.pinned.iter().flatten();
-        if let (2.., Some(door)) = (self.shards, pinned.find(|door| !door.is_for_shards())) {
-            return Err(format!(
-                "--listen {}://... and several shards do not go together: they take the line protocol, RESP and HTTP, \
-                 use --shards 1",
-                door.word()
-            ));
-        }
         let least = self.shards as usize * MEMORY_BUDGET_BYTES_MIN;
         if self.memory_budget_bytes < least {
             return Err(format!(

@@ -350,11 +350,7 @@ impl fmt::Display for Banner<'_> {
             }
         }
         if self.config.shards > 1 {
-            writeln!(
-                f,
-                "shards {} (the line protocol, RESP and HTTP)",
-                self.config.shards
-            )?;
+            writeln!(f, "shards {}", self.config.shards)?;
         }
         if !self.config.cores.is_empty() {
             let cores: Vec<String> = self.config.cores.iter().map(usize::to_string).collect();

@@ -4,7 +4,7 @@ mod rare;
 
 use std::collections::VecDeque;
 
-use super::door::Session;
+use super::door::{Introduction, Session};
 use super::peers::{Away, Guest, Wait as AwayWait};
 use super::transaction::Transaction;
 use crate::broker::id::Level;
@@ -591,6 +591,19 @@ impl Conn {
     #[inline]
     pub fn has_confirms(&self) -> bool {
         matches!(&self.session, Session::Amqp(amqp) if amqp.has_confirms())
+    }
+
+    /// Is a client of AMQP still to be told what became of what it has published at several shards?
+    pub fn awaits_reports(&self) -> bool {
+        matches!(&self.session, Session::Amqp(amqp) if amqp.awaits_reports())
+    }
+
+    /// What the guests of a client of AMQP are told of it.
+    pub fn introduction(&self) -> Option<Introduction> {
+        match &self.session {
+            Session::Amqp(amqp) => Some(amqp.introduction()),
+            _ => None,
+        }
     }
 
     /// What the last byte of the output waits for.

@@ -376,6 +376,9 @@ impl<S: Storage> Shard<S> {
             if let Some(subscription) = self.waiters.subscription(key) {
                 subscription.queued = false;
             }
+            if self.peers.is_some() && self.conns[slot].is_amqp() {
+                self.ask_for_more(slot, key);
+            }
             return Stopped::Enough;
         }
         let most = most.min(credit);

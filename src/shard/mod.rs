@@ -449,7 +449,9 @@ impl<S: Storage> Shard<S> {
         if self.conns[slot].life == Life::Open {
             self.conns[slot].life = Life::HalfClosed;
             self.conns[slot].read_wanted = false;
-            self.end_interests(slot, now);
+            if !self.has_front(slot) {
+                self.end_interests(slot, now);
+            }
             self.guests_half_closed(slot);
         }
         self.settle_life(slot, now);
@@ -475,15 +477,17 @@ impl<S: Storage> Shard<S> {
         let done = match conn.life {
             Life::Open => false,
             Life::HalfClosed => {
+                let has_front = self.has_front(slot);
                 let waiting = conn.blocked != Blocked::No
                     || conn.resuming
-                    || !conn.rare.waits.is_empty()
+                    || !(conn.rare.waits.is_empty() || has_front)
                     || conn.has_confirms()
+                    || conn.awaits_reports()
                     || self.has_requests(slot);
                 // Behind output that the peer does not take there may be commands that were not looked at.
                 let has_room = conn.unsent() < self.limits.send_bytes_max / 2;
                 if !waiting && has_room && conn.away.is_some() {
-                    self.finish_guests(slot);
+                    self.finish_guests(slot, now);
                 }
                 let conn = &self.conns[slot];
                 // What is left in the tail of a blocked connection will be run; else it is a command that never ends.

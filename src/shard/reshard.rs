@@ -9,15 +9,15 @@
 //! What counts at which moment is told in [`crate::log::conversion`].
 
 use std::cell::Cell;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::rc::Rc;
 
-use super::engine::{Engine, Outbox};
+use super::engine::{Engine, Outbox, far, far_origin};
 use super::placement::shard_of;
 use super::recovery::Recovery;
 use super::snapshot::Writer;
-use crate::broker::exchanges::{Change, FLAG_AUTO_DELETE, Target as BindingTarget};
+use crate::broker::exchanges::{Change, Target as BindingTarget};
 use crate::broker::id::{Level, MessageId, QueueUid};
 use crate::broker::index::Slot;
 use crate::broker::queue::{Queue, QueueKey};
@@ -273,7 +273,6 @@ fn plan_for<D: Disk>(
         }
         for (_, queue) in queues(&source.engine) {
             let home = shard_of(&queue.name, conversion.to);
-            expect_together(queue, home, conversion.to)?;
             old.add(queue);
             plan.new[home as usize].add(queue);
         }
@@ -291,26 +290,6 @@ fn plan_for<D: Disk>(
     Ok(plan)
 }
 
-/// What a queue needs beside itself must be on its shard.
-fn expect_together(queue: &Queue, home: u32, shards: u32) -> Result<(), ReshardError> {
-    let name = queue.printed.escape_ascii();
-    let route = queue
-        .declared
-        .as_ref()
-        .and_then(|declared| declared.dead.as_ref());
-    let is_near = |key: &[u8]| shard_of(key, shards) == home;
-    if let Some(route) = route
-        && shards > 1
-        && !(route.exchange.is_empty() && route.key.as_deref().is_some_and(is_near))
-    {
-        return Err(ReshardError::Refused(format!(
-            "queue {name} was declared with x-dead-letter-exchange, which may lead to queues on others of \
-             {shards} shards, and that cannot be done yet: delete the queue, or keep one shard"
-        )));
-    }
-    Ok(())
-}
-
 /// One of the new shards.
 struct Target<'d, D: Disk> {
     log: Log<Foreground<Below<'d, D>>>,
@@ -321,11 +300,8 @@ struct Target<'d, D: Disk> {
     share: Share,
     queues: Writer,
     schedules: Schedules,
+    /// Declarations, exchanges, bindings.
     routes: Vec<Vec<u8>>,
-    /// Exchanges that are in `routes`.
-    exchanges: BTreeSet<Box<[u8]>>,
-    /// Bindings: they follow all exchanges.
-    bindings: Vec<Vec<u8>>,
 }
 
 /// Writes the new shards, whole and on stable storage.
@@ -361,11 +337,19 @@ fn write<D: Disk>(
     }
     let first_place = Position::new(true, first_kept, 0, config.segment_bytes);
     let mut copied = 0;
-    for source in &mut sources {
+    let mut homes = Vec::new();
+    let mut routes: Vec<Vec<u8>> = Vec::new();
+    for (shard, source) in sources.iter_mut().enumerate() {
         let Some(mut source) = source.take() else {
+            homes.push(BTreeMap::new());
             continue;
         };
+        if shard == 0 {
+            let changes = source.engine.exchanges.changes();
+            routes = changes.map(|change| encoded(&change)).collect();
+        }
         source.name(&mut targets, to);
+        homes.push(source.homes.clone());
         for (segment, bytes) in source.survey.live_segments() {
             source.copy(segment, first_place, &mut targets)?;
             copied += bytes;
@@ -374,6 +358,7 @@ fn write<D: Disk>(
         let down_us = (wall_ms - source.survey.last_wall_ms()) * 1000;
         source.give(&mut targets, first_place, down_us)?;
     }
+    give_routes(&routes, &homes, &mut targets[0].routes);
     for (target, planned) in targets.into_iter().zip(&plan.new) {
         if target.share != *planned {
             return Err(ReshardError::Failed(
@@ -555,13 +540,12 @@ impl<'d, D: Disk> Source<'d, D> {
             let next = &mut target.schedules.next_number;
             *next = self.engine.schedules.next_number.max(*next);
         }
-        self.give_routes(targets);
+        self.give_declared(targets);
         Ok(())
     }
 
-    /// Declarations and bindings go with their queues. Exchanges are on every shard, but for those that go with
-    /// their last binding: they are where they have one.
-    fn give_routes(&self, targets: &mut [Target<'_, D>]) {
+    /// Declarations go with their queues.
+    fn give_declared(&self, targets: &mut [Target<'_, D>]) {
         for home in self.homes.values() {
             if let Some(declared) = &self.engine.queue(home.key).declared {
                 let declared = Change::Queue {
@@ -572,78 +556,28 @@ impl<'d, D: Disk> Source<'d, D> {
                 routes.push(encoded(&declared));
             }
         }
-        let mut shards_of: BTreeMap<&[u8], BTreeSet<u32>> = BTreeMap::new();
-        let count = targets.len() as u32;
-        let all = || 0..count;
-        for change in self.engine.exchanges.changes() {
-            let Change::Bind { source, target, .. } = change else {
+    }
+}
+
+/// Exchanges and bindings are kept by the first shard, and lead to queues wherever these go.
+fn give_routes(routes: &[Vec<u8>], homes: &[BTreeMap<QueueUid, Home>], first: &mut Vec<Vec<u8>>) {
+    for mut change in routes.iter().filter_map(|octets| Change::decode(octets)) {
+        if let Change::Bind {
+            target: BindingTarget::Queue(uid),
+            ..
+        } = &mut change
+        {
+            let (shard, own) = far(*uid).unwrap_or((0, *uid));
+            let home = homes.get(shard as usize).and_then(|homes| homes.get(&own));
+            let Some(home) = home else {
                 continue;
             };
-            let used = shards_of.entry(source).or_default();
-            match &target {
-                BindingTarget::Queue(uid) => {
-                    used.extend(self.homes.get(uid).map(|home| home.shard))
-                }
-                BindingTarget::Exchange(_) => used.extend(all()),
-            }
+            *uid = match home.shard {
+                0 => home.uid,
+                shard => far_origin(shard, home.uid.0),
+            };
         }
-        let bound_to: BTreeSet<Box<[u8]>> = self
-            .engine
-            .exchanges
-            .changes()
-            .filter_map(|change| match change {
-                Change::Bind {
-                    target: BindingTarget::Exchange(name),
-                    ..
-                } => Some(name),
-                _ => None,
-            })
-            .collect();
-        for change in self.engine.exchanges.changes() {
-            match &change {
-                Change::Exchange { name, flags, .. } => {
-                    let used = shards_of.get(name).filter(|used| !used.is_empty());
-                    let shards: Vec<u32> = match used {
-                        _ if flags & FLAG_AUTO_DELETE == 0 || bound_to.contains(*name) => {
-                            all().collect()
-                        }
-                        Some(used) => used.iter().copied().collect(),
-                        None => vec![shard_of(name, count)],
-                    };
-                    for shard in shards {
-                        let target = &mut targets[shard as usize];
-                        if target.exchanges.insert((*name).into()) {
-                            target.routes.push(encoded(&change));
-                        }
-                    }
-                }
-                Change::Bind {
-                    source,
-                    target: BindingTarget::Queue(uid),
-                    key,
-                    arguments,
-                } => {
-                    let Some(home) = self.homes.get(uid) else {
-                        continue;
-                    };
-                    targets[home.shard as usize]
-                        .bindings
-                        .push(encoded(&Change::Bind {
-                            source,
-                            target: BindingTarget::Queue(home.uid),
-                            key,
-                            arguments,
-                        }));
-                }
-                // One that is there twice is bound once.
-                change => {
-                    let change = encoded(change);
-                    for target in &mut *targets {
-                        target.bindings.push(change.clone());
-                    }
-                }
-            }
-        }
+        first.push(encoded(&change));
     }
 }
 
@@ -682,8 +616,6 @@ impl<'d, D: Disk> Target<'d, D> {
             queues: Writer::default(),
             schedules: Schedules::default(),
             routes: Vec::new(),
-            exchanges: BTreeSet::new(),
-            bindings: Vec::new(),
         })
     }
 
@@ -725,7 +657,6 @@ impl<'d, D: Disk> Target<'d, D> {
         let mut payload = Writer::new(self.next_uid, self.share.queues as usize);
         payload.append(std::mem::take(&mut self.queues));
         payload.schedules(&self.schedules);
-        self.routes.append(&mut self.bindings);
         payload.behind(&self.routes, &Outbox::default());
         self.log.checkpoint(payload.finish());
         self.work_until(|log| log.stats().checkpoints == 1)?;

@@ -13,8 +13,28 @@ use ringmq::protocol::amqp::frame::Kind;
 use ringmq::protocol::amqp::method::id;
 use ringmq::protocol::amqp::table;
 
+/// Does this module stand for brokers of several shards?
+pub(crate) fn are_several() -> bool {
+    module_path!().contains("several")
+}
+
+fn shards() -> &'static str {
+    match are_several() {
+        true => "--shards 4",
+        false => "--shards 1",
+    }
+}
+
+pub(crate) fn launch() -> Launch {
+    Launch::memory().arg(shards())
+}
+
+pub(crate) fn launch_at(dir: &TempDir) -> Launch {
+    Launch::data(&dir.data()).arg(shards())
+}
+
 fn memory() -> Broker {
-    Launch::memory().start()
+    launch().start()
 }
 
 /// Says lines to the line protocol and reads as many answers as are asked for.
@@ -72,7 +92,7 @@ fn a_session_is_the_same_at_every_cut_of_its_bytes() {
 #[test]
 fn a_consumer_with_a_prefetch_of_one_never_holds_a_second() {
     let dir = TempDir::new("amqp");
-    let broker = Launch::data(&dir.data()).start();
+    let broker = launch_at(&dir).start();
     let mut producer = Client::open(broker.address);
     producer.declare("task_queue", DURABLE, b"");
     producer.select_confirms();
@@ -106,7 +126,7 @@ fn a_consumer_with_a_prefetch_of_one_never_holds_a_second() {
 #[test]
 fn what_was_confirmed_or_stood_before_an_answer_survives_a_kill() {
     let dir = TempDir::new("amqp");
-    let launch = Launch::data(&dir.data());
+    let launch = launch_at(&dir);
     let mut broker = launch.start();
     let mut client = Client::open(broker.address);
     let mut arguments = numbers(&[("x-max-priority", 5)]);
@@ -221,7 +241,7 @@ fn topics_of_the_line_protocol_are_the_exchange_of_topics() {
 #[test]
 fn confirms_wait_for_the_disk_and_are_for_many_at_once() {
     let dir = TempDir::new("amqp");
-    let broker = Launch::data(&dir.data()).start();
+    let broker = launch_at(&dir).start();
     let mut client = Client::open(broker.address);
     client.declare("q", DURABLE, b"");
     client.select_confirms();
@@ -274,7 +294,7 @@ fn a_full_queue_refuses_what_is_confirmed_and_holds_up_what_is_not() {
 #[test]
 fn dead_letters_take_the_declared_route_for_every_reason() {
     let dir = TempDir::new("amqp");
-    let broker = Launch::data(&dir.data()).start();
+    let broker = launch_at(&dir).start();
     let mut client = Client::open(broker.address);
     client.exchange("graves", "topic", DURABLE, b"");
     client.declare("one", DURABLE, b"");
@@ -342,7 +362,7 @@ fn dead_letters_take_the_declared_route_for_every_reason() {
 #[test]
 fn a_transaction_of_the_line_protocol_buries_by_the_route_too() {
     let dir = TempDir::new("amqp");
-    let broker = Launch::data(&dir.data()).start();
+    let broker = launch_at(&dir).start();
     let mut client = Client::open(broker.address);
     for grave in ["one", "two", "three"] {
         client.declare(grave, DURABLE, b"");
@@ -758,7 +778,7 @@ fn priorities_are_within_what_was_declared() {
 #[test]
 fn a_transaction_is_done_at_its_commit_or_not_at_all() {
     let dir = TempDir::new("amqp");
-    let broker = Launch::data(&dir.data()).start();
+    let broker = launch_at(&dir).start();
     let mut client = Client::open(broker.address);
     let mut other = Client::open(broker.address);
     client.declare("in", DURABLE, b"");
@@ -818,7 +838,7 @@ fn answers_go_straight_to_who_has_asked() {
 #[test]
 fn definitions_stand_in_checkpoints() {
     let dir = TempDir::new("amqp");
-    let launch = Launch::data(&dir.data()).arg("--checkpoint 1M --segment 1M");
+    let launch = launch_at(&dir).arg("--checkpoint 1M --segment 1M");
     let mut broker = launch.start();
     let mut client = Client::open(broker.address);
     client.exchange("inner", "headers", DURABLE, b"");
@@ -903,9 +923,7 @@ fn who_stands_by_gets_nothing_either() {
 
 #[test]
 fn what_is_begun_on_many_channels_is_bounded() {
-    let broker = Launch::memory()
-        .arg("--max-body 1M --max-batch-bytes 2M")
-        .start();
+    let broker = launch().arg("--max-body 1M --max-batch-bytes 2M").start();
     let mut client = Client::open(broker.address);
     client.declare("q", 0, b"");
     let size = 200_000;
@@ -962,4 +980,73 @@ fn the_end_of_the_broker_is_told() {
     };
     assert_eq!(closed.arguments[..2], 320u16.to_be_bytes());
     assert_eq!(client.next(), None);
+}
+
+#[test]
+fn what_one_channel_does_to_many_queues_is_what_it_does_to_one() {
+    let dir = TempDir::new("amqp-many");
+    let broker = launch_at(&dir).start();
+    let mut first = Client::open(broker.address);
+    first.exchange("news", "fanout", DURABLE, b"");
+    let queues: Vec<String> = (0..8).map(|nth| format!("many-{nth}")).collect();
+    for queue in &queues {
+        first.declare(queue, DURABLE, b"");
+        first.bind(queue, "news", "");
+    }
+    // Whatever shard a connection is at.
+    for round in 0..6 {
+        let mut client = Client::open(broker.address);
+        client.send(1, id::TX_SELECT, |frame| frame);
+        client.expect(1, id::TX_SELECT_OK);
+        for way in ["rolled back", "committed"] {
+            for queue in &queues {
+                client.publish("", queue, &format!("{round} {way}"));
+            }
+            client.publish("news", "", &format!("{round} {way} news"));
+            for queue in &queues {
+                assert_eq!(client.ready(queue), 0, "{queue}, {round}");
+            }
+            let (said, answer) = match way {
+                "committed" => (id::TX_COMMIT, id::TX_COMMIT_OK),
+                _ => (id::TX_ROLLBACK, id::TX_ROLLBACK_OK),
+            };
+            client.send(1, said, |frame| frame);
+            client.expect(1, answer);
+        }
+        // Tags of one channel are in one order, whatever queues the messages are of.
+        let mut held = Vec::new();
+        for queue in &queues {
+            for body in ["committed", "committed news"] {
+                let (got, _) = client.get(queue, 0).expect("it was committed");
+                assert_eq!(got.body(), format!("{round} {body}"), "{queue}");
+                held.push(got.tag);
+            }
+            assert_eq!(client.get(queue, 0), None, "{queue}");
+        }
+        assert_eq!(held, (1..=16).collect::<Vec<u64>>());
+        client.ack(9, true);
+        client.send(1, id::TX_ROLLBACK, |frame| frame);
+        client.expect(1, id::TX_ROLLBACK_OK);
+        client.ack(9, true);
+        client.send(1, id::TX_COMMIT, |frame| frame);
+        client.expect(1, id::TX_COMMIT_OK);
+        client.open_channel(2);
+        client.send(1, id::CHANNEL_CLOSE, |frame| {
+            frame.short(200).shortstr(b"").long(0)
+        });
+        client.expect(1, id::CHANNEL_CLOSE_OK);
+        for (nth, queue) in queues.iter().enumerate() {
+            // The first nine were acked: four queues, and the first message of the fifth.
+            let left = match nth {
+                0..4 => 0,
+                4 => 1,
+                _ => 2,
+            };
+            assert_eq!(first.ready(queue), left, "{queue}, {round}");
+            for _ in 0..left {
+                let (got, _) = first.get(queue, 1).expect("it is ready");
+                assert!(got.redelivered);
+            }
+        }
+    }
 }

@@ -2,15 +2,16 @@
 
 use std::time::{Duration, Instant};
 
+use super::amqp::{are_several, launch, launch_at};
 use crate::support::amqp::*;
-use crate::support::{Broker, Launch, TempDir, eventually};
+use crate::support::{Broker, TempDir, eventually};
 use ringmq::protocol::amqp::method::id;
 use ringmq::protocol::amqp::table;
 
 #[test]
 fn an_answer_behind_a_reject_tells_that_the_dead_letter_is_there() {
     let dir = TempDir::new("amqp-clients");
-    let broker = Launch::data(&dir.data()).start();
+    let broker = launch_at(&dir).start();
     let mut client = Client::open(broker.address);
     for target in ["dead", "copy"] {
         client.declare(target, DURABLE, b"");
@@ -46,7 +47,7 @@ fn priority(value: i32) -> Vec<u8> {
 
 #[test]
 fn a_consumer_of_a_higher_priority_is_served_as_long_as_it_may_have_more() {
-    let broker = Launch::memory().start();
+    let broker = launch().start();
     let mut producer = Client::open(broker.address);
     producer.declare("q", 0, b"");
     // Lined up in another order than they are served in.
@@ -98,7 +99,7 @@ fn a_consumer_of_a_higher_priority_is_served_as_long_as_it_may_have_more() {
 #[test]
 fn what_a_full_queue_refuses_can_go_to_its_dead_letter_exchange() {
     let dir = TempDir::new("amqp-clients");
-    for broker in [Launch::memory().start(), Launch::data(&dir.data()).start()] {
+    for broker in [launch().start(), launch_at(&dir).start()] {
         let mut client = Client::open(broker.address);
         for queue in ["dead", "open"] {
             client.declare(queue, DURABLE, b"");
@@ -150,7 +151,7 @@ fn what_a_full_queue_refuses_can_go_to_its_dead_letter_exchange() {
 
 #[test]
 fn a_queue_that_drops_its_oldest_and_may_drop_none_is_full() {
-    let broker = Launch::memory().start();
+    let broker = launch().start();
     let mut other = broker.client();
     assert_eq!(other.ask("QSET q maxlen=1 full=dropold"), "OK created");
     assert_eq!(other.ask("PUB q :leased"), "OK 1 mem");
@@ -177,7 +178,7 @@ fn a_queue_that_drops_its_oldest_and_may_drop_none_is_full() {
 
 #[test]
 fn a_publisher_that_has_gone_does_not_wait_for_a_full_queue_for_ever() {
-    let broker = Launch::memory().arg("--stall-timeout 1s").start();
+    let broker = launch().arg("--stall-timeout 1s").start();
     let mut client = Client::open(broker.address);
     let mut arguments = numbers(&[("x-max-length", 1)]);
     arguments.extend(texts(&[("x-overflow", "reject-publish")]));
@@ -224,7 +225,7 @@ fn a_publisher_that_has_gone_does_not_wait_for_a_full_queue_for_ever() {
 
 #[test]
 fn a_consumer_that_does_not_read_is_not_sent_to_and_holds_nobody_up() {
-    let broker = Launch::memory().start();
+    let broker = launch().start();
     let mut client = Client::open(broker.address);
     client.declare("large", 0, b"");
     client.declare("small", 0, b"");
@@ -243,7 +244,9 @@ fn a_consumer_that_does_not_read_is_not_sent_to_and_holds_nobody_up() {
     );
     assert!(began.elapsed() < Duration::from_secs(2));
     let unsent = broker.client().unsent_bytes_max();
-    assert!(unsent < 2 << 20, "{unsent} bytes");
+    // On several shards as much again is on its way from the queue's to the connection's.
+    let most = (if are_several() { 3 } else { 2 }) << 20;
+    assert!(unsent < most, "{unsent} bytes");
     for _ in 0..300 {
         assert_eq!(slow.delivered().body().len(), body.len());
     }
@@ -252,7 +255,7 @@ fn a_consumer_that_does_not_read_is_not_sent_to_and_holds_nobody_up() {
 #[test]
 fn a_flood_of_declares_is_answered_one_by_one_and_holds_nobody_up() {
     const QUEUES: usize = 20_000;
-    let broker = Launch::memory().start();
+    let broker = launch().start();
     let mut flood = Client::open(broker.address);
     let mut other = broker.client();
     for nth in 0..QUEUES {

@@ -17,9 +17,11 @@ mod limits;
 #[path = "."]
 #[expect(
     clippy::duplicate_mod,
-    reason = "what clients of Redis see is the same with several shards: the tests are the same"
+    reason = "what clients of AMQP and of Redis see is the same with several shards: the tests are the same"
 )]
 mod on_several_shards {
+    mod amqp;
+    mod amqp_clients;
     mod resp;
     mod streams;
 }

@@ -1,8 +1,13 @@
-//! HTTP and RESP when things go wrong: clients that stop in the middle, a disk without space, a broker that
+//! HTTP, RESP and AMQP when things go wrong: clients that stop in the middle, a disk without space, a broker that
 //! goes down.
 
 use std::time::{Duration, Instant};
 
+use ringmq::protocol::amqp::PREAMBLE;
+use ringmq::protocol::amqp::encode::Frame;
+use ringmq::protocol::amqp::method::id;
+
+use crate::support::amqp;
 use crate::support::client::resp_command;
 use crate::support::http::Http;
 use crate::support::os::{self, Limit};
@@ -192,6 +197,115 @@ fn transcripts() -> [Vec<u8>; 2] {
         POST /nack?delay=0 HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\n1.1.1HEAD /queue/a HTTP/1.1\r\nHost: localhost\r\n\r\n\
         GET /queues HTTP/1.1\r\nHost: localhost\r\n\r\nGET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n".to_vec();
     [resp, http]
+}
+
+/// What a client of AMQP says with queues on every shard, two exchanges, confirms, consumers, gets, a transaction.
+fn amqp_transcript() -> Vec<u8> {
+    let mut out = PREAMBLE.to_vec();
+    let start_ok = Frame::method(&mut out, 0, id::CONNECTION_START_OK);
+    let start_ok = start_ok.longstr(b"").shortstr(b"PLAIN");
+    start_ok.longstr(b"\0guest\0guest").shortstr(b"en_US").end();
+    let tune_ok = Frame::method(&mut out, 0, id::CONNECTION_TUNE_OK);
+    tune_ok.short(0).long(0).short(0).end();
+    let open = Frame::method(&mut out, 0, id::CONNECTION_OPEN);
+    open.shortstr(b"/").shortstr(b"").octet(0).end();
+    for channel in 1..4 {
+        Frame::method(&mut out, channel, id::CHANNEL_OPEN)
+            .shortstr(b"")
+            .end();
+    }
+    for (name, kind) in [("e", "topic"), ("f", "fanout")] {
+        let declare = Frame::method(&mut out, 1, id::EXCHANGE_DECLARE).short(0);
+        let declare = declare.shortstr(name.as_bytes()).shortstr(kind.as_bytes());
+        declare.octet(0).longstr(b"").end();
+    }
+    for queue in ["a", "b", "c", "d"] {
+        let dead = amqp::texts(&[("x-dead-letter-exchange", "f")]);
+        let arguments: &[u8] = if queue == "a" { &dead } else { b"" };
+        let queue = queue.as_bytes();
+        let declare = Frame::method(&mut out, 1, id::QUEUE_DECLARE).short(0);
+        declare.shortstr(queue).octet(0).longstr(arguments).end();
+        for (exchange, key) in [(b"e", &b"#"[..]), (b"f", b"")] {
+            let bind = Frame::method(&mut out, 1, id::QUEUE_BIND).short(0);
+            let bind = bind.shortstr(queue).shortstr(exchange).shortstr(key);
+            bind.octet(0).longstr(b"").end();
+        }
+    }
+    Frame::method(&mut out, 2, id::CONFIRM_SELECT)
+        .octet(0)
+        .end();
+    Frame::method(&mut out, 3, id::TX_SELECT).end();
+    for channel in 1..4 {
+        for (exchange, key) in [("", "a"), ("", "b"), ("e", "k"), ("", "none")] {
+            let mut message = amqp::published(exchange, key, 1, &[0, 0], b"body");
+            // Each of its frames is of that channel.
+            let mut at = 0;
+            while at < message.len() {
+                message[at + 1..at + 3].copy_from_slice(&u16::to_be_bytes(channel));
+                let size = message[at + 3..at + 7].try_into().expect("four octets");
+                at += u32::from_be_bytes(size) as usize + 8;
+            }
+            out.extend(message);
+        }
+    }
+    let qos = Frame::method(&mut out, 1, id::BASIC_QOS).long(0);
+    qos.short(3).octet(1).end();
+    for queue in [b"a", b"c"] {
+        let consume = Frame::method(&mut out, 1, id::BASIC_CONSUME).short(0);
+        let consume = consume.shortstr(queue).shortstr(queue).octet(0);
+        consume.longstr(b"").end();
+        let get = Frame::method(&mut out, 3, id::BASIC_GET).short(0);
+        get.shortstr(queue).octet(0).end();
+    }
+    let reject = Frame::method(&mut out, 3, id::BASIC_NACK).longlong(0);
+    reject.octet(1).end();
+    Frame::method(&mut out, 3, id::TX_COMMIT).end();
+    let ack = Frame::method(&mut out, 1, id::BASIC_ACK).longlong(0);
+    ack.octet(1).end();
+    Frame::method(&mut out, 1, id::BASIC_CANCEL)
+        .shortstr(b"a")
+        .octet(0)
+        .end();
+    for queue in [b"a", b"b"] {
+        let delete = Frame::method(&mut out, 2, id::QUEUE_DELETE).short(0);
+        delete.shortstr(queue).octet(0).end();
+    }
+    let close = Frame::method(&mut out, 0, id::CONNECTION_CLOSE).short(200);
+    close.shortstr(b"bye").long(0).end();
+    out
+}
+
+#[test]
+fn mutated_clients_of_amqp_do_no_harm() {
+    let seed = crate::support::Random::seed_from("RINGMQ_SEED");
+    println!("RINGMQ_SEED={seed}");
+    let transcript = amqp_transcript();
+    for shards in [1, 2, 4] {
+        let arg = format!("--shards {shards} --stall-timeout 1s");
+        let mut broker = Launch::memory().arg(&arg).start();
+        let mut random = crate::support::Random::new(seed);
+        let talk = |bytes: &[u8]| {
+            let mut client = crate::support::client::Client::connect(broker.address);
+            // The broker may close before everything is sent.
+            let _ = client.send(bytes);
+            client.half_close();
+            client.rest()
+        };
+        let answer = talk(&transcript);
+        // `connection.close-ok` is the last word.
+        assert!(
+            answer.ends_with(&[1, 0, 0, 0, 0, 0, 4, 0, 10, 0, 51, 0xce]),
+            "shards {shards}: {answer:?}"
+        );
+        for _ in 0..300 {
+            let mut bytes = transcript.clone();
+            for _ in 0..1 + random.below(4) {
+                random.garble(&mut bytes);
+            }
+            talk(&bytes);
+        }
+        broker.assert_well();
+    }
 }
 
 #[test]

@@ -169,43 +169,71 @@ fn a_client_reads_the_same_before_and_after() {
 }
 
 #[test]
-fn definitions_of_amqp_survive_shards_that_do_not_speak_it() {
+fn what_amqp_has_defined_is_the_same_on_any_number_of_shards() {
+    const DURABLE: u8 = 2;
+    const NO_ACK: u8 = 1;
     let dir = TempDir::new("reshard-amqp");
     let data = dir.data();
+    let queues = ["orders", "mails", "bills", "all", "dies"];
+    let to_graves = amqp::texts(&[("x-dead-letter-exchange", "graves")]);
+    let arguments = |queue: &str| match queue {
+        "dies" => to_graves.clone(),
+        _ => Vec::new(),
+    };
     let mut broker = Launch::data(&data).start();
     let mut client = amqp::Client::open(broker.address);
-    const DURABLE: u8 = 2;
     client.exchange("shop", "topic", DURABLE, &[]);
-    for queue in ["orders", "mails", "bills", "all"] {
-        client.declare(queue, DURABLE, &[]);
+    client.exchange("graves", "fanout", DURABLE, &[]);
+    for queue in queues {
+        client.declare(queue, DURABLE, &arguments(queue));
         let key = if queue == "all" { "#" } else { queue };
         client.bind(queue, "shop", key);
     }
+    for grave in ["bills", "mails"] {
+        client.bind(grave, "graves", "");
+    }
     client.select_confirms();
-    client.publish_safely("shop", "orders", "one");
+    client.publish_safely("shop", "orders", "first");
     drop(client);
     broker.terminate();
-    reshard(&data, 4);
-    Launch::data(&data).arg("--shards 4").start().terminate();
-    reshard(&data, 1);
-    let broker = Launch::data(&data).start();
-    let mut client = amqp::Client::open(broker.address);
-    // Declared otherwise, they would be refused.
-    client.exchange("shop", "topic", DURABLE, &[]);
-    client.declare("orders", DURABLE, &[]);
-    client.select_confirms();
-    client.publish_safely("shop", "mails", "two");
-    for (queue, bodies) in [
-        ("orders", &["one"][..]),
-        ("mails", &["two"]),
-        ("bills", &[]),
-        ("all", &["one", "two"]),
-    ] {
-        let mut got = Vec::new();
-        while let Some((delivered, _)) = client.get(queue, 1) {
-            got.push(delivered.body().to_owned());
+    for (nth, shards) in [4, 3, 1].into_iter().enumerate() {
+        reshard(&data, shards);
+        // Twice, from what the conversion has written, and from what the broker has.
+        for start in ["converted", "again"] {
+            let arg = format!("--shards {shards}");
+            broker = Launch::data(&data).arg(&arg).start();
+            let mut client = amqp::Client::open(broker.address);
+            // Declared otherwise, they would be refused.
+            client.exchange("shop", "topic", DURABLE, &[]);
+            for queue in queues {
+                client.declare(queue, DURABLE, &arguments(queue));
+            }
+            client.select_confirms();
+            let said = format!("{nth} {start}");
+            client.publish_safely("shop", "mails", &said);
+            client.publish_safely("shop", "dies", &said);
+            let (got, _) = client.get("dies", 0).expect("it is bound");
+            client.reject(got.tag, false);
+            let first = if (nth, start) == (0, "converted") {
+                &["first"][..]
+            } else {
+                &[]
+            };
+            for (queue, count) in [("orders", 0), ("mails", 2), ("bills", 1), ("all", 2)] {
+                let mut got = Vec::new();
+                while let Some((delivered, _)) = client.get(queue, NO_ACK) {
+                    got.push(delivered.body().to_owned());
+                }
+                let mut wanted = match queue {
+                    "orders" | "all" => first.to_vec(),
+                    _ => Vec::new(),
+                };
+                wanted.extend(vec![&*said; count]);
+                assert_eq!(got, wanted, "{queue} on {shards} shards, {start}");
+            }
+            drop(client);
+            broker.terminate();
         }
-        assert_eq!(got, bodies, "{queue}");
     }
 }
 

@@ -9,7 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::support::load::{self, Load, Shared};
-use crate::support::{Launch, Random, TempDir};
+use crate::support::{Launch, Random, TempDir, amqp};
 
 #[test]
 fn nothing_confirmed_is_lost_when_two_or_four_shards_are_killed() {
@@ -184,19 +184,18 @@ fn a_taken_port_is_refused_with_several_shards_too() {
 }
 
 #[test]
-fn clients_of_other_protocols_are_turned_away() {
+fn every_door_is_open() {
     let arguments = "--shards 2 --listen amqp://127.0.0.1:0";
-    let (code, text) = Launch::memory().arg(arguments).refused();
-    assert_eq!(code, Some(2), "{text}");
-    assert!(text.contains("use --shards 1"), "{text}");
-    let mut broker = Launch::memory().arg("--shards 2").start();
+    let mut broker = Launch::memory().arg(arguments).start();
     let banner = broker.banner().join("\n");
-    assert!(
-        banner.contains("(the line protocol, RESP and HTTP)"),
-        "{banner}"
-    );
-    let mut client = broker.client();
-    client.send(b"AMQP\0\0\x09\x01").expect("the broker reads");
-    assert!(client.rest().is_empty(), "nothing is said");
+    assert!(banner.contains("shards 2\n"), "{banner}");
+    assert!(banner.contains("(amqp only)"), "{banner}");
+    let mut client = amqp::Client::open(broker.address);
+    for nth in 0..9 {
+        let queue = format!("q{nth}");
+        client.declare(&queue, 0, b"");
+        client.publish("", &queue, "hi");
+        assert_eq!(client.ready(&queue), 1);
+    }
     broker.assert_well();
 }

@@ -96,8 +96,6 @@ impl Plan {
     pub fn with_shards(mut self, shards: u32) -> Plan {
         let rng = &mut Rng::new(self.seed ^ 0x7368_6172);
         self.shards = shards;
-        // AMQP's door is closed with several shards.
-        self.doors.retain(|door| *door == Dialect::Resp);
         self.mail_us = *rng.pick(&[1, 50, 1_000, 10_000]);
         self.theme.shards = shards;
         for name in ["a", "b", "jobs.x", "odd%20name", "c"] {

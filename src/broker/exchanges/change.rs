@@ -7,6 +7,7 @@
 //! 3 bound           source target key arguments
 //! 4 unbound         source target key arguments
 //! 5 queue declared  uid flags:u8 arguments
+//! 6 queue gone      uid                        (of another shard: its bindings end)
 //! target   = 0 uid | 1 name
 //! ```
 
@@ -128,6 +129,11 @@ pub enum Change<'a> {
         /// How.
         declared: Declared,
     },
+    /// A queue of another shard is deleted: its bindings end.
+    QueueGone {
+        /// Its identity.
+        uid: QueueUid,
+    },
 }
 
 const EXCHANGE: u8 = 1;
@@ -135,6 +141,7 @@ const EXCHANGE_GONE: u8 = 2;
 const BIND: u8 = 3;
 const UNBIND: u8 = 4;
 const QUEUE: u8 = 5;
+const QUEUE_GONE: u8 = 6;
 
 impl<'a> Change<'a> {
     /// Appends the octets that the log keeps.
@@ -189,6 +196,10 @@ impl<'a> Change<'a> {
                 out.push(declared.flags);
                 put_octets(out, &declared.arguments);
             }
+            Change::QueueGone { uid } => {
+                out.push(QUEUE_GONE);
+                varint::put(out, uid.0);
+            }
         }
     }
 
@@ -235,6 +246,9 @@ impl<'a> Change<'a> {
                 let declared = Declared::new(flags, take(&mut rest)?);
                 Change::Queue { uid, declared }
             }
+            QUEUE_GONE => Change::QueueGone {
+                uid: QueueUid(number(&mut rest)?),
+            },
             _ => return None,
         };
         rest.is_empty().then_some(change)

@@ -301,6 +301,11 @@ impl Exchanges {
                 key,
                 arguments,
             } => self.unbind(source, target, key, arguments),
+            Change::QueueGone { uid } => {
+                let is_bound = self.has_bindings(*uid);
+                self.queue_gone(*uid);
+                is_bound
+            }
             // That is the queue's own.
             Change::Queue { .. } => false,
         };
@@ -318,6 +323,18 @@ impl Exchanges {
             }
         }
         self.version += 1;
+    }
+
+    /// Queues that something is bound to.
+    pub fn bound(&self) -> impl Iterator<Item = QueueUid> {
+        self.of_queue.keys().copied()
+    }
+
+    /// Only those that are always there are left.
+    pub fn clear(&mut self) {
+        let version = self.version;
+        *self = Exchanges::new(self.seed.clone());
+        self.version = version + 1;
     }
 
     fn insert(&mut self, name: &[u8], kind: Kind, flags: u8, arguments: &[u8]) -> ExchangeKey {

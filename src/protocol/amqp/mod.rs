@@ -10,6 +10,7 @@
 
 pub mod content;
 pub mod encode;
+pub mod forward;
 pub mod frame;
 pub mod method;
 pub mod table;

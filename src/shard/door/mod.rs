@@ -9,7 +9,7 @@ mod amqp;
 mod http;
 mod resp;
 
-pub use amqp::Upkeep;
+pub use amqp::{Introduction, Upkeep};
 pub(super) use resp::{Consumers, Merge, Pop, is_nothing, merge, merge_streams, unknown_result};
 
 pub(super) use http::{Page, PassedOn};
@@ -89,9 +89,8 @@ impl Session {
             Door::Http => Session::Http(Box::default()),
             // What a person types is passed on as it is.
             Door::Resp => Session::Resp(Box::new(resp::Session::new(true))),
-            Door::Amqp | Door::Tls => {
-                unreachable!("what comes by {door:?} is not passed on")
-            }
+            Door::Amqp => Session::Amqp(Box::new(amqp::Amqp::guest())),
+            Door::Tls => unreachable!("what comes by {door:?} is not passed on"),
         }
     }
 
@@ -202,10 +201,6 @@ impl<S: Storage> Shard<S> {
         if pinned.is_some_and(|pinned| pinned != door) {
             return None;
         }
-        if self.peers.is_some() && !door.is_for_shards() {
-            // What comes through the other doors is not routed to its shard.
-            return None;
-        }
         match door {
             Door::Text => Some(Session::Text),
             Door::Http => Some(Session::Http(Box::default())),
@@ -214,7 +209,14 @@ impl<S: Storage> Shard<S> {
             )))),
             Door::Amqp => {
                 self.amqp.joined(slot);
-                Some(Session::Amqp(Box::new(amqp::Amqp::new())))
+                let amqp = match self.peers {
+                    Some(_) => {
+                        self.begin_parts(slot);
+                        amqp::Amqp::with_parts(self.shards().1)
+                    }
+                    None => amqp::Amqp::new(),
+                };
+                Some(Session::Amqp(Box::new(amqp)))
             }
             Door::Tls => None,
         }

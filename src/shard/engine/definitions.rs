@@ -112,7 +112,7 @@ impl<S: Storage> Engine<S> {
             log.append(&Entry::DeleteQueue { uid });
             self.sync_wanted = true;
         }
-        self.exchanges.queue_gone(uid);
+        self.unbind_queue(uid);
         self.by_uid.remove(&uid);
         self.drop_ghost(key);
         holders

@@ -293,6 +293,11 @@ impl<S: Storage> Engine<S> {
             }
         }
         self.outbox_fetched();
+        self.bury_again(now);
+    }
+
+    /// Dead letters that waited for something go on.
+    pub fn bury_again(&mut self, now: Now) {
         for moving in std::mem::take(&mut self.moving) {
             if self.is_same(moving.queue, moving.uid) {
                 self.bury(moving.queue, moving.death, now);

@@ -4,6 +4,7 @@ use bytes::Bytes;
 
 use super::super::conn::Need;
 use super::super::{Now, deaths};
+use super::outbox::{BY_ROUTE, far};
 use super::publish::begin_many;
 use super::settle::Death;
 use super::{Engine, Receiver, Refused};
@@ -19,6 +20,8 @@ use crate::log::{Entry, Message, Sections, SettleReason, TransferReason, publish
 pub struct Reached {
     /// Queues, each once.
     pub queues: Vec<QueueKey>,
+    /// Other shards that may have more of them, each once.
+    pub shards: Vec<u32>,
     /// Live subscriptions to topics and the queues among them, where the exchange of topics was reached.
     pub receivers: Vec<Receiver>,
     found: Found,
@@ -30,6 +33,8 @@ pub struct Burial {
     queue: QueueKey,
     sections: Vec<u8>,
     targets: Vec<QueueKey>,
+    /// Other shards with more of them.
+    shards: Vec<u32>,
 }
 
 impl<S: Storage> Engine<S> {
@@ -73,6 +78,7 @@ impl<S: Storage> Engine<S> {
         };
         if let Some(uid) = queue
             && self.find_uid(uid).is_none()
+            && far(uid).is_none()
         {
             return Err(format!(
                 "a route leads to queue {}, which was never defined",
@@ -97,7 +103,10 @@ impl<S: Storage> Engine<S> {
                 declared: declared.clone(),
             }))
         });
-        let routes = self.exchanges.changes();
+        // Those of all shards are kept by the first.
+        let is_kept = self.shards.1 == 0;
+        let routes = is_kept.then(|| self.exchanges.changes());
+        let routes = routes.into_iter().flatten();
         let routes = routes.map(|change| encoded(&change));
         declared.chain(routes).collect()
     }
@@ -129,22 +138,33 @@ impl<S: Storage> Engine<S> {
     ) {
         reached.queues.clear();
         reached.receivers.clear();
+        reached.shards.clear();
         let Some(exchange) = exchange else {
-            reached.queues.extend(self.find(key));
+            self.reach_named(key, reached);
             return;
         };
         let mut found = std::mem::take(&mut reached.found);
         (found.by_name, found.by_topic) = (false, false);
         found.queues.clear();
         self.exchanges.route(exchange, key, headers, &mut found);
-        let queues = found.queues.iter().filter_map(|uid| self.find_uid(*uid));
-        reached.queues.extend(queues);
+        for uid in &found.queues {
+            match self.find_uid(*uid) {
+                Some(queue) => reached.queues.push(queue),
+                None => reached.shards.extend(far(*uid).map(|(shard, _)| shard)),
+            }
+        }
         let mut is_mixed = false;
-        if found.by_name
-            && let Some(named) = self.find(key)
-        {
-            reached.queues.push(named);
+        if found.by_name {
+            self.reach_named(key, reached);
             is_mixed = true;
+        }
+        if found.by_topic {
+            let (shards, me) = self.shards;
+            reached.shards.extend((0..shards).filter(|it| *it != me));
+        }
+        if !reached.shards.is_empty() {
+            reached.shards.sort_unstable();
+            reached.shards.dedup();
         }
         if found.by_topic && !self.topics.is_empty() {
             self.topics.matches(key, &mut reached.receivers);
@@ -160,6 +180,16 @@ impl<S: Storage> Engine<S> {
             reached.queues.dedup();
         }
         reached.found = found;
+    }
+
+    /// The queue of that name is reached, or its shard.
+    fn reach_named(&mut self, name: &[u8], reached: &mut Reached) {
+        if self.shards.0 > 1
+            && let Some(owner) = self.elsewhere(name)
+        {
+            return reached.shards.push(owner);
+        }
+        reached.queues.extend(self.find(name));
     }
 
     /// Something is bound to the exchange of topics.
@@ -182,21 +212,22 @@ impl<S: Storage> Engine<S> {
         queues.dedup();
     }
 
-    /// The queues that a message which died goes to; with the sections and the key it has then.
+    /// The queues that a message which died goes to, with the sections and the key it has then; and other shards that
+    /// have more of them.
     pub(super) fn dead_targets(
         &mut self,
         route: &DeadRoute,
         sections: &[u8],
         key: &[u8],
         reason: TransferReason,
-    ) -> Vec<QueueKey> {
+    ) -> (Vec<QueueKey>, Vec<u32>) {
         let mut reached = Reached::default();
         let headers = Sections(sections).get(crate::log::SectionKind::Headers);
         let exchange = match &*route.exchange {
             b"" => None,
             name => match self.exchanges.find(name) {
                 Some(exchange) => Some(exchange),
-                None => return Vec::new(),
+                None => return (Vec::new(), Vec::new()),
             },
         };
         self.reach(exchange, key, headers.unwrap_or_default(), &mut reached);
@@ -205,7 +236,7 @@ impl<S: Storage> Engine<S> {
             targets
                 .retain(|target| !deaths::is_circle(Sections(sections), &self.queue(*target).name));
         }
-        targets
+        (targets, reached.shards)
     }
 
     /// A message that died goes to the queues that its queue's route leads to, or is dropped if there is none.
@@ -225,8 +256,19 @@ impl<S: Storage> Engine<S> {
             time_s: now.us / 1_000_000,
         };
         let (sections, routing_key) = deaths::add(Sections(sections), &note, route);
-        let targets = self.dead_targets(route, &sections, routing_key, death.reason);
+        let (targets, shards) = self.dead_targets(route, &sections, routing_key, death.reason);
         self.queue_mut(key).counters.dead += 1;
+        if let Some(first) = shards.first() {
+            // It leaves its queue when all shards have it.
+            for target in &targets {
+                self.copy_to(*target, &sections, &body, now);
+            }
+            let death = Death {
+                why: death.why.clone(),
+                ..*death
+            };
+            return self.send_away(key, death, BY_ROUTE.into(), *first, 0);
+        }
         let Some((last, others)) = targets.split_last() else {
             let reason = match death.reason {
                 TransferReason::Expired => SettleReason::Expired,
@@ -272,11 +314,12 @@ impl<S: Storage> Engine<S> {
             time_s: now.us / 1_000_000,
         };
         let (sections, routing_key) = deaths::add(Sections(sections), &note, &route);
-        let targets = self.dead_targets(&route, &sections, routing_key, reason);
+        let (targets, shards) = self.dead_targets(&route, &sections, routing_key, reason);
         Burial {
             queue: key,
             sections,
             targets,
+            shards,
         }
     }
 
@@ -315,12 +358,15 @@ impl<S: Storage> Engine<S> {
                 need = other;
             }
         }
+        for to in &burial.shards {
+            self.send_loose(*to, burial.sections.clone(), body.clone());
+        }
         self.queue_mut(burial.queue).counters.dead += 1;
         need
     }
 
     /// Publishes a message anew that is moved to several queues; no limit refuses it.
-    fn copy_to(&mut self, target: QueueKey, sections: &[u8], body: &Bytes, now: Now) {
+    pub(super) fn copy_to(&mut self, target: QueueKey, sections: &[u8], body: &Bytes, now: Now) {
         let queue = &mut self.queues[target.0 as usize];
         let (level, uid, id) = (queue.settings.durable, queue.uid, queue.next_id());
         let message = Message {

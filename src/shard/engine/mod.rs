@@ -20,6 +20,7 @@ mod parts;
 mod publish;
 mod publish_run;
 mod request;
+mod routes;
 mod schedules;
 mod settle;
 mod settle_run;
@@ -30,10 +31,11 @@ pub use bindings::Receiver;
 pub use definitions::DEFINE_BEGUN;
 pub use deliver::{Damaged, Next, Taken};
 pub use exchanges::{Burial, Reached};
-pub use outbox::{Carried, Out, Outbox, far_origin};
+pub use outbox::{Carried, Out, Outbox, far, far_origin};
 pub use part::{How, Part, Settle};
 pub use parts::Ordered;
 pub use publish::{Receipt, Refused, key_hash, once_hash};
+pub use routes::RouteNews;
 pub use settle::{Death, Return};
 pub use transaction::{Bodies, Plan};
 
@@ -99,6 +101,10 @@ pub struct Engine<S: Storage> {
     pub topics: Topics<Receiver>,
     /// Where goes what is published to exchanges.
     pub exchanges: Exchanges,
+    /// All shards' exchanges and bindings are there, if there are several.
+    pub has_routes: bool,
+    /// Changes of them that other shards are to be told.
+    pub route_news: Vec<RouteNews>,
     /// What is published again and again.
     pub schedules: Schedules,
     /// What queues and groups have counted that are deleted.
@@ -191,6 +197,8 @@ impl<S: Storage> Engine<S> {
             at_hand: Bodies::new(),
             shards: (1, 0),
             outbox: Outbox::default(),
+            has_routes: false,
+            route_news: Vec::new(),
             doomed: Vec::new(),
             unused_slots: Vec::new(),
             to_free: Vec::new(),

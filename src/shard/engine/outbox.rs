@@ -5,29 +5,25 @@
 //! entry is on stable storage, so no shard ever has a message whose leaving was forgotten. The other shard logs
 //! which it has taken in (`in`) beside the message, so that what is sent again after a restart is not taken twice.
 
+mod arrive;
+mod by_route;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 
-use super::super::Now;
 use super::super::conn::Need;
 use super::super::trace;
 use super::moves::{Ended, Pieces};
 use super::parts::Orders;
-use super::publish::{begin_many, store};
-use super::{Damaged, Death, Engine, key_hash};
-use crate::broker::arena::{REQUEST, is_request};
-use crate::broker::command::Body;
+use super::{Damaged, Death, Engine};
+use crate::broker::arena::is_request;
 use crate::broker::id::{Level, MessageId, QueueUid};
-use crate::broker::queue::{Published, QueueKey, State};
+use crate::broker::queue::{QueueKey, State};
 use crate::broker::reply::Error;
 use crate::broker::settings::Settings;
-use crate::fault::{Fault, planted};
 use crate::log::disk::Storage;
-use crate::log::{
-    Entry, PUBLISH_HEAD_BYTES_MAX, SectionKind, Sections, SectionsBuilder, SettleReason,
-    TransferReason,
-};
+use crate::log::{Entry, Sections, SettleReason, TransferReason};
 
 /// So many messages are under way between two shards before the next wait.
 const UNDER_WAY_MAX: usize = 1024;
@@ -35,6 +31,9 @@ const UNDER_WAY_MAX: usize = 1024;
 const UNDER_WAY_BYTES_MAX: usize = 16 << 20;
 /// Most bytes of an `in` entry.
 pub(super) const IN_BYTES_MAX: usize = 40;
+
+/// The target of a dead letter that goes where its queue's route leads: to one shard after another.
+pub(super) const BY_ROUTE: &[u8] = b"";
 
 /// How far a message is on its way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,8 +89,10 @@ pub struct Carried {
     pub below: u64,
     /// It would be sent again after a restart.
     pub is_logged: bool,
-    /// Name of the queue, octets.
+    /// Name of the queue, octets; empty if it goes where exchange and key in its sections lead.
     pub target: Box<[u8]>,
+    /// Why it left.
+    pub reason: TransferReason,
     /// Its settings if it is to be made.
     pub settings: Settings,
     /// Encoded sections.
@@ -138,6 +139,10 @@ pub struct Outbox {
     arrived: Vec<(Need, u32, u64)>,
     /// Came while the log had no room.
     waiting: Vec<(u32, Carried)>,
+    /// Messages that no queue has kept, which went to other shards and have not arrived.
+    loose: BTreeSet<u64>,
+    /// Those that are to be posted.
+    loose_news: Vec<(u32, Carried)>,
     /// Pieces of `MOVE`s that go to other shards, and what came of them.
     pub(super) pieces: Pieces,
     /// Parts of transactions, for other shards and of them.
@@ -169,6 +174,7 @@ impl Outbox {
     /// Is anything under way that needs a turn?
     pub fn is_idle(&self) -> bool {
         self.outs.is_empty()
+            && self.loose_news.is_empty()
             && self.arrived.is_empty()
             && self.waiting.is_empty()
             && !self.has_moved_on
@@ -199,7 +205,12 @@ impl Outbox {
     /// What has lower numbers is never sent again.
     pub(super) fn below(&self) -> u64 {
         let outs = self.outs.keys().next().copied();
-        let first = outs.into_iter().chain(self.orders.first()).min();
+        let loose = self.loose.first().copied();
+        let first = outs
+            .into_iter()
+            .chain(self.orders.first())
+            .chain(loose)
+            .min();
         first.unwrap_or(self.next_seq)
     }
 
@@ -477,7 +488,7 @@ impl<S: Storage> Engine<S> {
 
     /// What can be sent to other shards now.
     pub fn poll_out(&mut self) -> Vec<(u32, Carried)> {
-        let mut found = Vec::new();
+        let mut found = std::mem::take(&mut self.outbox.loose_news);
         if self.outbox.outs.is_empty() {
             return found;
         }
@@ -497,6 +508,8 @@ impl<S: Storage> Engine<S> {
         let mut ready = Vec::new();
         for (seq, out) in &self.outbox.outs {
             match out.stage {
+                // Where a route leads is not known at the very start.
+                Stage::Waiting(_) if *out.target == *BY_ROUTE && !self.has_routes => {}
                 Stage::Waiting(need) if self.reached(need) => ready.push(*seq),
                 Stage::Waiting(_) | Stage::Reading => _ = held_up.insert((out.piece, *seq)),
                 Stage::Sent | Stage::Taken | Stage::Settled(_) => {}
@@ -515,6 +528,7 @@ impl<S: Storage> Engine<S> {
             }
             match self.pack(seq, below) {
                 Some(carried) => {
+                    let to = self.outbox.outs[&seq].to;
                     let (count, bytes) = under_way.entry(to).or_default();
                     *count += 1;
                     *bytes += carried.body.len() + carried.sections.len();
@@ -523,6 +537,8 @@ impl<S: Storage> Engine<S> {
                 None => _ = held_up.insert((piece, seq)),
             }
         }
+        // Those whose route leads nowhere else any more.
+        self.settle_taken_outs();
         found
     }
 
@@ -574,9 +590,14 @@ impl<S: Storage> Engine<S> {
             queue.settings.for_dead_letters(&self.defaults),
             queue.name.clone(),
         );
+        let routed = match *self.outbox.outs[&seq].target == *BY_ROUTE {
+            true => Some(self.next_of_route(seq, key, &sections)?),
+            false => None,
+        };
         let out = self.outbox.outs.get_mut(&seq)?;
         let is_moved = out.reason == TransferReason::Moved;
         let (settings, sections) = match is_moved {
+            _ if routed.is_some() => (of_dead, routed.unwrap_or_default()),
             true => (self.defaults.clone(), trace::keep(Sections(&sections))),
             false => {
                 let note = trace::Note {
@@ -596,10 +617,14 @@ impl<S: Storage> Engine<S> {
             below,
             is_logged: out.is_logged,
             target: out.target.clone(),
+            reason: out.reason,
             settings,
             sections,
             body,
-            origin: if is_moved { 0 } else { uid.0 },
+            origin: match is_moved || *out.target == *BY_ROUTE {
+                true => 0,
+                false => uid.0,
+            },
             moved: is_moved.then_some(out.piece),
             request_until_us,
         })
@@ -627,10 +652,18 @@ impl<S: Storage> Engine<S> {
 
     /// The other shard has a message on stable storage.
     pub fn out_taken(&mut self, seq: u64) {
+        if self.outbox.loose.remove(&seq) {
+            self.outbox.has_moved_on = true;
+        }
         if let Some(out) = self.outbox.outs.get_mut(&seq)
             && out.stage == Stage::Sent
         {
-            out.stage = Stage::Taken;
+            out.stage = match *out.target == *BY_ROUTE {
+                // The next shard's turn, if its route leads to one.
+                true => Stage::Waiting(Need::NOW),
+                false => Stage::Taken,
+            };
+            out.to += u32::from(*out.target == *BY_ROUTE);
         }
     }
 
@@ -683,118 +716,5 @@ impl<S: Storage> Engine<S> {
         let mut outs = std::mem::take(&mut self.outbox.outs);
         outs.retain(|_, out| !matches!(out.stage, Stage::Settled(need) if self.reached(need)));
         self.outbox.outs = outs;
-    }
-
-    /// A message of another shard has come: it is taken in, once, or a `MOVE` is refused.
-    pub fn take_in(&mut self, from: u32, carried: Carried, now: Now) {
-        let seen = self.outbox.seen.entry(from).or_default();
-        if seen.has(carried.seq) {
-            self.outbox.arrived.push((Need::NOW, from, carried.seq));
-            return;
-        }
-        if !self.outbox.waiting.is_empty() {
-            // What goes together stays in its order.
-            self.outbox.waiting.push((from, carried));
-            return;
-        }
-        let target = match self.find(&carried.target) {
-            Some(target) => target,
-            None => self.create(&carried.target, carried.settings.clone()),
-        };
-        if let Some(piece) = carried.moved
-            && let Some(error) = self.refuses_piece(from, piece, target, carried.body.len() as u64)
-        {
-            self.outbox.pieces.refuse(from, piece, carried.seq, error);
-            return;
-        }
-        let to = self.queue(target);
-        let (level, pri) = (to.settings.durable, to.settings.pri);
-        let is_request = carried.request_until_us.is_some();
-        let mut sections = carried.sections.clone();
-        if pri != 0 {
-            SectionsBuilder::new(&mut sections).priority(pri);
-        }
-        if level != Level::None
-            && !is_request
-            && let Some(log) = &mut self.log
-        {
-            let bytes = PUBLISH_HEAD_BYTES_MAX + sections.len() + carried.body.len() + IN_BYTES_MAX;
-            if begin_many(log, bytes, 1).is_err() {
-                self.outbox.waiting.push((from, carried));
-                return;
-            }
-            if carried.is_logged && !planted(Fault::ArrivalNotLogged) {
-                log.append(&Entry::In {
-                    shard: from,
-                    seq: carried.seq,
-                    below: carried.below,
-                    origin: carried.origin,
-                });
-            }
-        }
-        if carried.is_logged {
-            let seen = self.outbox.seen.entry(from).or_default();
-            seen.add(carried.seq, carried.below);
-        }
-        let body = Body::Owned(carried.body.clone());
-        let queue = &mut self.queues[target.0 as usize];
-        let place = match is_request {
-            true => {
-                let time_ms = now.us / 1000;
-                queue.arena.push(time_ms, &sections, &body, &mut self.pool) | REQUEST
-            }
-            false => store(queue, &mut self.log, &mut self.pool, &sections, body, now),
-        };
-        let published = Published {
-            place,
-            size: carried.body.len() as u32,
-            pri,
-            due_us: 0,
-            expires_us: carried.request_until_us,
-            now_us: now.us,
-        };
-        let order = Sections(&sections).get(SectionKind::Key);
-        let order = order.map(|order| key_hash(self.once_key, order));
-        let id = self.queue(target).next_id();
-        self.enter(target, &published, order);
-        if carried.origin != 0 {
-            let origin = far_origin(from, carried.origin);
-            self.queue_mut(target).origins.insert(id, origin);
-            self.outbox.count_dead(origin, 1);
-        }
-        match is_request {
-            true => self.reveal_request(target, id),
-            false => {
-                self.published(target, level, level);
-                self.show_when_stored(target);
-            }
-        }
-        self.arm(target);
-        let need = match level {
-            _ if is_request => Need::NOW,
-            Level::None => Need::NOW,
-            _ => self.need(Level::Disk),
-        };
-        self.outbox.arrived.push((need, from, carried.seq));
-    }
-
-    /// Tries again what the log had no room for.
-    pub fn take_in_again(&mut self, now: Now) {
-        for (from, carried) in std::mem::take(&mut self.outbox.waiting) {
-            self.take_in(from, carried, now);
-        }
-    }
-
-    /// What is on stable storage of what came: (the shard it came from, its number there).
-    pub fn poll_arrived(&mut self) -> Vec<(u32, u64)> {
-        if self.outbox.arrived.is_empty() {
-            return Vec::new();
-        }
-        let arrived = std::mem::take(&mut self.outbox.arrived);
-        let (done, left): (Vec<_>, Vec<_>) = arrived
-            .into_iter()
-            .partition(|(need, ..)| self.reached(*need));
-        self.outbox.arrived = left;
-        done.into_iter().map(|(_, from, seq)| (from, seq)).collect()
     }
 }

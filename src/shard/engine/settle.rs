@@ -374,6 +374,16 @@ impl<S: Storage> Engine<S> {
             }
         };
         if let Some(route) = self.queue(key).dead_route().cloned() {
+            if self.shards.0 > 1 && !self.has_routes {
+                // Where that leads is not known yet.
+                let uid = self.queue(key).uid;
+                self.moving.push(Moving {
+                    queue: key,
+                    uid,
+                    death,
+                });
+                return;
+            }
             return self.bury_by_route(key, &death, &route, &sections, body, now);
         }
         let name = self.queue(key).dead_name();

@@ -413,10 +413,8 @@ impl<S: Storage> Engine<S> {
         let (_, own) = deaths::source(Sections(sections), &name);
         let routing_key = route.key.as_deref().unwrap_or(own);
         let reason = TransferReason::Rejected;
-        Some(
-            self.dead_targets(&route, sections, routing_key, reason)
-                .len(),
-        )
+        let (targets, shards) = self.dead_targets(&route, sections, routing_key, reason);
+        Some(targets.len() + usize::from(!shards.is_empty()))
     }
 
     /// Everything that moves must be in memory before anything is done.

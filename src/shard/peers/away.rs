@@ -4,13 +4,14 @@
 //! of the commands: a *run* is a row of commands to one place, and a place with a run that is not at the front
 //! waits. A place without a run that is unanswered only pushes, which needs no order.
 
+mod post;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::io::IoSlice;
 
 use bytes::Bytes;
 
 use super::gather::Gather;
-use super::guest::Kind;
 use super::pull::Pull;
 use super::unread::{Place, Unread};
 use super::{Leave, Letter, PEER_BYTES_MAX, RUNS_MAX, WINDOW_BYTES};
@@ -34,6 +35,8 @@ pub enum Wait {
     Mail,
     /// What a crash has left half done on other shards.
     Start,
+    /// Every shard to have changed exchanges or bindings as it wants.
+    Definition,
 }
 
 /// Where the answers of a run come from.
@@ -301,10 +304,15 @@ impl Away {
     }
 
     /// Puts a guest's piece on the wire.
-    fn send(&mut self, from: u32, piece: Piece, pool: &mut Pool) {
+    fn send(&mut self, from: u32, piece: Piece, conn: &mut Conn, pool: &mut Pool) {
         self.kept_bytes -= piece.bytes.len();
-        let bytes = piece.bytes.len() as u64;
-        if piece.bytes.len() >= SHARED_BYTES_MIN {
+        let mut bytes = piece.bytes.len() as u64;
+        let is_relayed = conn.is_amqp();
+        if let Some(amqp) = conn.amqp() {
+            amqp.relay_output(from, &piece.bytes, &mut self.wire, pool);
+            // It is not what the guest has said, octet by octet: it counts as one.
+            bytes = 0;
+        } else if piece.bytes.len() >= SHARED_BYTES_MIN {
             self.wire.share(piece.bytes);
         } else {
             self.wire.writer(pool).extend_from_slice(&piece.bytes);
@@ -312,7 +320,7 @@ impl Away {
         let end = self.wire.end();
         let goes_on = |last: &Place| {
             let follows = (last.at + bytes, last.upto + bytes) == (end, piece.end);
-            last.shard == from && last.bytes > 0 && follows
+            last.shard == from && (is_relayed || (last.bytes > 0 && follows))
         };
         match self.confirms.back_mut() {
             Some(last) if goes_on(last) => {
@@ -346,7 +354,7 @@ impl Away {
             mark: None,
             confirm: false,
         };
-        self.send(me, piece, pool);
+        self.send(me, piece, conn, pool);
     }
 
     /// Puts on the wire what may go there.
@@ -366,7 +374,7 @@ impl Away {
         for shard in 0..self.links.len() {
             if self.links[shard].pending == 0 {
                 while let Some(piece) = self.links[shard].kept.pop_front() {
-                    self.send(shard as u32, piece, pool);
+                    self.send(shard as u32, piece, conn, pool);
                 }
             }
         }
@@ -410,7 +418,7 @@ impl Away {
                     if is_last {
                         link.pending -= 1;
                     }
-                    self.send(from, piece, pool);
+                    self.send(from, piece, conn, pool);
                     if is_last {
                         break;
                     }
@@ -475,7 +483,7 @@ impl<S: Storage> Shard<S> {
     }
 
     /// Is there room to post to these shards? Otherwise the connection waits for it.
-    pub(super) fn has_room_to(&mut self, slot: usize, to: &[u32]) -> bool {
+    pub(in crate::shard) fn has_room_to(&mut self, slot: usize, to: &[u32]) -> bool {
         let away = self.away(slot);
         let is_full = |to: &u32| away.links[*to as usize].posted >= WINDOW_BYTES;
         let any_full = to.iter().any(is_full);
@@ -509,106 +517,6 @@ impl<S: Storage> Shard<S> {
         awaits
     }
 
-    /// Adds a command to what is posted to a shard at the turn's end; returns its run.
-    pub(super) fn post_command(&mut self, slot: usize, to: u32, frame: &[&[u8]]) -> u64 {
-        self.seal_own(slot, true);
-        self.list_away(slot);
-        self.open_link(slot, to);
-        let bytes: usize = frame.iter().map(|part| part.len()).sum();
-        let away = self.away(slot);
-        let last = away.runs.back().map(|run| run.id);
-        let link = &mut away.links[to as usize];
-        if let Some((run, draft)) = &mut link.draft
-            && Some(*run) == last
-        {
-            let run = *run;
-            for part in frame {
-                draft.extend_from_slice(part);
-            }
-            self.count_posted(slot, to, bytes);
-            return run;
-        }
-        self.flush_draft(slot, to);
-        let away = self.away(slot);
-        let run = away.add_run(Dest::Guest(to));
-        let mut draft = Vec::with_capacity(bytes.max(512));
-        for part in frame {
-            draft.extend_from_slice(part);
-        }
-        away.links[to as usize].draft = Some((run, draft));
-        self.count_posted(slot, to, bytes);
-        run
-    }
-
-    /// Posts something that is a run of its own.
-    pub(super) fn post_alone(&mut self, slot: usize, to: u32, kind: Kind, bytes: Vec<u8>) {
-        self.seal_own(slot, true);
-        let run = self.away(slot).add_run(Dest::Guest(to));
-        self.post_input(slot, to, run, kind, bytes);
-    }
-
-    /// Begins a run that several shards answer.
-    pub(super) fn add_gather(&mut self, slot: usize, gather: Gather) -> u64 {
-        self.seal_own(slot, true);
-        self.list_away(slot);
-        self.away(slot).add_run(Dest::Gather(Box::new(gather)))
-    }
-
-    /// A number for what parts answer that is not a run: what they say is not sent as it is.
-    pub(super) fn add_question(&mut self, slot: usize) -> u64 {
-        let away = self.away(slot);
-        let id = away.next_run;
-        away.next_run += 1;
-        id
-    }
-
-    /// Posts input that belongs to a run there is.
-    pub(super) fn post_input(
-        &mut self,
-        slot: usize,
-        to: u32,
-        run: u64,
-        kind: Kind,
-        bytes: Vec<u8>,
-    ) {
-        self.list_away(slot);
-        self.open_link(slot, to);
-        self.flush_draft(slot, to);
-        self.count_posted(slot, to, bytes.len() + kind.bytes());
-        let conn = self.key(slot);
-        let letter = Letter::Input {
-            conn,
-            run,
-            kind,
-            bytes,
-        };
-        self.mail().post(to, letter);
-    }
-
-    fn count_posted(&mut self, slot: usize, to: u32, bytes: usize) {
-        self.away(slot).links[to as usize].posted += bytes;
-        self.mail().outstanding[to as usize] += bytes;
-    }
-
-    fn flush_draft(&mut self, slot: usize, to: u32) {
-        let conn = self.key(slot);
-        if let Some((run, bytes)) = self.away(slot).links[to as usize].draft.take() {
-            let letter = Letter::Input {
-                conn,
-                run,
-                kind: Kind::Commands,
-                bytes,
-            };
-            self.mail().post(to, letter);
-        }
-    }
-
-    pub(super) fn flush_drafts(&mut self, slot: usize) {
-        for to in 0..self.shards().0 {
-            self.flush_draft(slot, to);
-        }
-    }
-
     fn open_link(&mut self, slot: usize, to: u32) {
         if std::mem::replace(&mut self.away(slot).links[to as usize].is_open, true) {
             return;
@@ -624,7 +532,12 @@ impl<S: Storage> Shard<S> {
         };
         let is_half_closed = open.life == Life::HalfClosed;
         let version = open.resp_version();
+        let introduction = open.introduction();
         self.mail().post(to, letter);
+        if let Some(introduction) = introduction {
+            self.mail()
+                .post(to, Letter::Introduce { conn, introduction });
+        }
         if let Some(version) = version {
             self.mail().post(to, Letter::Speaks { conn, version });
         }
@@ -703,6 +616,8 @@ impl<S: Storage> Shard<S> {
         self.away(slot).listed = false;
         self.flush_drafts(slot);
         self.pump_away(slot);
+        self.heed_parts(slot, now);
+        self.flush_drafts(slot);
         self.settle_life(slot, now);
     }
 
@@ -713,6 +628,9 @@ impl<S: Storage> Shard<S> {
             return;
         };
         away.pump(me, conn, self.limits.send_bytes_max, &mut self.pool);
+        let has_news = conn
+            .amqp()
+            .is_some_and(|amqp| amqp.has_news() || amqp.is_over());
         let goes_on = match conn.blocked {
             Blocked::Away(Wait::Run(run)) => !away.is_pending(run),
             Blocked::Away(Wait::All) => away.runs.is_empty(),
@@ -725,6 +643,14 @@ impl<S: Storage> Shard<S> {
             conn.blocked = Blocked::No;
             self.resume(slot);
         }
+        let is_amqp = self.conns[slot].is_amqp();
+        if has_news && self.conns[slot].life != Life::Closing {
+            self.list_away(slot);
+        }
+        if is_amqp {
+            // What is not passed on is taken without the socket.
+            self.tell_sent(slot);
+        }
         let key = self.key(slot);
         let conn = &mut self.conns[slot];
         if has_output && !conn.dirty {
@@ -736,19 +662,38 @@ impl<S: Storage> Shard<S> {
     /// The socket took `count` bytes of the wire; true while more could be written now.
     #[inline(never)]
     pub(in crate::shard) fn wire_sent(&mut self, slot: usize, count: usize, now: Now) -> bool {
-        let key = self.key(slot);
-        let (_, me) = self.shards();
         let half = self.limits.send_bytes_max / 2;
         let was_full = self.conns[slot].unsent() >= half;
+        let Some(away) = &mut self.conns[slot].away else {
+            return false;
+        };
+        away.wire.consume(count, &mut self.pool);
+        self.tell_sent(slot);
+        if !self.conns[slot].rare.holding.is_empty() {
+            self.release_holds(slot);
+        }
+        self.pump_away(slot);
+        if was_full && self.conns[slot].unsent() < half {
+            self.room_again(slot);
+        }
+        let away = self.conns[slot].away.as_ref();
+        let more = away.is_some_and(|away| !away.wire.is_empty());
+        self.settle_life(slot, now);
+        more
+    }
+
+    /// Notes what the socket has taken of the wire, and tells guests of theirs.
+    fn tell_sent(&mut self, slot: usize) {
+        let key = self.key(slot);
+        let (_, me) = self.shards();
         // Whether the peer has read something counts there, not whether the socket has taken it.
         let (is_read, has_pops) = {
             let conn = &self.conns[slot];
             (conn.resp_version().is_some(), conn.has_pops())
         };
         let Some(away) = &mut self.conns[slot].away else {
-            return false;
+            return;
         };
-        away.wire.consume(count, &mut self.pool);
         let mut letters = Vec::new();
         while let Some(place) = away.confirms.front().copied()
             && place.at <= away.wire.sent()
@@ -777,16 +722,5 @@ impl<S: Storage> Shard<S> {
         for (shard, letter) in letters {
             self.mail().post(shard, letter);
         }
-        if !self.conns[slot].rare.holding.is_empty() {
-            self.release_holds(slot);
-        }
-        self.pump_away(slot);
-        if was_full && self.conns[slot].unsent() < half {
-            self.room_again(slot);
-        }
-        let away = self.conns[slot].away.as_ref();
-        let more = away.is_some_and(|away| !away.wire.is_empty());
-        self.settle_life(slot, now);
-        more
     }
 }

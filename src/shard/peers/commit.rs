@@ -478,6 +478,7 @@ impl<S: Storage> Shard<S> {
         }
         self.engine.count_far_dead();
         self.exchange_dead();
+        self.post_routes();
         let peers = self.mail();
         for to in 0..peers.count {
             if to != peers.me {

@@ -28,6 +28,8 @@ pub(super) enum Kind {
     Part,
     /// The command before it waits no more; a client of Redis may be told so.
     Cancel { with_error: bool },
+    /// It is run when what the guest has published is seen by consumers.
+    Barrier,
     /// A part of a pull looks for messages.
     Look(Box<Part>),
     /// A part of a pull takes messages.
@@ -265,6 +267,14 @@ impl<S: Storage> Shard<S> {
                 self.list_guest(slot);
                 true
             }
+            Kind::Barrier => {
+                if !self.run_barrier(slot) {
+                    return false;
+                }
+                self.complete_piece(slot, run);
+                self.list_guest(slot);
+                true
+            }
             Kind::Page(page) => {
                 let text = self.part_of_page(page, now);
                 let guest = self.guest(slot);
@@ -449,9 +459,16 @@ impl<S: Storage> Shard<S> {
         if how != Leave::HalfClosed {
             self.guest(slot).finish = true;
         }
+        let is_amqp = self.conns[slot].is_amqp();
         if self.conns[slot].life == Life::Open {
             self.conns[slot].life = Life::HalfClosed;
-            self.end_interests(slot, now);
+            if !is_amqp {
+                self.end_interests(slot, now);
+            }
+        }
+        if is_amqp && how == Leave::Finish {
+            // Its consumers go together with what they have not settled, or another consumer would overtake that.
+            self.end_channels(slot, now);
         }
         self.mark_dirty(slot);
         self.list_guest(slot);

@@ -17,6 +17,7 @@
 mod away;
 mod circle;
 mod commit;
+mod definitions;
 mod ending;
 mod gather;
 mod guest;
@@ -26,6 +27,7 @@ mod peek;
 mod pull;
 mod read;
 mod route;
+mod spoken;
 #[cfg(test)]
 mod tests;
 mod told;
@@ -49,6 +51,7 @@ use bytes::Bytes;
 use foldhash::fast::FixedState;
 
 use super::conn::Blocked;
+use super::door::Introduction;
 use super::engine::{Carried, Ordered};
 use super::{ConnKey, Now, Shard};
 use crate::broker::id::{Level, QueueUid};
@@ -101,6 +104,11 @@ enum Letter {
         conn: ConnKey,
         name: Box<[u8]>,
         wants_expired: bool,
+    },
+    /// To a guest of a client of AMQP: who that is.
+    Introduce {
+        conn: ConnKey,
+        introduction: Introduction,
     },
     /// To a guest of a client of Redis: the version of its protocol, from here on.
     Speaks { conn: ConnKey, version: Version },
@@ -173,6 +181,19 @@ enum Letter {
     Order(Box<Ordered>),
     /// Dead letters of readers of that shard have come, or are settled: how many more.
     CountDead(Vec<(QueueUid, i64)>),
+    /// To the first shard: exchanges or bindings are to be changed, by who waits for that number; if that is said, only
+    /// an exchange that nothing is bound to.
+    Change {
+        change: Vec<u8>,
+        only_unused: bool,
+        ticket: u64,
+    },
+    /// The first shard has changed them, as that shard has asked by that number.
+    Changed { change: Vec<u8>, asker: (u32, u64) },
+    /// What was asked by that number is so here, and on stable storage.
+    Defined { ticket: u64 },
+    /// All exchanges and bindings, before anything is served.
+    Routes(Vec<Vec<u8>>),
     /// What was left from before the start was posted.
     Started,
     /// A message that goes to a queue here.
@@ -240,6 +261,7 @@ pub(super) struct Peers {
     ended: Vec<(ConnKey, u64)>,
     ending: ending::Endings,
     commits: commit::Commits,
+    definitions: definitions::Definitions,
     walks: circle::Walks,
     peeks: peek::Peeks,
     /// So many others have posted what was left from before the start; this one has; connections are served.
@@ -267,6 +289,7 @@ impl Peers {
             ended: Vec::new(),
             ending: ending::Endings::new(count),
             commits: commit::Commits::default(),
+            definitions: definitions::Definitions::default(),
             walks: circle::Walks::default(),
             peeks: peek::Peeks::default(),
             started: 0,
@@ -334,6 +357,13 @@ impl<S: Storage> Shard<S> {
             Letter::Speaks { conn, version } => {
                 if let Some(slot) = self.guest_slot(from, conn) {
                     self.conns[slot].speaks_resp(version);
+                }
+            }
+            Letter::Introduce { conn, introduction } => {
+                if let Some(slot) = self.guest_slot(from, conn)
+                    && let Some(amqp) = self.conns[slot].amqp()
+                {
+                    amqp.introduced(introduction);
                 }
             }
             Letter::Named {
@@ -432,6 +462,20 @@ impl<S: Storage> Shard<S> {
                 for (uid, more) in counts {
                     self.engine.dead_counted(uid, more);
                 }
+            }
+            Letter::Change {
+                change,
+                only_unused,
+                ticket,
+            } => self.order_change((from, ticket), change, only_unused),
+            Letter::Changed { change, asker } => {
+                self.engine.install_route(&change);
+                self.tell_defined(asker);
+            }
+            Letter::Defined { ticket } => self.count_defined(ticket),
+            Letter::Routes(changes) => {
+                self.engine.install_routes(&changes);
+                self.engine.bury_again(now);
             }
             Letter::Started => self.mail().started += 1,
             Letter::AskDead { walk, name } => {
@@ -591,6 +635,7 @@ impl<S: Storage> Shard<S> {
     /// At the end of a turn: answers go to where they belong, and the turn's mail is put together.
     #[inline(never)]
     pub(super) fn exchange(&mut self, now: Now) {
+        self.return_allowances();
         self.release_captured();
         self.end_cancelled(now);
         self.answer_peeks();
@@ -622,6 +667,7 @@ impl<S: Storage> Shard<S> {
                 self.move_away(slot, now);
             }
         }
+        self.exchange_definitions();
         self.exchange_endings();
     }
 }

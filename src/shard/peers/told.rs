@@ -4,8 +4,8 @@ use super::away::{Dest, Run};
 use super::guest::Kind;
 use super::{Leave, Letter};
 use crate::log::disk::Storage;
-use crate::shard::Shard;
 use crate::shard::conn::Conn;
+use crate::shard::{Now, Shard};
 
 impl<S: Storage> Shard<S> {
     /// Tells every guest something.
@@ -63,9 +63,12 @@ impl<S: Storage> Shard<S> {
     }
 
     /// All input was run and no more comes.
-    pub(in crate::shard) fn finish_guests(&mut self, slot: usize) {
+    pub(in crate::shard) fn finish_guests(&mut self, slot: usize, now: Now) {
         let away = self.conns[slot].away.as_mut();
         if away.is_some_and(|away| !std::mem::replace(&mut away.finished, true)) {
+            if self.has_front(slot) {
+                self.end_channels(slot, now);
+            }
             self.leave_guests(slot, Leave::Finish);
         }
     }

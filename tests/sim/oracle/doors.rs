@@ -214,18 +214,19 @@ impl Oracle {
         if level == Level::Disk {
             self.confirmed_on_disk(arrived);
         }
-        self.prove(link, command, level);
+        self.prove(link, command, &publish.queue, level);
     }
 
-    /// A: acks and publishes share a log: what was settled on the connection before a publish that is safe
-    /// stays settled.
-    fn prove(&mut self, link: usize, command: usize, level: Level) {
+    /// A: acks and publishes share a log, if their queues are of one shard: what was settled on the connection before a
+    /// publish that is safe stays settled.
+    fn prove(&mut self, link: usize, command: usize, queue: &str, level: Level) {
         if level == Level::None {
             return;
         }
         let now = self.now;
         for (index, cause) in std::mem::take(&mut self.links[link].unproved) {
-            if cause > command {
+            let place = self.messages[index].place.clone();
+            if cause > command || self.shard_of(&place) != self.shard_of(queue) {
                 self.links[link].unproved.push((index, cause));
                 continue;
             }

@@ -437,10 +437,7 @@ impl Oracle {
     pub(super) fn may_be_kept(&self, but: Option<usize>, source: &str, low: u64) -> bool {
         /// A message is kept so long at most, microseconds.
         const KEPT_US_MAX: u64 = 100_000;
-        let shard = |name: &String| {
-            let queue = name.split('/').next().unwrap_or_default();
-            ringmq::shard::shard_of(queue.replace("%20", " ").as_bytes(), self.terms.shards)
-        };
+        let shard = |name: &String| self.shard_of(name);
         self.terms.shards > 1
             && self.commands.iter().enumerate().any(|(command, sent)| {
                 let Kind::Pull(pull) = &sent.command.kind else {

@@ -158,6 +158,12 @@ impl Oracle {
         }
     }
 
+    /// The shard of a queue, or of a group's, as it is typed.
+    fn shard_of(&self, name: &str) -> u32 {
+        let queue = name.split('/').next().unwrap_or_default();
+        ringmq::shard::shard_of(queue.replace("%20", " ").as_bytes(), self.terms.shards)
+    }
+
     /// Nothing has happened yet.
     pub fn new(terms: Terms) -> Oracle {
         Oracle {

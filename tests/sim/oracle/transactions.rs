@@ -375,9 +375,7 @@ impl Oracle {
     /// sync and some hops, and until its `OK` need not be seen yet.
     fn all_was_done(&mut self, number: usize, level: Level, seen: Option<&str>) {
         let now = self.now;
-        let shard = |queue: &str| {
-            ringmq::shard::shard_of(queue.replace("%20", " ").as_bytes(), self.terms.shards)
-        };
+        let shard = |queue: &str| self.shard_of(queue);
         let seen_on = seen.map(shard);
         let parts = self.transactions[number].parts.clone();
         let bodies = parts.iter().flat_map(|part| self.bodies_in(*part));

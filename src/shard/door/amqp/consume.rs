@@ -1,8 +1,8 @@
 //! Messages out: consumers, gets, and how a delivery is written.
 
 use super::{
-    Consumer, Fault, Outcome, cancel, channel_fault, connection_fault, consumer_tag, reply_to,
-    shown, split_tag,
+    Channel, Consumer, Fault, Outcome, cancel, channel_fault, connection_fault, consumer_tag,
+    reply_to, shown, split_tag,
 };
 use crate::broker::command::Typed;
 use crate::broker::exchanges::FLAG_EXCLUSIVE;
@@ -399,11 +399,16 @@ impl Conn {
             return;
         };
         let (frame_bytes_max, is_getting) = (amqp.frame_bytes_max, amqp.is_getting);
+        let is_part = amqp.is_part;
         let Some(channel) = amqp.channel(number) else {
             return;
         };
         let (serial, id) = shown.handle.map_or((0, shown.id), |it| (it.serial, it.id));
-        let tag = channel.delivered(serial, id);
+        let mut tag = channel.delivered(serial, id);
+        if is_part {
+            channel.made(serial, is_getting);
+            tag = Channel::part_tag(tag, serial);
+        }
         let mut queue_name = Vec::new();
         let queue = Typed(shown.source).decoded(&mut queue_name);
         let (mut kept, mut source) = (Kept::default(), (&b""[..], queue));

@@ -65,13 +65,13 @@ impl<S: Storage> Shard<S> {
             } => self.delete_exchange(slot, number, exchange, if_unused, nowait),
             Method::ExchangeBind { binding, nowait } => {
                 let target = self.exchange_target(&binding)?;
-                self.bind_target(target, &binding)?;
+                self.bind_target(slot, target, &binding)?;
                 self.defined(slot, number, nowait.then_some(()), id::EXCHANGE_BIND_OK);
                 Ok(())
             }
             Method::ExchangeUnbind { binding, nowait } => {
                 let target = Target::Exchange(binding.destination.into());
-                self.unbind_target(target, &binding)?;
+                self.unbind_target(slot, target, &binding)?;
                 self.defined(slot, number, nowait.then_some(()), id::EXCHANGE_UNBIND_OK);
                 Ok(())
             }
@@ -101,7 +101,7 @@ impl<S: Storage> Shard<S> {
                 let key = self.usable_queue(slot, &name)?;
                 let binding = self.with_key(binding, &name);
                 let target = Target::Queue(self.engine.queue(key).uid);
-                self.bind_target(target, &binding)?;
+                self.bind_target(slot, target, &binding)?;
                 self.defined(slot, number, nowait.then_some(()), id::QUEUE_BIND_OK);
                 Ok(())
             }
@@ -111,7 +111,7 @@ impl<S: Storage> Shard<S> {
                     self.check_lock(slot, key)?;
                     let binding = self.with_key(binding, &name);
                     let target = Target::Queue(self.engine.queue(key).uid);
-                    self.unbind_target(target, &binding)?;
+                    self.unbind_target(slot, target, &binding)?;
                 }
                 self.defined(slot, number, None, id::QUEUE_UNBIND_OK);
                 Ok(())
@@ -189,13 +189,19 @@ impl<S: Storage> Shard<S> {
             let flags = flag(durable, FLAG_DURABLE)
                 | flag(auto_delete, FLAG_AUTO_DELETE)
                 | flag(internal, FLAG_INTERNAL);
-            self.make_exchange(name, kind, flags, arguments)?;
+            self.make_exchange(slot, (name, kind), flags, arguments)?;
         }
         self.defined(slot, number, nowait.then_some(()), id::EXCHANGE_DECLARE_OK);
         Ok(())
     }
 
-    fn make_exchange(&mut self, name: &[u8], kind: &[u8], flags: u8, arguments: &[u8]) -> Outcome {
+    fn make_exchange(
+        &mut self,
+        slot: usize,
+        (name, kind): (&[u8], &[u8]),
+        flags: u8,
+        arguments: &[u8],
+    ) -> Outcome {
         if name.is_empty() {
             let text = "the default exchange is always there and cannot be declared";
             return Err(not_yours(text.to_owned()));
@@ -241,12 +247,23 @@ impl<S: Storage> Shard<S> {
             return Err(not_yours(text));
         }
         self.check_memory()?;
-        self.engine.change(&Change::Exchange {
+        let change = Change::Exchange {
             name,
             kind,
             flags,
             arguments,
-        });
+        };
+        self.define(slot, &change, false)
+    }
+
+    /// Exchanges or bindings change. With several shards that is asked of the first, and what asks comes again when all
+    /// have changed them.
+    fn define(&mut self, slot: usize, change: &Change<'_>, only_unused: bool) -> Outcome {
+        if self.peers.is_some() {
+            self.ask_change(slot, change, only_unused);
+            return Err(Fault::Again);
+        }
+        self.engine.change(change);
         Ok(())
     }
 
@@ -267,7 +284,7 @@ impl<S: Storage> Shard<S> {
                 let text = format!("exchange '{}' in vhost '/' is in use", shown(name));
                 return Err(channel_fault(code::PRECONDITION_FAILED, text));
             }
-            self.engine.change(&Change::ExchangeGone { name });
+            self.define(slot, &Change::ExchangeGone { name }, if_unused)?;
         }
         self.defined(slot, number, nowait.then_some(()), id::EXCHANGE_DELETE_OK);
         Ok(())
@@ -287,7 +304,7 @@ impl<S: Storage> Shard<S> {
         }
     }
 
-    fn bind_target(&mut self, target: Target, binding: &Binding<'_>) -> Outcome {
+    fn bind_target(&mut self, slot: usize, target: Target, binding: &Binding<'_>) -> Outcome {
         if binding.source.is_empty() {
             let text =
                 "every queue is bound to the default exchange by its name, and by nothing else";
@@ -299,28 +316,63 @@ impl<S: Storage> Shard<S> {
         if self.engine.exchanges.get(source).kind == Kind::Headers {
             arguments::check_match(binding.arguments)?;
         }
+        let (key, arguments) = (binding.key, binding.arguments);
+        if self
+            .engine
+            .exchanges
+            .is_bound(source, &target, key, arguments)
+        {
+            return Ok(());
+        }
         self.check_memory()?;
-        self.engine.change(&Change::Bind {
+        self.wait_for_definition(slot, &target)?;
+        let change = Change::Bind {
             source: binding.source,
             target,
-            key: binding.key,
-            arguments: binding.arguments,
-        });
-        Ok(())
+            key,
+            arguments,
+        };
+        self.define(slot, &change, false)
     }
 
-    fn unbind_target(&mut self, target: Target, binding: &Binding<'_>) -> Outcome {
+    fn unbind_target(&mut self, slot: usize, target: Target, binding: &Binding<'_>) -> Outcome {
         if binding.source.is_empty() {
             let text = "a queue is always bound to the default exchange";
             return Err(not_yours(text.to_owned()));
         }
-        self.engine.change(&Change::Unbind {
+        let (key, arguments) = (binding.key, binding.arguments);
+        let source = self.engine.exchanges.find(binding.source);
+        let is_bound = |source| {
+            let exchanges = &self.engine.exchanges;
+            exchanges.is_bound(source, &target, key, arguments)
+        };
+        if !source.is_some_and(is_bound) {
+            return Ok(());
+        }
+        let change = Change::Unbind {
             source: binding.source,
             target,
-            key: binding.key,
-            arguments: binding.arguments,
-        });
-        Ok(())
+            key,
+            arguments,
+        };
+        self.define(slot, &change, false)
+    }
+
+    /// The log of the first shard must not know a queue that this shard's has lost: its identity would be another's.
+    fn wait_for_definition(&mut self, slot: usize, target: &Target) -> Outcome {
+        if self.peers.is_none() || !matches!(target, Target::Queue(_)) {
+            return Ok(());
+        }
+        let need = match self.amqp(slot).bind_need.take() {
+            Some(need) => need,
+            None => self.engine.need(Level::Disk),
+        };
+        if self.engine.reached(need) {
+            return Ok(());
+        }
+        self.amqp(slot).bind_need = Some(need);
+        self.block(slot, need);
+        Err(Fault::Again)
     }
 
     // --- Queues ---
@@ -419,7 +471,8 @@ impl<S: Storage> Shard<S> {
         declare: &Declare<'_>,
         now: Now,
     ) -> Result<QueueKey, Fault> {
-        if declare.queue.starts_with(RESERVED) {
+        let is_given = std::mem::take(&mut self.amqp(slot).is_given);
+        if declare.queue.starts_with(RESERVED) && !is_given {
             let text = format!("queue name '{}' is reserved", shown(name));
             return Err(not_yours(text));
         }
@@ -481,7 +534,9 @@ impl<S: Storage> Shard<S> {
     ) -> Outcome {
         let name = self.queue_name(slot, number, name)?;
         let mut deleted = 0;
-        if let Some(key) = self.engine.find(&name) {
+        if let Some(before) = self.amqp(slot).deleted.take() {
+            deleted = before;
+        } else if let Some(key) = self.engine.find(&name) {
             self.check_lock(slot, key)?;
             let queue = self.engine.queue(key);
             let in_use = |text: &str| {
@@ -496,9 +551,15 @@ impl<S: Storage> Shard<S> {
             }
             deleted = u32::try_from(queue.ready()).unwrap_or(u32::MAX);
             let uid = queue.uid;
+            let is_bound = self.engine.exchanges.has_bindings(uid);
             self.drop_queue(key);
             self.amqp(slot).exclusive.remove(&uid);
             self.hold_for_definitions(slot);
+            if self.peers.is_some() && is_bound {
+                // Nothing is published to it any more when its client reads that it is gone.
+                self.amqp(slot).deleted = Some(deleted);
+                self.define(slot, &Change::QueueGone { uid }, false)?;
+            }
         }
         if !nowait {
             self.say_on(slot, number, id::QUEUE_DELETE_OK)

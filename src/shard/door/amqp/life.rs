@@ -1,8 +1,8 @@
 //! How a connection begins and ends: the handshake, what is agreed on, closing by either side.
 
 use super::{
-    Amqp, CHANNELS_MAX, FRAME_BYTES_MAX, Fault, HEARTBEAT_S, Outcome, Phase, connection_fault,
-    shown,
+    Amqp, CHANNELS_MAX, FRAME_BYTES_MAX, Fault, HEARTBEAT_S, Outcome, Phase, Understands,
+    connection_fault, shown,
 };
 use crate::broker::headers::{self, Value};
 use crate::log::disk::Storage;
@@ -107,11 +107,21 @@ impl<S: Storage> Shard<S> {
                     let peer = &self.conns[slot].peer;
                     ::log::debug!("{peer} closes its connection: {code} {}", shown(text));
                 }
-                if self.wait_for_publishes(slot) {
+                if self.has_front(slot) {
+                    if self.settle_parts(slot) {
+                        return Err(Fault::Again);
+                    }
+                    if self.close_parts(slot) {
+                        self.awaits_answers(slot);
+                        return Err(Fault::Again);
+                    }
+                }
+                if self.wait_for_own(slot) {
                     return Err(Fault::Again);
                 }
                 self.flush_confirms(slot);
                 self.end_channels(slot, now);
+                self.drop_exclusive(slot);
                 self.say_on(slot, 0, id::CONNECTION_CLOSE_OK).end();
                 self.amqp(slot).phase = Phase::Closed;
                 self.conns[slot].life = Life::Closing;
@@ -165,9 +175,18 @@ impl<S: Storage> Shard<S> {
             .unwrap_or_default();
         let has = |name: &[u8]| headers::find(capabilities, name) == Some(Value::Bool(true));
         let amqp = self.amqp(slot);
-        amqp.understands.cancel = has(b"consumer_cancel_notify");
-        amqp.understands.blocked = has(b"connection.blocked");
-        amqp.understands.nack = has(b"basic.nack");
+        let understands = Understands {
+            cancel: has(b"consumer_cancel_notify"),
+            blocked: has(b"connection.blocked"),
+            nack: has(b"basic.nack"),
+        };
+        amqp.understands = match &mut amqp.front {
+            Some(front) => {
+                front.understands = understands;
+                Understands::ALL
+            }
+            None => understands,
+        };
         amqp.user = user.into();
         amqp.phase = Phase::Tuning;
         if let Some(Value::Text(name)) = headers::find(properties, b"connection_name") {
@@ -241,6 +260,9 @@ impl<S: Storage> Shard<S> {
                 encode::close(out, channel, code, &text, cause);
                 if let Some(channel) = self.amqp(slot).channel(channel) {
                     channel.is_closed = true;
+                }
+                if self.has_front(slot) {
+                    self.close_at_parts(slot, channel, false);
                 }
             }
             Fault::Channel(code, text) | Fault::Connection(code, text) => {

@@ -13,13 +13,21 @@
 //! - `tx`: transactions
 //! - `reply_to`: answers that are never stored
 //! - `upkeep`: what is done now and then
+//!
+//! Where the broker has several shards, a client has a part at each that it has to do with:
+//!
+//! - `route`: which part runs a method; `front`: what the client sees of them; `part`: what they say beside
+//!   the methods of the specification
 
 mod arguments;
 mod consume;
 mod definitions;
+mod front;
 mod life;
+mod part;
 mod publish;
 mod reply_to;
+mod route;
 mod run;
 mod settle;
 mod tx;
@@ -38,7 +46,10 @@ use crate::protocol::amqp::{code, frame::FRAME_BYTES_MIN};
 use crate::shard::conn::{Conn, Need};
 use crate::shard::engine::Reached;
 
+pub use part::Introduction;
 pub use upkeep::Upkeep;
+
+use front::Front;
 
 /// Channels of one connection at most, and what is proposed.
 const CHANNELS_MAX: u16 = 2047;
@@ -77,11 +88,31 @@ struct Understands {
     nack: bool,
 }
 
+impl Understands {
+    /// What shards understand of each other.
+    const ALL: Understands = Understands {
+        cancel: true,
+        blocked: true,
+        nack: true,
+    };
+}
+
 /// A connection's state.
 #[derive(Debug)]
 pub struct Amqp {
     phase: Phase,
     understands: Understands,
+    /// It is what a client has at one of several shards: this one, or another that is its home.
+    is_part: bool,
+    is_guest: bool,
+    /// What the client sees of all its parts; `None` if there is one shard, and for guests.
+    front: Option<Box<Front>>,
+    /// The broker has given the name of the queue that is declared now.
+    is_given: bool,
+    /// The definition of a queue that is bound is to be on stable storage first.
+    bind_need: Option<Need>,
+    /// A queue was deleted with so many messages, and it is awaited that no shard has its bindings any more.
+    deleted: Option<u32>,
     /// Who it says it is.
     user: Box<[u8]>,
     frame_bytes_max: u32,
@@ -99,6 +130,8 @@ pub struct Amqp {
     confirms: VecDeque<Confirm>,
     /// Queues that go with the connection.
     exclusive: BTreeSet<QueueUid>,
+    /// Dead letters of its rejects have lower numbers, of those that go to other shards; 0 = none was rejected.
+    dead_below: u64,
     /// It was told that its publishes wait.
     is_blocked: bool,
     /// When what waits is given up since the client has ended its side, microseconds.
@@ -131,6 +164,8 @@ enum Confirm {
     },
     /// That message was refused.
     Refused { channel: u16, tag: u64 },
+    /// So many messages found no queue at this shard.
+    Unrouted { channel: u16, count: u64 },
 }
 
 /// The answer that a command of the line protocol stands for.
@@ -201,6 +236,12 @@ struct Channel {
     last_queue: Box<[u8]>,
     /// The name of the consumer that takes answers, and what makes its address one that nobody guesses.
     answers: Option<(Box<[u8]>, u64)>,
+    /// Of a part: publishes so far.
+    published: u64,
+    /// Of a part: so many more deliveries may be made; `None` = any number.
+    allowed: Option<u32>,
+    /// Of a part: it has asked for more.
+    has_asked: bool,
 }
 
 impl Channel {
@@ -217,6 +258,9 @@ impl Channel {
             content: None,
             last_queue: Box::default(),
             answers: None,
+            published: 0,
+            allowed: None,
+            has_asked: false,
         }
     }
 
@@ -318,6 +362,12 @@ impl Amqp {
         Amqp {
             phase: Phase::Preamble,
             understands: Understands::default(),
+            is_part: false,
+            is_guest: false,
+            front: None,
+            is_given: false,
+            bind_need: None,
+            deleted: None,
             user: Box::default(),
             frame_bytes_max: FRAME_BYTES_MIN,
             channels_max: CHANNELS_MAX,
@@ -328,6 +378,7 @@ impl Amqp {
             unfinished_bytes: 0,
             confirms: VecDeque::new(),
             exclusive: BTreeSet::new(),
+            dead_below: 0,
             is_blocked: false,
             gives_up_us: None,
             stuck: None,
@@ -338,6 +389,15 @@ impl Amqp {
             reached: Reached::default(),
             sections: Vec::new(),
             octets: Vec::new(),
+        }
+    }
+
+    /// The same, of a client with parts at several shards, of which this is that number.
+    pub fn with_parts(me: u32) -> Amqp {
+        Amqp {
+            is_part: true,
+            front: Some(Box::new(Front::new(me))),
+            ..Amqp::new()
         }
     }
 
@@ -372,6 +432,7 @@ impl Amqp {
             + self.confirms.capacity() * size_of::<Confirm>()
             + self.sections.capacity()
             + self.octets.capacity()
+            + self.front.as_ref().map_or(0, |front| front.memory())
     }
 
     #[inline]
@@ -424,6 +485,10 @@ impl Amqp {
         let channel = split_tag(tag)
             .and_then(|(number, _)| self.channels.get(usize::from(number))?.as_deref());
         match channel {
+            Some(Channel {
+                allowed: Some(allowed),
+                ..
+            }) => credit.min(*allowed),
             Some(channel) if channel.prefetch_all > 0 => {
                 let left = u32::from(channel.prefetch_all).saturating_sub(channel.unacked_count);
                 credit.min(left)

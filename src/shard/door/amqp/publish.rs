@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 
+use super::part::{self, Verdict};
 use super::{Confirm, Content, Fault, Mode, Outcome, channel_fault, connection_fault, shown};
 use super::{arguments, reply_to, run::not_immediate};
 use crate::broker::command::{Body, PublishOptions};
@@ -62,15 +63,17 @@ impl<S: Storage> Shard<S> {
     ) -> Outcome {
         let is_tx = |mode: &Mode| matches!(mode, Mode::Tx(_));
         let channel = self.amqp(slot).channel(number);
-        if channel.is_some_and(|channel| is_tx(&channel.mode)) {
-            return self.queue_publish(slot, number, content);
-        }
+        let is_tx = channel.is_some_and(|channel| is_tx(&channel.mode));
         let publish = Publish {
             exchange: &content.exchange,
             key: &content.key,
             mandatory: content.mandatory,
             immediate: false,
         };
+        if is_tx && !self.has_front(slot) {
+            let body = bodies::share(std::mem::take(&mut content.body));
+            return self.queue_publish(slot, number, &publish, &content.properties, body);
+        }
         if content.body.len() < OWN_BYTES_MIN {
             let body = Body::Borrowed(&content.body);
             return self.publish_any(slot, number, &publish, &content.properties, &body, now);
@@ -138,6 +141,23 @@ impl<S: Storage> Shard<S> {
         body: &Body<'_>,
         now: Now,
     ) -> Outcome {
+        if self.has_front(slot) {
+            return self.publish_at_parts(slot, number, publish, properties, body, now);
+        }
+        self.publish_here(slot, number, publish, properties, body, now)
+    }
+
+    /// The same at this shard.
+    #[inline]
+    pub(super) fn publish_here(
+        &mut self,
+        slot: usize,
+        number: u16,
+        publish: &Publish<'_>,
+        properties: &[u8],
+        body: &Body<'_>,
+        now: Now,
+    ) -> Outcome {
         if self.is_draining() {
             let text = "the broker is going down";
             return Err(connection_fault(code::CONNECTION_FORCED, text));
@@ -172,6 +192,10 @@ impl<S: Storage> Shard<S> {
         amqp.reached = reached;
         amqp.sections = sections;
         match outcome? {
+            Fate::Taken(_) if !is_routed && self.amqp(slot).is_part => {
+                let amqp = self.amqp(slot);
+                amqp.report_later(number, Verdict::Unrouted, Need::NOW);
+            }
             Fate::Taken(need) => {
                 if !is_routed && publish.mandatory {
                     self.give_back_unrouted(slot, number, publish, &found, body);
@@ -384,7 +408,7 @@ impl<S: Storage> Shard<S> {
     }
 
     /// Adds what the keys in the headers `CC` and `BCC` reach.
-    fn reach_copies(
+    pub(super) fn reach_copies(
         &mut self,
         exchange: Option<ExchangeKey>,
         headers: &[u8],
@@ -402,6 +426,9 @@ impl<S: Storage> Shard<S> {
             reached.queues.append(&mut more.queues);
             reached.queues.sort_unstable();
             reached.queues.dedup();
+            reached.shards.append(&mut more.shards);
+            reached.shards.sort_unstable();
+            reached.shards.dedup();
         }
     }
 
@@ -465,6 +492,7 @@ impl<S: Storage> Shard<S> {
         }
         let moved = self.engine.moved;
         self.conns[slot].published.merge(moved);
+        self.amqp(slot).dead_below = self.engine.outbox.next_seq();
         match self.amqp(slot).confirms_on(number) {
             true => Fate::Refused,
             false => Fate::Taken(need),
@@ -507,12 +535,15 @@ impl<S: Storage> Shard<S> {
     /// A message is safe when that is met: its publisher is told then, if it wants to know.
     #[inline]
     fn confirm(&mut self, slot: usize, number: u16, need: Need) {
-        let key = self.key(slot);
         let conn = &mut self.conns[slot];
         let amqp = match &mut conn.session {
             super::super::Session::Amqp(amqp) => amqp,
             _ => return,
         };
+        if amqp.is_part {
+            amqp.report_later(number, Verdict::Taken, need);
+            return self.watch_confirm(slot, need);
+        }
         let Some(channel) = amqp.channel(number) else {
             return;
         };
@@ -535,6 +566,14 @@ impl<S: Storage> Shard<S> {
                 need,
             }),
         }
+        self.watch_confirm(slot, need);
+    }
+
+    /// A publisher is to be told something when that is met.
+    #[inline]
+    fn watch_confirm(&mut self, slot: usize, need: Need) {
+        let key = self.key(slot);
+        let conn = &mut self.conns[slot];
         if need != Need::NOW && !conn.gate_listed {
             conn.gate_listed = true;
             self.gated.push(key);
@@ -544,6 +583,9 @@ impl<S: Storage> Shard<S> {
     /// A queue refused a message.
     fn refuse_message(&mut self, slot: usize, number: u16) {
         let amqp = self.amqp(slot);
+        if amqp.is_part {
+            return amqp.report_later(number, Verdict::Refused, Need::NOW);
+        }
         let understands = amqp.understands.nack;
         let Some(channel) = amqp.channel(number) else {
             return;
@@ -592,8 +634,10 @@ impl<S: Storage> Shard<S> {
     }
 
     fn give_confirm(&mut self, slot: usize, confirm: Confirm) {
+        let is_part = self.amqp(slot).is_part;
         let out = self.conns[slot].out.writer(&mut self.pool);
         match confirm {
+            confirm if is_part => part::report(out, confirm),
             Confirm::Taken {
                 channel,
                 first,
@@ -601,6 +645,7 @@ impl<S: Storage> Shard<S> {
                 ..
             } => encode::ack(out, channel, last, first != last),
             Confirm::Refused { channel, tag } => encode::nack(out, channel, tag),
+            Confirm::Unrouted { .. } => unreachable!("only parts report that"),
         }
     }
 
@@ -631,6 +676,11 @@ impl<S: Storage> Shard<S> {
         body: &Body<'_>,
         is_given: bool,
     ) -> Outcome {
+        if !is_given && self.amqp(slot).is_part {
+            let amqp = self.amqp(slot);
+            amqp.report_later(number, Verdict::Unrouted, Need::NOW);
+            return Ok(());
+        }
         if !is_given && publish.mandatory {
             self.give_back_unrouted(slot, number, publish, found, body);
         }

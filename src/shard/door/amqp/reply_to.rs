@@ -2,7 +2,7 @@
 //! that name as `reply_to`, and what is published to the address that stands there instead goes straight to
 //! the channel. Nobody else can guess an address.
 
-use super::{Consumer, Fault, Outcome, channel_fault, shown};
+use super::{Channel, Consumer, Fault, Outcome, channel_fault, shown};
 use crate::broker::command::Body;
 use crate::broker::queue::WaiterKey;
 use crate::log::disk::Storage;
@@ -21,6 +21,7 @@ pub(super) const NO_WAITER: WaiterKey = WaiterKey(u32::MAX);
 /// Where an answer goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Address {
+    shard: u32,
     conn: ConnKey,
     channel: u16,
     secret: u64,
@@ -32,8 +33,10 @@ pub fn address(key: &[u8]) -> Option<Address> {
     let text = std::str::from_utf8(rest).ok()?;
     let mut parts = text.split('.');
     let mut number = || u64::from_str_radix(parts.next()?, 16).ok();
-    let (slot, generation, channel, secret) = (number()?, number()?, number()?, number()?);
+    let (shard, slot, generation) = (number()?, number()?, number()?);
+    let (channel, secret) = (number()?, number()?);
     let address = Address {
+        shard: u32::try_from(shard).ok()?,
         conn: ConnKey {
             slot: u32::try_from(slot).ok()?,
             generation: u32::try_from(generation).ok()?,
@@ -47,12 +50,13 @@ pub fn address(key: &[u8]) -> Option<Address> {
 impl Address {
     fn print(&self) -> Vec<u8> {
         let Address {
+            shard,
             conn,
             channel,
             secret,
         } = self;
         format!(
-            "{}.{:x}.{:x}.{channel:x}.{secret:x}",
+            "{}.{shard:x}.{:x}.{:x}.{channel:x}.{secret:x}",
             shown(QUEUE),
             conn.slot,
             conn.generation
@@ -62,6 +66,15 @@ impl Address {
 }
 
 impl<S: Storage> Shard<S> {
+    /// The shard that an address is of; this one if there is no such shard.
+    pub(super) fn shard_of_address(&self, address: Address) -> u32 {
+        let (shards, me) = self.shards();
+        match address.shard < shards {
+            true => address.shard,
+            false => me,
+        }
+    }
+
     /// A consumer of answers begins on a channel.
     pub(super) fn take_answers(
         &mut self,
@@ -76,6 +89,14 @@ impl<S: Storage> Shard<S> {
             return Err(channel_fault(code::PRECONDITION_FAILED, text));
         }
         let secret = self.amqp.next_secret();
+        if let Some(relay) = self
+            .amqp(slot)
+            .front
+            .as_mut()
+            .and_then(|it| it.relay(number))
+        {
+            relay.answers_at.clear();
+        }
         let channel = self.amqp(slot).channel(number).expect("it is open");
         if channel.answers.is_some() {
             let text = "the channel has a consumer of answers already";
@@ -95,13 +116,18 @@ impl<S: Storage> Shard<S> {
 
     /// The address that requests of a channel get.
     pub(super) fn answer_address(&mut self, slot: usize, number: u16) -> Result<Vec<u8>, Fault> {
-        let conn = self.key(slot);
+        // Where the client is, whose part this may be.
+        let (shard, conn) = match &self.conns[slot].guest {
+            Some(guest) => guest.home,
+            None => (self.shards().1, self.key(slot)),
+        };
         let channel = self.amqp(slot).channel(number).expect("it is open");
         let Some((_, secret)) = &channel.answers else {
             let text = format!("nothing on this channel consumes from {}", shown(QUEUE));
             return Err(channel_fault(code::PRECONDITION_FAILED, text));
         };
         let address = Address {
+            shard,
             conn,
             channel: number,
             secret: *secret,
@@ -111,6 +137,9 @@ impl<S: Storage> Shard<S> {
 
     /// Does somebody take answers there?
     pub(super) fn is_answered_at(&mut self, address: Address) -> bool {
+        if address.shard != self.shards().1 {
+            return false;
+        }
         let slot = self.slot(address.conn);
         let amqp = slot.and_then(|slot| self.conns[slot].amqp());
         let channel = amqp.and_then(|amqp| amqp.channel(address.channel));
@@ -134,10 +163,13 @@ impl<S: Storage> Shard<S> {
             return false;
         }
         let amqp = self.amqp(slot);
-        let frame_bytes_max = amqp.frame_bytes_max;
+        let (frame_bytes_max, is_part) = (amqp.frame_bytes_max, amqp.is_part);
         let channel = amqp.channel(address.channel).expect("it was just found");
         let (name, _) = channel.answers.clone().expect("it was just found");
-        let tag = channel.delivered(0, 0);
+        let mut tag = channel.delivered(0, 0);
+        if is_part {
+            tag = Channel::part_tag(tag, 0);
+        }
         let mut properties = Vec::new();
         found.put_without_headers(&mut properties);
         let kept = Kept {
@@ -175,6 +207,7 @@ mod tests {
     #[test]
     fn an_address_is_read_as_it_is_printed_and_nothing_else_is() {
         let some = Address {
+            shard: 3,
             conn: ConnKey {
                 slot: 12,
                 generation: 77,
@@ -186,10 +219,10 @@ mod tests {
         for other in [
             "amq.rabbitmq.reply-to",
             "amq.rabbitmq.reply-to.",
-            "amq.rabbitmq.reply-to.1.2.3",
-            "amq.rabbitmq.reply-to.1.2.3.4.5",
-            "amq.rabbitmq.reply-to.1.2.x.4",
-            "amq.rabbitmq.reply-to.1.2.fffff.4",
+            "amq.rabbitmq.reply-to.1.2.3.4",
+            "amq.rabbitmq.reply-to.1.2.3.4.5.6",
+            "amq.rabbitmq.reply-to.0.1.2.x.4",
+            "amq.rabbitmq.reply-to.0.1.2.fffff.4",
             "q",
         ] {
             assert_eq!(address(other.as_bytes()), None, "{other}");

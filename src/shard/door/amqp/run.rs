@@ -1,6 +1,8 @@
 //! Frames and methods, one after another.
 
-use super::{Amqp, Channel, Content, Fault, Mode, Outcome, Phase, channel_fault, connection_fault};
+use super::{
+    Amqp, Channel, Content, Fault, Mode, Outcome, Phase, channel_fault, connection_fault, part,
+};
 use crate::buffer::bodies;
 use crate::fault::{Fault as Planted, planted};
 use crate::log::disk::Storage;
@@ -87,9 +89,10 @@ impl<S: Storage> Shard<S> {
             {
                 return used;
             }
-            let frame_bytes_max = self.amqp(slot).frame_bytes_max;
+            let frame_bytes_max = self.amqp(slot).received_bytes_max();
             match frame::decode(&input[used..], frame_bytes_max) {
                 Step::Incomplete => return used,
+                Step::Bad(_) if self.awaits_parts(slot) => return used,
                 Step::Bad(why) => {
                     self.close_connection(slot, code::FRAME_ERROR, why, (0, 0), now);
                     return input.len();
@@ -144,6 +147,7 @@ impl<S: Storage> Shard<S> {
                     self.publish_stuck(slot, frame.channel, now);
                 }
             }
+            Err(_) if self.awaits_parts(slot) => return None,
             Err(fault) => {
                 let cause = match fault {
                     Fault::Channel(..) => cause,
@@ -164,16 +168,27 @@ impl<S: Storage> Shard<S> {
         now: Now,
     ) -> Option<usize> {
         let number = frame.channel;
+        let is_guest = self.amqp(slot).is_guest;
+        if is_guest && part::is_internal(frame.payload) {
+            if let Err(fault) = self.heed_word(slot, number, frame.payload) {
+                self.answer_fault(slot, number, (0, 0), fault, now);
+            }
+            return Some(0);
+        }
+        if self.take_answered(slot) {
+            return Some(0);
+        }
+        let counted = u64::from(!is_guest);
         let (cause, outcome) = match Method::decode(frame.payload) {
             Ok((cause, Method::Publish(publish))) => {
-                self.totals.commands += 1;
+                self.totals.commands += counted;
                 match self.run_publish(slot, number, &publish, rest, now) {
                     Ok(more) => return Some(more),
                     Err(fault) => (cause, Err(fault)),
                 }
             }
             Ok((cause, method)) => {
-                self.totals.commands += 1;
+                self.totals.commands += counted;
                 (cause, self.run_method(slot, number, &method, now))
             }
             Err(MethodError::Unknown(cause)) => {
@@ -189,6 +204,7 @@ impl<S: Storage> Shard<S> {
         match outcome {
             Ok(()) => Some(0),
             Err(Fault::Again) => None,
+            Err(_) if self.awaits_parts(slot) => None,
             Err(fault) => {
                 self.answer_fault(slot, number, cause, fault, now);
                 Some(0)
@@ -215,9 +231,9 @@ impl<S: Storage> Shard<S> {
         };
         if channel.is_closed {
             match method {
-                Method::ChannelCloseOk => self.amqp(slot).channels[usize::from(number)] = None,
+                Method::ChannelCloseOk => self.forget_channel(slot, number),
                 Method::ChannelClose { .. } => {
-                    self.amqp(slot).channels[usize::from(number)] = None;
+                    self.forget_channel(slot, number);
                     self.say_on(slot, number, id::CHANNEL_CLOSE_OK).end();
                 }
                 _ => {}
@@ -229,6 +245,9 @@ impl<S: Storage> Shard<S> {
                 code::UNEXPECTED_FRAME,
                 "the rest of a message was expected, not a method",
             ));
+        }
+        if self.has_front(slot) {
+            return self.route_method(slot, number, method, now);
         }
         match method {
             Method::Ack { tag, multiple } => return self.ack_tags(slot, number, *tag, *multiple),
@@ -245,7 +264,7 @@ impl<S: Storage> Shard<S> {
         }
         if method.is_synchronous()
             && !planted(Planted::AnswerBeforePublishes)
-            && self.wait_for_publishes(slot)
+            && self.wait_for_own(slot)
         {
             return Err(Fault::Again);
         }
@@ -254,7 +273,7 @@ impl<S: Storage> Shard<S> {
         self.run_synchronous(slot, number, method, now)
     }
 
-    fn run_synchronous(
+    pub(super) fn run_synchronous(
         &mut self,
         slot: usize,
         number: u16,
@@ -348,10 +367,27 @@ impl<S: Storage> Shard<S> {
             amqp.channels.resize_with(place + 1, || None);
         }
         amqp.channels[place] = Some(Box::new(Channel::new()));
+        if let Some(front) = &mut amqp.front {
+            front.open(number);
+        }
         self.say_on(slot, number, id::CHANNEL_OPEN_OK)
             .longstr(b"")
             .end();
         Ok(())
+    }
+
+    /// A channel that is closed on both sides.
+    fn forget_channel(&mut self, slot: usize, number: u16) {
+        let amqp = self.amqp(slot);
+        amqp.channels[usize::from(number)] = None;
+        if let Some(front) = &mut amqp.front {
+            front.forget(number);
+        }
+    }
+
+    /// Before it is said why something is refused, it is told what became of what the client has published before.
+    fn awaits_parts(&mut self, slot: usize) -> bool {
+        self.has_front(slot) && self.settle_parts(slot)
     }
 
     /// A publish, with its content if that lies in the input.
@@ -366,7 +402,7 @@ impl<S: Storage> Shard<S> {
     ) -> Result<usize, Fault> {
         self.check_running(slot)?;
         let amqp = self.amqp(slot);
-        let frame_bytes_max = amqp.frame_bytes_max;
+        let frame_bytes_max = amqp.received_bytes_max();
         let Some(channel) = amqp.channel(number) else {
             return Err(not_open(number));
         };
@@ -489,7 +525,7 @@ impl<S: Storage> Shard<S> {
             return true;
         };
         match self.publish_content(slot, number, &mut content, now) {
-            Err(Fault::Again) => {
+            Err(fault) if matches!(fault, Fault::Again) || self.awaits_parts(slot) => {
                 self.amqp(slot).keep_content(number, content);
                 false
             }
@@ -505,7 +541,7 @@ impl<S: Storage> Shard<S> {
     }
 
     /// Every channel ends, as the connection does.
-    pub(super) fn end_channels(&mut self, slot: usize, now: Now) {
+    pub(in crate::shard) fn end_channels(&mut self, slot: usize, now: Now) {
         for number in 0..self.amqp(slot).channels.len() {
             self.end_channel(slot, number as u16, now);
         }
@@ -538,6 +574,14 @@ impl Content {
 }
 
 impl Amqp {
+    /// The size of a frame that is taken: what was agreed on, and anything from a shard.
+    fn received_bytes_max(&self) -> u32 {
+        match self.is_guest {
+            true => u32::MAX,
+            false => self.frame_bytes_max,
+        }
+    }
+
     /// The channel's publishes are confirmed.
     #[inline]
     pub(super) fn confirms_on(&mut self, number: u16) -> bool {

@@ -10,7 +10,8 @@ use crate::protocol::amqp::code;
 use crate::shard::engine::Return;
 use crate::shard::{Now, Shard};
 
-fn unknown_tag(tag: u64) -> Fault {
+/// No delivery of that tag is unacked.
+pub(super) fn unknown_tag(tag: u64) -> Fault {
     let text = format!("unknown delivery tag {tag}");
     channel_fault(code::PRECONDITION_FAILED, text)
 }
@@ -104,9 +105,28 @@ impl<S: Storage> Shard<S> {
             // An answer to what comes next tells that the dead letters are where they belong.
             let moved = self.engine.moved;
             self.conns[slot].published.merge(moved);
+            self.amqp(slot).dead_below = self.engine.outbox.next_seq();
         }
         self.settled_on(slot, number);
         Ok(())
+    }
+
+    /// What the connection has published is not seen by consumers yet, or dead letters of its rejects are not where
+    /// they belong: it waits.
+    pub(in crate::shard) fn wait_for_own(&mut self, slot: usize) -> bool {
+        if self.wait_for_publishes(slot) {
+            return true;
+        }
+        let below = self.amqp(slot).dead_below;
+        if below == 0 {
+            return false;
+        }
+        if self.engine.outbox.is_routing_below(below) {
+            self.block_cold(slot);
+            return true;
+        }
+        self.amqp(slot).dead_below = 0;
+        false
     }
 
     /// `basic.recover`: everything unacked goes back.

@@ -5,10 +5,9 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 
-use super::{Content, Fault, Mode, Outcome, channel_fault, connection_fault};
+use super::{Fault, Mode, Outcome, channel_fault, connection_fault};
 use crate::broker::command::Body;
 use crate::broker::id::Level;
-use crate::buffer::bodies;
 use crate::fault::{Fault as Planted, planted};
 use crate::log::disk::Storage;
 use crate::log::{Room, publish_many_bytes};
@@ -93,22 +92,17 @@ impl<S: Storage> Shard<S> {
         &mut self,
         slot: usize,
         number: u16,
-        content: &mut Content,
+        publish: &Publish<'_>,
+        properties: &[u8],
+        body: Bytes,
     ) -> Outcome {
-        self.exchange_to_publish(&content.exchange)?;
-        let publish = Publish {
-            exchange: &content.exchange,
-            key: &content.key,
-            mandatory: content.mandatory,
-            immediate: false,
-        };
-        self.check_properties(slot, &publish, &content.properties)?;
+        self.exchange_to_publish(publish.exchange)?;
+        self.check_properties(slot, publish, properties)?;
         let most = self.limits.batch_bytes_max;
-        let body = bodies::share(std::mem::take(&mut content.body));
         let bytes = body.len()
-            + content.properties.len()
-            + content.exchange.len()
-            + content.key.len()
+            + properties.len()
+            + publish.exchange.len()
+            + publish.key.len()
             + SECTIONS_BYTES_MAX;
         if self.amqp(slot).queued_bytes() + bytes > most {
             let text = format!("what waits for its commit is more than the {most} bytes taken");
@@ -119,10 +113,10 @@ impl<S: Storage> Shard<S> {
         };
         tx.bytes += bytes;
         tx.queue(Op::Publish {
-            exchange: content.exchange.clone(),
-            key: content.key.clone(),
-            mandatory: content.mandatory,
-            properties: content.properties.as_slice().into(),
+            exchange: publish.exchange.into(),
+            key: publish.key.into(),
+            mandatory: publish.mandatory,
+            properties: properties.into(),
             body,
         })
     }
@@ -134,6 +128,20 @@ impl<S: Storage> Shard<S> {
 
     /// `tx.commit`
     pub(super) fn commit_tx(&mut self, slot: usize, number: u16, now: Now) -> Outcome {
+        self.commit_ops(slot, number, now)?;
+        self.say_committed(slot, number);
+        Ok(())
+    }
+
+    /// What was committed is told when it is safe.
+    pub(super) fn say_committed(&mut self, slot: usize, number: u16) {
+        let need = self.engine.need(Level::Disk);
+        self.wait_for(slot, need);
+        self.say_on(slot, number, id::TX_COMMIT_OK).end();
+    }
+
+    /// Does what the channel has queued.
+    pub(super) fn commit_ops(&mut self, slot: usize, number: u16, now: Now) -> Outcome {
         let Mode::Tx(tx) = self.mode(slot, number) else {
             return Err(no_tx());
         };
@@ -154,9 +162,6 @@ impl<S: Storage> Shard<S> {
             }
             return Err(fault);
         }
-        let need = self.engine.need(Level::Disk);
-        self.wait_for(slot, need);
-        self.say_on(slot, number, id::TX_COMMIT_OK).end();
         Ok(())
     }
 
@@ -219,7 +224,8 @@ impl<S: Storage> Shard<S> {
                         immediate: false,
                     };
                     let own = Body::Owned(body.clone());
-                    let outcome = self.publish_any(slot, number, &publish, properties, &own, now);
+                    // What goes to other shards was queued there.
+                    let outcome = self.publish_here(slot, number, &publish, properties, &own, now);
                     if let Err(fault) = outcome {
                         if let Fault::Again = fault {
                             tx.ops.push_front(op);

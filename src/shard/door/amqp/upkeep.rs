@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Phase;
+use super::part::{UNUSED, WANT};
 use crate::broker::exchanges::FLAG_AUTO_DELETE;
 use crate::broker::id::QueueUid;
 use crate::broker::queue::{QueueKey, WaiterKey};
@@ -39,6 +40,8 @@ pub struct Upkeep {
     /// When queues that go unless they are used were used last.
     used: BTreeMap<QueueUid, u64>,
     expires_due_us: u64,
+    /// Channels of parts that were allowed more deliveries in this turn.
+    allowed: Vec<(ConnKey, u16)>,
     /// Consumers that have their queue for themselves.
     pub(super) exclusive_consumers: BTreeMap<QueueUid, WaiterKey>,
 }
@@ -57,6 +60,7 @@ impl Upkeep {
             unused: Vec::new(),
             used: BTreeMap::new(),
             expires_due_us: u64::MAX,
+            allowed: Vec::new(),
             exclusive_consumers: BTreeMap::new(),
         }
     }
@@ -320,14 +324,75 @@ impl<S: Storage> Shard<S> {
         }
     }
 
-    /// A connection of this protocol goes.
-    pub(in crate::shard) fn forget_amqp(&mut self, slot: usize) {
+    // --- Parts of channels that are limited as a whole ---
+
+    /// A part of a channel is limited from now on, or is not any more.
+    pub(super) fn limit_part(&mut self, slot: usize, number: u16, is_limited: bool) {
+        if let Some(channel) = self.amqp(slot).channel(number) {
+            channel.allowed = is_limited.then_some(0);
+            channel.has_asked = false;
+            self.line_up_channel(slot, number);
+        }
+    }
+
+    /// A part of a channel may make so many more deliveries in this turn.
+    pub(super) fn allow_part(&mut self, slot: usize, number: u16, count: u32) {
+        let key = self.key(slot);
+        if let Some(channel) = self.amqp(slot).channel(number) {
+            channel.allowed = channel.allowed.map(|left| left.saturating_add(count));
+            channel.has_asked = false;
+            self.amqp.allowed.push((key, number));
+            self.line_up_channel(slot, number);
+        }
+    }
+
+    /// A part of a channel has messages for a consumer and may not deliver them: it asks, once.
+    pub(in crate::shard) fn ask_for_more(&mut self, slot: usize, waiter: WaiterKey) {
+        let subscription = self.waiters.subscription(waiter);
+        let tag = subscription.and_then(|subscription| super::split_tag(&subscription.tag));
+        let Some(number) = tag.map(|(number, _)| number) else {
+            return;
+        };
         let Some(amqp) = self.conns[slot].amqp() else {
             return;
         };
-        let exclusive = std::mem::take(&mut amqp.exclusive);
-        self.amqp.members.remove(&slot);
-        for uid in exclusive {
+        if let Some(channel) = amqp.channel(number)
+            && channel.allowed == Some(0)
+            && !std::mem::replace(&mut channel.has_asked, true)
+        {
+            self.say_on(slot, number, WANT).end();
+            self.mark_dirty(slot);
+        }
+    }
+
+    /// At the end of a turn: deliveries that were allowed and that there was nothing for are given back.
+    pub(in crate::shard) fn return_allowances(&mut self) {
+        for (key, number) in std::mem::take(&mut self.amqp.allowed) {
+            let Some(slot) = self.slot(key) else { continue };
+            let Some(amqp) = self.conns[slot].amqp() else {
+                continue;
+            };
+            if let Some(channel) = amqp.channel(number)
+                && let Some(left) = channel.allowed.filter(|left| *left > 0)
+            {
+                channel.allowed = Some(0);
+                self.say_on(slot, number, UNUSED).long(left).end();
+                self.mark_dirty(slot);
+            }
+        }
+    }
+
+    /// A connection of this protocol goes.
+    pub(in crate::shard) fn forget_amqp(&mut self, slot: usize) {
+        if self.conns[slot].amqp().is_some() {
+            self.amqp.members.remove(&slot);
+            self.drop_exclusive(slot);
+        }
+    }
+
+    /// The queues that a connection has for itself go.
+    pub(super) fn drop_exclusive(&mut self, slot: usize) {
+        for uid in std::mem::take(&mut self.amqp(slot).exclusive) {
             if let Some(key) = self.engine.find_uid(uid) {
                 self.drop_queue(key);
             }
