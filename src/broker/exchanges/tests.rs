@@ -264,6 +264,9 @@ fn a_change_survives_its_encoding_and_no_cut_does() {
             uid: QueueUid(300),
             declared,
         },
+        Change::QueueGone {
+            uid: QueueUid(1 << 63 | 5 << 48 | 7),
+        },
     ] {
         let mut octets = Vec::new();
         change.encode(&mut octets);

@@ -109,3 +109,73 @@ impl<S: Storage> Engine<S> {
         });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::broker::exchanges::{FLAG_AUTO_DELETE, Kind};
+    use crate::broker::settings::Settings;
+    use crate::log::NoStorage;
+
+    fn shard(me: u32) -> Engine<NoStorage> {
+        let mut engine = Engine::new(Settings::default(), 0);
+        engine.shards = (3, me);
+        engine
+    }
+
+    fn bind(uid: QueueUid) -> Change<'static> {
+        Change::Bind {
+            source: b"e",
+            target: Target::Queue(uid),
+            key: b"k",
+            arguments: b"",
+        }
+    }
+
+    #[test]
+    fn a_queue_is_named_by_its_shard_everywhere_else() {
+        let (first, second) = (shard(1), shard(2));
+        let octets = first.encode_for_all(&bind(QueueUid(7)));
+        assert_eq!(first.decode_for_me(&octets), Some(bind(QueueUid(7))));
+        let seen = second.decode_for_me(&octets);
+        assert_eq!(seen, Some(bind(far_origin(1, 7))));
+        // Told on, it is the same.
+        let told = second.encode_for_all(&bind(far_origin(1, 7)));
+        assert_eq!(told, octets);
+        assert_eq!(first.decode_for_me(b""), None);
+    }
+
+    #[test]
+    fn bindings_to_queues_that_are_gone_end_at_the_start() {
+        let mut owner = shard(1);
+        let exchange = Change::Exchange {
+            name: b"e",
+            kind: Kind::Direct,
+            flags: FLAG_AUTO_DELETE,
+            arguments: b"",
+        };
+        let routes = [
+            owner.encode_for_all(&exchange),
+            owner.encode_for_all(&bind(QueueUid(7))),
+            owner.encode_for_all(&bind(far_origin(2, 7))),
+        ];
+        owner.install_routes(&routes);
+        let news: Vec<_> = owner.route_news.drain(..).collect();
+        assert_eq!(news.len(), 1);
+        let gone = far_origin(1, 7);
+        assert_eq!(
+            Change::decode(&news[0].change),
+            Some(Change::QueueGone { uid: gone })
+        );
+        // It is the first shard that ends them, for all in the same order.
+        assert!(owner.exchanges.has_bindings(QueueUid(7)));
+        owner.install_route(&news[0].change);
+        assert!(!owner.exchanges.has_bindings(QueueUid(7)));
+        assert!(owner.exchanges.find(b"e").is_some());
+        let other = owner.encode_for_all(&Change::QueueGone {
+            uid: far_origin(2, 7),
+        });
+        owner.install_route(&other);
+        assert!(owner.exchanges.find(b"e").is_none());
+    }
+}
