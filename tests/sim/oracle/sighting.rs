@@ -442,6 +442,10 @@ impl Oracle {
             return;
         }
         let known = message.visible;
+        self.may_be_another_id(index, &place, Some(id));
+        if self.messages[index].murky {
+            return;
+        }
         self.sighted(index, &place, Some(id), None, low);
         if state != crate::command::State::Ready && known.is_none() {
             // It is there, but nobody knows for how long it is leased or delayed.
@@ -493,6 +497,7 @@ impl Oracle {
             // It was moved after this delivery or before: nobody can know which.
             self.messages[index].murky = true;
         }
+        self.may_be_another_id(index, &source, id);
         if self.messages[index].murky {
             if !auto {
                 self.seen_late(consumer, index, &handle, 1, low);
@@ -647,6 +652,13 @@ impl Oracle {
                 format!("{source} gave a message at {now} while it was paused"),
             );
         }
+    }
+
+    /// Where the id that it had or the one that it has is not told, and it may have been moved away and back between, nobody
+    /// can know whether it was.
+    fn may_be_another_id(&mut self, index: usize, source: &str, id: Option<u64>) {
+        let is_unknown = id.is_none() || self.messages[index].id.is_none();
+        self.messages[index].murky |= is_unknown && self.went_round(index, source);
     }
 
     /// May the message have been moved to another queue and back? A `MOVE` leaves its time to live behind.
