@@ -533,15 +533,17 @@ impl<S: Storage> Shard<S> {
 
     /// Leases of replies that were sent whole outlive the connection from now on.
     pub(super) fn release_holds(&mut self, slot: usize) {
-        let conn = &mut self.conns[slot];
-        while let Some((end, serial)) = conn.rare.holding.front().copied()
+        while let conn = &mut self.conns[slot]
+            && let Some((end, serial)) = conn.rare.holding.front().copied()
             && end <= conn.confirmed()
         {
             conn.rare.make().holding.pop_front();
+            let Some(queue) = self.engine.leases.get(serial).map(|lease| lease.queue) else {
+                self.hold_prepared(serial);
+                continue;
+            };
             self.engine.leases.hand_over(serial, Leases::NOBODY);
-            if let Some(queue) = self.engine.leases.get(serial).map(|lease| lease.queue)
-                && self.engine.queue(queue).settings.single
-            {
+            if self.engine.queue(queue).settings.single {
                 self.engine.schedule(queue);
             }
         }
