@@ -281,6 +281,15 @@ impl<S: Storage> Shard<S> {
         }
     }
 
+    /// The pulls of a connection that wait end with nothing.
+    pub(super) fn end_pulls(&mut self, slot: usize) {
+        for wait in self.conns[slot].rare.waits.clone() {
+            if !wait.subscription {
+                self.finish_pull(wait.waiter, 0);
+            }
+        }
+    }
+
     /// Forgets a waiting pull whose connection is gone.
     pub(super) fn drop_pull(&mut self, key: WaiterKey) {
         let removed = self.waiters.slab.try_remove(key.0 as usize);

@@ -501,6 +501,7 @@ impl Oracle {
         if self.messages[index].murky {
             if !auto {
                 self.seen_late(consumer, index, &handle, 1, low);
+                self.may_last(consumer);
             }
             return;
         }
@@ -583,6 +584,18 @@ impl Oracle {
             moved: None,
             taken: None,
         });
+    }
+
+    /// The delivery that was seen last, of a message of which nothing is known, may take of its subscription's credit.
+    fn may_last(&mut self, consumer: &Consumer) {
+        let Some(last) = self.deliveries.len().checked_sub(1) else {
+            return;
+        };
+        let delivery = &mut self.deliveries[last];
+        (delivery.ended, delivery.deadline.1) = (None, u64::MAX);
+        if let Some(sub) = consumer.sub {
+            self.links[consumer.link].subs[sub].deliveries.push(last);
+        }
     }
 
     /// An `ack=auto` delivery: it was settled before it was sent.
