@@ -9,6 +9,8 @@ use std::rc::Rc;
 use ringmq::log::disk::{Disk, Storage};
 use ringmq::log::job::{Done, Job, perform};
 
+use super::copy;
+
 /// Of a file that is written but not to be read again, so much is kept: headers and small files.
 const HEAD_BYTES: usize = 64 << 10;
 
@@ -112,7 +114,7 @@ impl Disk for MemoryDisk {
         let count = into.len().min(usize::try_from(left).unwrap_or(usize::MAX));
         let kept = file.bytes.get(offset as usize..).unwrap_or_default();
         let kept = &kept[..kept.len().min(count)];
-        into[..kept.len()].copy_from_slice(kept);
+        copy(&mut into[..kept.len()], kept);
         into[kept.len()..count].fill(0);
         Ok(count)
     }
@@ -130,7 +132,10 @@ impl Disk for MemoryDisk {
             if file.bytes.len() < kept_end {
                 file.bytes.resize(kept_end, 0);
             }
-            file.bytes[offset..kept_end].copy_from_slice(&bytes[..kept_end - offset]);
+            copy(
+                &mut file.bytes[offset..kept_end],
+                &bytes[..kept_end - offset],
+            );
         }
         Ok(bytes.len())
     }

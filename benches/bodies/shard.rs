@@ -13,7 +13,7 @@ use ringmq::log::{NoStorage, Recovered};
 use ringmq::shard::{ConnKey, Now, Shard};
 
 use super::memory::{MemoryDisk, MemoryStorage};
-use super::{Body, OPERATIONS, Work, body};
+use super::{Body, COPY_BYTES, OPERATIONS, Work, body, copy};
 
 /// Everything in memory, a thousand commands a turn unless the name says something else.
 pub const MEMORY: &[Body] = &[
@@ -113,7 +113,7 @@ impl<S: Storage> Driver<S> {
             let space = self.shard.receive_space(self.conn);
             let space = space.expect("the connection is read");
             let count = space.len().min(input.len());
-            space[..count].copy_from_slice(&input[..count]);
+            copy(&mut space[..count], &input[..count]);
             input = &input[count..];
             self.shard.handle_received(self.conn, count, self.now);
         }
@@ -159,7 +159,9 @@ pub fn take_output<S: Storage>(shard: &mut Shard<S>, now: Now, out: &mut Vec<u8>
             let filled = shard.output(conn, &mut slices);
             let mut taken = 0;
             for slice in &slices[..filled] {
-                out.extend_from_slice(slice);
+                for piece in slice.chunks(COPY_BYTES) {
+                    out.extend_from_slice(piece);
+                }
                 taken += slice.len();
             }
             more = shard.handle_sent(conn, taken, now);

@@ -7,7 +7,7 @@ use ringmq::log::NoStorage;
 use ringmq::shard::{ConnKey, Now, Shard, shard_of};
 
 use super::shard::{NOW, ack_behind, acks_of, config, first_handle, publishes, take_output};
-use super::{Body, OPERATIONS, Work, body};
+use super::{Body, OPERATIONS, Work, body, copy};
 
 /// Everything in memory, a hundred commands a turn.
 pub const MEMORY: &[Body] = &[
@@ -70,7 +70,7 @@ impl Pair {
         self.now.us += 100;
         let space = self.shards[0].receive_space(self.conn);
         let space = &mut space.expect("the connection is read")[..input.len()];
-        space.copy_from_slice(input);
+        copy(space, input);
         self.shards[0].handle_received(self.conn, input.len(), self.now);
         self.turns([0, 1, 0]);
         self.out.clear();
