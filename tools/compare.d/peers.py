@@ -113,10 +113,12 @@ class Running:
         return process
 
     def await_answer(self, began):
-        """Until a connection was accepted and answered."""
+        """Until a connection was accepted and answered. Which is first accepted may be ended by a server that is not ready."""
+        self.connected_ms = None
         while True:
             try:
                 with socket.create_connection((HOST, self.port), timeout=20) as stream:
+                    self.connected_ms = self.connected_ms or (time.perf_counter() - began) * 1e3
                     hello = self.peer.hello()
                     if hello:
                         stream.sendall(hello)

@@ -218,7 +218,7 @@ class Report:
                                   f"{cell.median('server_cpu_ms_per_s'):.1f} ms/s"])
         if len(lines) > 1:
             parts += ["## Idle connections", "Memory of the process; the system's socket buffers are not in it.", table(lines)]
-        lines = [["server", "first answer after, ms (× forwarder)"]]
+        lines = [["server", "connected after, ms", "first answer after, ms (× forwarder)"]]
         for point in self.of("start"):
             for name in self.names:
                 cell = self.at(point, name)
@@ -226,9 +226,9 @@ class Report:
                 if cell and cell.is_good:
                     took = cell.median("start_ms")
                     ratio = f" ({nice(took / base)})" if base and name != CEILING else ""
-                    lines.append([name, nice(took) + ratio])
+                    lines.append([name, nice(cell.median("connected_ms")), nice(took) + ratio])
         if len(lines) > 1:
-            parts += ["## Start", "From the start of the process with an empty directory until a connection was accepted and answered.",
+            parts += ["## Start", "From the start of the process with an empty directory until a connection was there, and until it was answered.",
                       table(lines)]
         return parts
 
