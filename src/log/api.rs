@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use crate::broker::id::{MessageId, QueueUid};
 
+use super::Histogram;
 use super::entry::Entry;
 use super::place::{BlockSlot, LogIndex, Place, Position};
 use super::sections::Sections;
@@ -181,10 +182,8 @@ pub struct LogStats {
     pub syncs_gathered: u64,
     /// Those of them that have waited for somebody who was not back in time.
     pub syncs_in_vain: u64,
-    /// Sync times, microseconds from submission: entry n counts those of at most 2^n.
-    pub sync_us: [u64; 32],
-    /// Sum of the sync times, microseconds.
-    pub sync_us_sum: u64,
+    /// Sync times, microseconds from submission.
+    pub sync_us: Histogram,
     /// Longest sync, microseconds.
     pub sync_us_max: u64,
     /// Windows read.

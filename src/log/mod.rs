@@ -24,6 +24,7 @@ mod error;
 pub mod files;
 mod foreground;
 mod gather;
+mod histogram;
 pub mod job;
 pub mod layout;
 mod manifest;
@@ -74,6 +75,7 @@ pub use entry::{
 };
 pub use error::{LogError, OpenError};
 pub use foreground::Foreground;
+pub use histogram::Histogram;
 pub use none::NoStorage;
 pub use place::{BlockSlot, LogIndex, Place, Position, SegmentRange};
 pub use sections::{Section, SectionKind, Sections, SectionsBuilder, SectionsError};

@@ -319,10 +319,8 @@ impl<S: Storage> Log<S> {
             .gather
             .end(record.entries, entries, took_us, self.now_us);
         self.stats.syncs_gathered += u64::from(gathered);
-        self.stats.sync_us_sum += took_us;
         self.stats.sync_us_max = self.stats.sync_us_max.max(took_us);
-        let bucket = (u64::BITS - took_us.saturating_sub(1).leading_zeros()) as usize;
-        self.stats.sync_us[bucket.min(31)] += 1;
+        self.stats.sync_us.add(took_us);
         let tail = &mut self.tail;
         tail.durable_index = upto;
         tail.durable = record.end;

@@ -281,6 +281,15 @@ impl<S: Storage> Shard<S> {
         }
     }
 
+    /// The pulls of a connection that wait end with nothing.
+    pub(super) fn end_pulls(&mut self, slot: usize) {
+        for wait in self.conns[slot].rare.waits.clone() {
+            if !wait.subscription {
+                self.finish_pull(wait.waiter, 0);
+            }
+        }
+    }
+
     /// Forgets a waiting pull whose connection is gone.
     pub(super) fn drop_pull(&mut self, key: WaiterKey) {
         let removed = self.waiters.slab.try_remove(key.0 as usize);
@@ -536,15 +545,17 @@ impl<S: Storage> Shard<S> {
 
     /// Leases of replies that were sent whole outlive the connection from now on.
     pub(super) fn release_holds(&mut self, slot: usize) {
-        let conn = &mut self.conns[slot];
-        while let Some((end, serial)) = conn.rare.holding.front().copied()
+        while let conn = &mut self.conns[slot]
+            && let Some((end, serial)) = conn.rare.holding.front().copied()
             && end <= conn.confirmed()
         {
             conn.rare.make().holding.pop_front();
+            let Some(queue) = self.engine.leases.get(serial).map(|lease| lease.queue) else {
+                self.hold_prepared(serial);
+                continue;
+            };
             self.engine.leases.hand_over(serial, Leases::NOBODY);
-            if let Some(queue) = self.engine.leases.get(serial).map(|lease| lease.queue)
-                && self.engine.queue(queue).settings.single
-            {
+            if self.engine.queue(queue).settings.single {
                 self.engine.schedule(queue);
             }
         }

@@ -402,6 +402,7 @@ impl<S: Storage> Shard<S> {
                 self.forget_requests(slot);
             } else {
                 self.rewrite_gated(slot, answer_failed);
+                self.end_pulls(slot);
                 // Consumers are about to go because the broker does, not of themselves.
                 self.doubt_requests(slot);
             }

@@ -262,6 +262,9 @@ impl<S: Storage> Shard<S> {
         let mut given = 0;
         for (slot, _, key) in found {
             let slot = *slot as usize;
+            if !self.conns[slot].wants_copy(&source) {
+                continue;
+            }
             if has_memory && self.conns[slot].out.len() < self.limits.send_bytes_max / 2 {
                 self.catch_up(slot);
             }

@@ -131,7 +131,7 @@ impl<S: Storage> Shard<S> {
         }
         let open = self.conns.iter().filter(|(_, conn)| {
             let open = conn.transaction.as_ref();
-            open.is_some_and(|open| !open.is_void())
+            conn.guest.is_none() && open.is_some_and(|open| !open.is_void())
         });
         let level = self.engine.defaults.durable;
         let lines = [
@@ -148,7 +148,7 @@ impl<S: Storage> Shard<S> {
             ("groups", groups),
             ("group_unsettled_most", unsettled_most),
             ("requests", self.requests.len() as u64),
-            ("transactions", open.count() as u64),
+            ("transactions", (open.count() + self.commits_open()) as u64),
             ("transactions_begun_total", totals.transactions.begun),
             (
                 "transactions_committed_total",

@@ -167,9 +167,10 @@ impl<S: Storage> Shard<S> {
 
     /// The open transaction, if there is one, ends, and nothing of it is done.
     pub(super) fn abort_transaction(&mut self, slot: usize) {
-        let open = self.conns[slot].transaction.take();
+        let conn = &mut self.conns[slot];
+        let (open, is_own) = (conn.transaction.take(), conn.guest.is_none());
         // One that is void was counted when it became so.
-        let is_aborted = open.is_some_and(|open| !open.is_void);
+        let is_aborted = is_own && open.is_some_and(|open| !open.is_void);
         self.totals.transactions.aborted += u64::from(is_aborted);
     }
 

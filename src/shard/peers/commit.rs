@@ -251,6 +251,26 @@ impl<S: Storage> Shard<S> {
         }))
     }
 
+    /// Transactions of connections that have typed `COMMIT`, here or at the shard that commits them, and are not done.
+    pub(in crate::shard) fn commits_open(&self) -> usize {
+        let own = self.peers.as_ref().map_or(0, |it| it.commits.own.len());
+        let guests = self
+            .conns
+            .iter()
+            .filter_map(|(_, conn)| conn.guest.as_ref());
+        own + guests.map(|guest| guest.commits()).sum::<usize>()
+    }
+
+    /// A lease outlives its connection from now on, if a part keeps it.
+    pub(in crate::shard) fn hold_prepared(&mut self, serial: u64) {
+        let Some(peers) = &mut self.peers else { return };
+        let parts = peers.commits.prepared.values_mut();
+        let mut leases = parts.flat_map(|part| &mut part.leases);
+        if let Some((lease, ..)) = leases.find(|(lease, ..)| lease.serial == serial) {
+            lease.holder = Leases::NOBODY;
+        }
+    }
+
     /// What was kept for a part is let go: it was done, or is not going to be.
     pub(super) fn end_prepared(&mut self, name: Name, done: bool, now: Now) {
         self.engine.expect_no_more(name);

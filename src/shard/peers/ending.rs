@@ -77,11 +77,12 @@ impl<S: Storage> Shard<S> {
     }
 
     /// Before the others may close their logs, something is to be passed on or brought to its end: a transaction, or
-    /// what a connection has sent behind a command that others answer.
+    /// what a connection has sent behind a command that others answer, or behind output that its peer has yet to read.
     pub(in crate::shard) fn has_to_pass_on(&self) -> bool {
         let is_waiting = |conn: &Conn| {
             let is_away = matches!(conn.blocked, Blocked::Away(_));
-            conn.guest.is_none() && is_away && !conn.tail.is_empty()
+            let is_full = conn.unsent() >= self.limits.send_bytes_max / 2;
+            conn.guest.is_none() && (is_away || is_full) && !conn.tail.is_empty()
         };
         self.peers.is_some()
             && !self.has_passed_on()

@@ -88,6 +88,14 @@ pub struct Guest {
 }
 
 impl Guest {
+    /// Transactions that it has to commit.
+    pub(super) fn commits(&self) -> usize {
+        let pieces = self.pieces.iter();
+        pieces
+            .filter(|piece| matches!(piece.kind, Kind::Commit { .. }))
+            .count()
+    }
+
     /// Where the answers of runs end in the output.
     pub fn marks(&self) -> impl Iterator<Item = u64> {
         self.marks.iter().map(|(offset, _)| *offset)
@@ -479,6 +487,7 @@ impl<S: Storage> Shard<S> {
         let (to, conn) = guest.home;
         let waiting = guest.pieces.iter().map(|piece| piece.kind.bytes());
         let taken = guest.taken + unused + waiting.sum::<usize>();
+        self.totals.transactions.aborted += guest.commits() as u64;
         let peers = self.mail();
         peers.guests.remove(&guest.home);
         for piece in &guest.pieces {

@@ -96,6 +96,17 @@ pub(super) struct Pull {
     waiter: WaiterKey,
 }
 
+impl Pull {
+    /// What refuses it counts, unless it pops and a list that is named before may have something.
+    fn is_refused(&self) -> bool {
+        let is_pop = matches!(self.asks, Asks::Pop(_));
+        self.refused.as_ref().is_some_and(|(part, _)| {
+            let mut before = self.sides.iter().take(*part as usize);
+            !(is_pop && (self.cold || before.any(|side| side.offered)))
+        })
+    }
+}
+
 impl<S: Storage> Shard<S> {
     /// The sources of a pull by shard, in the order named; the shard if all are on one.
     pub(super) fn split_pull(
@@ -140,7 +151,7 @@ impl<S: Storage> Shard<S> {
         &mut self,
         slot: usize,
         tag: &[u8],
-        parts: Vec<(u32, Vec<u8>)>,
+        mut parts: Vec<(u32, Vec<u8>)>,
         options: PullOptions,
         asks: Asks,
         now: Now,
@@ -158,7 +169,7 @@ impl<S: Storage> Shard<S> {
             return Flow::Again;
         }
         // What can be refused here is, before others are asked.
-        let mut own = Vec::new();
+        let (mut own, mut refused) = (Vec::new(), None);
         for (part, (shard, sources)) in parts.iter().enumerate() {
             if *shard != me {
                 continue;
@@ -169,12 +180,21 @@ impl<S: Storage> Shard<S> {
             match self.open_part(slot, Sources(sources), &options, wanted, now) {
                 Ok(Some(keys)) => own.push((part as u32, keys)),
                 Ok(None) => return Flow::Again,
+                Err(error) if part > 0 && matches!(asks, Asks::Pop(_)) => {
+                    refused = Some((part as u32, error));
+                    break;
+                }
                 Err(error) => {
                     self.refuse(slot, tag_shown, &error);
                     return Flow::Done;
                 }
             }
         }
+        if let Some((part, _)) = refused {
+            // Lists that were named before may have something.
+            parts.truncate(part as usize);
+        }
+        let asked = parts.iter().filter(|(shard, _)| *shard != me).count();
         self.totals.commands += 1;
         let at = self.key(slot);
         let away = self.away(slot);
@@ -203,14 +223,14 @@ impl<S: Storage> Shard<S> {
             options,
             asks,
             sides: sides.collect(),
-            stage: Stage::Looking(others.len() as u32),
+            stage: Stage::Looking(asked as u32),
             pass: VecDeque::new(),
             total: 0,
             bytes: 0,
             cold: false,
             due: is_over,
             cancelled: false,
-            refused: None,
+            refused,
             waiter,
         };
         self.away(slot).pulls.push(pull);
@@ -256,7 +276,7 @@ impl<S: Storage> Shard<S> {
     ) -> Result<Option<Vec<QueueKey>>, Error> {
         match wanted {
             Wanted::Messages => self.open_all(slot, sources, options, now),
-            Wanted::Pop(pop) => self.open_pop(slot, sources, pop).map(Some),
+            Wanted::Pop(pop) => self.open_pop(slot, sources, pop, now).map(Some),
             Wanted::Streams => self.open_streams(slot, sources).map(Some),
         }
     }
@@ -281,6 +301,14 @@ impl<S: Storage> Shard<S> {
             self.note_puller(slot, *key);
         }
         Ok(Some(keys))
+    }
+
+    /// Was the pull, if it is of queues on several shards, asked to wait?
+    pub(in crate::shard) fn pull_may_wait(&self, slot: usize, waiter: WaiterKey) -> bool {
+        let away = self.conns[slot].away.as_ref();
+        let mut pulls = away.iter().flat_map(|away| &away.pulls);
+        let pull = pulls.find(|pull| pull.waiter == waiter);
+        pull.is_none_or(|pull| pull.options.wait_us > 0)
     }
 
     pub(super) fn across(&mut self, slot: usize, id: u64) -> Option<&mut Pull> {
@@ -340,9 +368,9 @@ impl<S: Storage> Shard<S> {
                 continue;
             };
             match pull.stage {
-                Stage::Looking(0) if pull.refused.is_some() => self.refuse_across(slot, id, now),
+                Stage::Looking(0) if pull.is_refused() => self.refuse_across(slot, id, now),
                 Stage::Looking(0) => self.begin_pass(slot, id, false, now),
-                Stage::Waiting if pull.refused.is_some() => self.refuse_across(slot, id, now),
+                Stage::Waiting if pull.is_refused() => self.refuse_across(slot, id, now),
                 Stage::Taking => self.go_on_reading(slot, id, now),
                 Stage::Waiting if pull.sides.iter().any(|side| side.offered) => {
                     self.begin_pass(slot, id, false, now);
@@ -362,8 +390,10 @@ impl<S: Storage> Shard<S> {
         }
         pull.cold = false;
         pull.pass.clear();
+        let end = pull.refused.as_ref().map_or(u32::MAX, |(part, _)| *part);
         for (part, side) in pull.sides.iter_mut().enumerate() {
-            if std::mem::take(&mut side.offered) || all {
+            let is_asked = std::mem::take(&mut side.offered) || all;
+            if is_asked && (part as u32) < end {
                 pull.pass.push_back(part as u32);
             }
         }
@@ -427,6 +457,9 @@ impl<S: Storage> Shard<S> {
         pull.stage = Stage::Waiting;
         if pull.total > 0 || pull.cancelled {
             return self.finish_across(slot, id, now);
+        }
+        if pull.is_refused() {
+            return self.refuse_across(slot, id, now);
         }
         if pull.sides.iter().any(|side| side.offered) {
             return self.begin_pass(slot, id, false, now);

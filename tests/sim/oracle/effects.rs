@@ -71,11 +71,13 @@ impl Oracle {
                     }
                 }
                 self.queue(&queue).track.begin(&settings, now, command);
+                self.settings_change(&queue);
             }
             Kind::QDel(queue) => {
                 let level = self.terms.level;
                 let values = settings::defaults(&queue, level);
                 self.queue(&queue).track.begin(&values, now, command);
+                self.settings_change(&queue);
                 self.queue(&queue).deleted = Some((now, u64::MAX));
                 self.claim_what_it_meets(command);
             }
@@ -454,12 +456,7 @@ impl Oracle {
         match kind {
             Kind::Publish(publish) => {
                 self.drop_old(command, &publish);
-                for (index, _) in publish.bodies {
-                    self.learn_bounds(index, now);
-                    if self.messages[index].fate == Fate::InFlight {
-                        self.messages[index].fate = Fate::Unknown;
-                    }
-                }
+                self.lose_messages(publish.bodies.into_iter().map(|body| body.0));
             }
             Kind::Cast { body, .. } => self.cast_orphaned(&body),
             Kind::Request { message, .. } => {
@@ -602,6 +599,7 @@ impl Oracle {
         let now = self.now;
         self.drain = None;
         self.run_late.clear();
+        self.stored_late.clear();
         if let Some(since) = self.up_since.take() {
             self.runs.push((since, now));
         }

@@ -4,6 +4,7 @@
 use super::record::{Certainty, Fate, Reason};
 use super::{DELIVERY_US_MAX, Deferred, Oracle, TIMER_SLACK_US};
 use crate::command::{Kind, Level};
+use crate::dialect::Dialect;
 
 impl Oracle {
     /// Takes over what the settings say about a publish that was run between its arrival and
@@ -30,6 +31,32 @@ impl Oracle {
         if !message.moved {
             message.stored = stored;
             message.pri = pri;
+        }
+    }
+
+    /// Messages of a command whose answer will never be known: what is on its way to another shard is still run.
+    pub(super) fn lose_messages(&mut self, messages: impl IntoIterator<Item = usize>) {
+        let until = self.now + self.terms.way_us;
+        for index in messages {
+            self.learn_bounds(index, until);
+            if self.messages[index].fate == Fate::InFlight {
+                self.messages[index].fate = Fate::Unknown;
+                if until > self.now {
+                    self.stored_late.push((index, until));
+                }
+            }
+        }
+    }
+
+    /// Its settings may be others from now on, for messages that are still on their way to the queue, too.
+    pub(super) fn settings_change(&mut self, queue: &str) {
+        let now = self.now;
+        self.stored_late.retain(|(_, until)| *until >= now);
+        for (index, until) in self.stored_late.clone() {
+            let message = &self.messages[index];
+            if message.place == queue && message.fate == Fate::Unknown {
+                self.learn_bounds(index, until);
+            }
         }
     }
 
@@ -235,27 +262,48 @@ impl Oracle {
 
     /// The same, of one connection.
     pub(super) fn may_hold_unseen(&self, link: usize, source: &str) -> bool {
-        let reads = |kind: &Kind| match kind {
-            Kind::Pull(pull) => pull.sources.iter().any(|name| name == source),
-            Kind::Sub { source: name, .. } => name == source,
-            _ => false,
-        };
         let record = &self.links[link];
         if !record.open || !record.sources.iter().any(|name| name == source) {
             return false;
         }
-        let subs = record.subs.iter().filter(|sub| sub.source == source);
-        let auto_sub = subs.clone().any(|sub| sub.auto);
+        let mut subs = record.subs.iter().filter(|sub| sub.source == source);
+        let reader = subs.next().is_some() || self.open_reads(link, source).next().is_some();
+        let held_back = reader && self.is_held_back(link);
+        record.blocked.is_some() || self.takes_at_once(link, source) || held_back
+    }
+
+    /// A connection is given messages of the queue that are settled before they are sent.
+    fn takes_at_once(&self, link: usize, source: &str) -> bool {
+        let mut subs = self.links[link].subs.iter();
+        let auto_sub = subs.any(|sub| sub.source == source && sub.auto);
+        auto_sub
+            || self.open_reads(link, source).any(|kind| match kind {
+                Kind::Pull(pull) => pull.auto,
+                Kind::Sub { auto, .. } => *auto,
+                _ => false,
+            })
+    }
+
+    /// What a connection has typed to be given messages of the queue, and has no answer of.
+    fn open_reads(&self, link: usize, source: &str) -> impl Iterator<Item = &Kind> {
+        let record = &self.links[link];
         let open = record.waiting.iter().chain(record.tagged.values());
         let open = open.map(|command| &self.commands[*command].command.kind);
-        let auto_open = open.clone().any(|kind| match kind {
-            Kind::Pull(pull) => pull.auto && reads(kind),
-            Kind::Sub { auto, .. } => *auto && reads(kind),
+        open.filter(move |kind| match kind {
+            Kind::Pull(pull) => pull.sources.iter().any(|name| name == source),
+            Kind::Sub { source: name, .. } => name == source,
             _ => false,
-        });
-        let reader = subs.count() > 0 || open.clone().any(reads);
-        let held_back = reader && self.is_held_back(link);
-        record.blocked.is_some() || auto_sub || auto_open || held_back
+        })
+    }
+
+    /// Somebody may have been given messages of the queue that are settled before anybody sees them: they were settled
+    /// before they were sent, or a command behind a pop of RESP was run before its reply was read.
+    pub(super) fn maybe_settled_unseen(&self, source: &str) -> bool {
+        (0..self.links.len()).any(|link| {
+            let record = &self.links[link];
+            let pops = record.dialect == Dialect::Resp && self.open_reads(link, source).count() > 0;
+            record.open && (pops || self.takes_at_once(link, source))
+        })
     }
 
     /// Looks for a consumer who has waited too long for a message that was ready. To be called

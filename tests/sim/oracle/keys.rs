@@ -89,9 +89,12 @@ impl Oracle {
             {
                 continue;
             }
+            // Ready again, it may have gone to somebody else, and be settled.
+            let settles = self.maybe_settled_unseen(source);
             let held = self.messages[other].deliveries.iter().any(|delivery| {
                 let record = &self.deliveries[*delivery];
-                record.boot == self.boot && !record.settled
+                let may_be_ready = record.ready_again() <= now;
+                record.boot == self.boot && !record.settled && !(settles && may_be_ready)
             });
             if held {
                 let text = format!(

@@ -139,6 +139,8 @@ pub struct Oracle {
     deferred: Vec<Deferred>,
     /// Commands without an answer that empty a queue, and may be run by its shard until then, after the end of their connections.
     run_late: Vec<(usize, u64)>,
+    /// Messages of such commands, which may be stored until then.
+    stored_late: Vec<(usize, u64)>,
     /// How often each promise was put to the test in a way that could have failed.
     pub checks: BTreeMap<&'static str, u64>,
     /// What this run of the broker has told of syncs that waited.
@@ -191,6 +193,7 @@ impl Oracle {
             violation: None,
             deferred: Vec::new(),
             run_late: Vec::new(),
+            stored_late: Vec::new(),
             checks: BTreeMap::new(),
             waits_told: BTreeMap::new(),
         }

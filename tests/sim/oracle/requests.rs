@@ -37,6 +37,12 @@ impl Oracle {
         self.requests.answers.insert(body.to_vec(), answer);
     }
 
+    /// The message is a request.
+    pub(super) fn is_request(&self, message: usize) -> bool {
+        let command = self.commands.get(self.messages[message].command);
+        command.is_some_and(|sent| matches!(sent.command.kind, Kind::Request { .. }))
+    }
+
     /// A `REQ` has arrived.
     pub(super) fn request_arrived(&mut self, command: usize, message: usize) {
         self.requests.requests.entry(command).or_default();

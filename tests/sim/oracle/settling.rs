@@ -74,16 +74,24 @@ impl Oracle {
         }
     }
 
+    /// The level that all it has written has surely reached; `None` where it may have written nothing.
     fn weakest_level(&mut self, command: usize) -> Level {
+        if let Kind::Touch { .. } = self.commands[command].command.kind {
+            return Level::None;
+        }
         let now = self.now;
         let arrived = self.commands[command].arrived.unwrap_or(now);
         let mut weakest = Level::Disk;
         for handle in self.handles_of(command) {
             if let Some(delivery) = self.by_handle.get(&handle).copied() {
-                let place = self.messages[self.deliveries[delivery].message]
-                    .place
-                    .clone();
-                weakest = weakest.min(self.queue(&place).track.durable(arrived, now).0);
+                let message = self.deliveries[delivery].message;
+                let place = self.messages[message].place.clone();
+                // The log never hears of a request.
+                let level = match self.is_request(message) {
+                    true => Level::None,
+                    false => self.queue(&place).track.durable(arrived, now).0,
+                };
+                weakest = weakest.min(level);
             }
         }
         weakest

@@ -442,6 +442,10 @@ impl Oracle {
             return;
         }
         let known = message.visible;
+        self.may_be_another_id(index, &place, Some(id));
+        if self.messages[index].murky {
+            return;
+        }
         self.sighted(index, &place, Some(id), None, low);
         if state != crate::command::State::Ready && known.is_none() {
             // It is there, but nobody knows for how long it is leased or delayed.
@@ -493,9 +497,11 @@ impl Oracle {
             // It was moved after this delivery or before: nobody can know which.
             self.messages[index].murky = true;
         }
+        self.may_be_another_id(index, &source, id);
         if self.messages[index].murky {
             if !auto {
                 self.seen_late(consumer, index, &handle, 1, low);
+                self.may_last(consumer);
             }
             return;
         }
@@ -580,6 +586,18 @@ impl Oracle {
         });
     }
 
+    /// The delivery that was seen last, of a message of which nothing is known, may take of its subscription's credit.
+    fn may_last(&mut self, consumer: &Consumer) {
+        let Some(last) = self.deliveries.len().checked_sub(1) else {
+            return;
+        };
+        let delivery = &mut self.deliveries[last];
+        (delivery.ended, delivery.deadline.1) = (None, u64::MAX);
+        if let Some(sub) = consumer.sub {
+            self.links[consumer.link].subs[sub].deliveries.push(last);
+        }
+    }
+
     /// An `ack=auto` delivery: it was settled before it was sent.
     fn settled_by_delivery(&mut self, index: usize, source: &str, command: usize, now: u64) {
         let before = self.messages[index].claims.iter().find(|claim| {
@@ -647,6 +665,13 @@ impl Oracle {
                 format!("{source} gave a message at {now} while it was paused"),
             );
         }
+    }
+
+    /// Where the id that it had or the one that it has is not told, and it may have been moved away and back between, nobody
+    /// can know whether it was.
+    fn may_be_another_id(&mut self, index: usize, source: &str, id: Option<u64>) {
+        let is_unknown = id.is_none() || self.messages[index].id.is_none();
+        self.messages[index].murky |= is_unknown && self.went_round(index, source);
     }
 
     /// May the message have been moved to another queue and back? A `MOVE` leaves its time to live behind.

@@ -160,13 +160,7 @@ impl Oracle {
 
     /// Nobody will ever know what became of it.
     pub(super) fn cast_orphaned(&mut self, body: &[u8]) {
-        let now = self.now;
-        for index in self.copies(body).to_vec() {
-            self.learn_bounds(index, now);
-            if self.messages[index].fate == Fate::InFlight {
-                self.messages[index].fate = Fate::Unknown;
-            }
-        }
+        self.lose_messages(self.copies(body).to_vec());
     }
 
     /// It was refused: no queue took it.

@@ -177,8 +177,8 @@ impl<S: Storage> Shard<S> {
         text.histogram(
             "ringmq_fsync_seconds",
             help,
-            &stats.sync_us,
-            stats.sync_us_sum,
+            &stats.sync_us.within,
+            stats.sync_us.sum,
             1e6,
         );
     }

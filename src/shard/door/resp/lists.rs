@@ -271,16 +271,23 @@ impl<S: Storage> Shard<S> {
         self.pull_lists(slot, &words[1..2], what, (end, count, 0), now)
     }
 
-    /// Lists that are waited for are made, so that there is something to wait at.
-    fn open_lists(&mut self, slot: usize, names: &[&[u8]]) -> Result<(), Flow> {
-        for name in names {
+    /// Lists that are waited for are made, so that there is something to wait at: those before the first that is none.
+    fn open_lists<'a>(
+        &mut self,
+        slot: usize,
+        names: &'a [&'a [u8]],
+        now: Now,
+    ) -> Result<&'a [&'a [u8]], Flow> {
+        let mut gives = false;
+        for (at, name) in names.iter().enumerate() {
             match self.list_or_new(slot, name) {
+                Ok(key) if self.is_stream(key) && gives => return Ok(&names[..at]),
                 Ok(key) if self.is_stream(key) => return Err(self.say_wrong_type(slot)),
-                Ok(_) => {}
+                Ok(key) => gives |= self.gives_any(slot, key, now),
                 Err(error) => return Err(self.say_error(slot, &error)),
             }
         }
-        Ok(())
+        Ok(names)
     }
 
     /// Inside a transaction nothing waits.
@@ -298,9 +305,13 @@ impl<S: Storage> Shard<S> {
             Err(text) => return self.say_err(slot, text),
         };
         let wait_us = self.wait_us(slot, wait_us);
-        if let Err(flow) = self.open_lists(slot, names) {
-            return flow;
+        if self.wait_for_publishes(slot) {
+            return Flow::Again;
         }
+        let names = match self.open_lists(slot, names, now) {
+            Ok(names) => names,
+            Err(flow) => return flow,
+        };
         let what = What::KeyAndOne { is_found: false };
         self.pull_lists(slot, names, what, (end, 1, wait_us), now)
     }
@@ -336,20 +347,21 @@ impl<S: Storage> Shard<S> {
             let Some(key) = self.list(name) else {
                 continue;
             };
-            if !self.gives_any(slot, key, now) {
-                continue;
-            }
             if self.is_stream(key) {
                 return self.say_wrong_type(slot);
+            }
+            if !self.gives_any(slot, key, now) {
+                continue;
             }
             return self.pull_lists(slot, &[name], what, (end, count, wait_us), now);
         }
         if wait_us == 0 {
             return self.say_in(slot, encode::nil_array);
         }
-        if let Err(flow) = self.open_lists(slot, names) {
-            return flow;
-        }
+        let names = match self.open_lists(slot, names, now) {
+            Ok(names) => names,
+            Err(flow) => return flow,
+        };
         // Several lists could give one message each.
         let count = if names.len() > 1 { 1 } else { count };
         self.pull_lists(slot, names, what, (end, count, wait_us), now)
@@ -396,7 +408,7 @@ impl<S: Storage> Shard<S> {
         self.begin_across(slot, b"", parts, options, Asks::Pop(pop), now)
     }
 
-    /// The lists of a part of such a pop.
+    /// The lists of a part of such a pop: those before the first that is none, if one of them has something.
     ///
     /// # Errors
     /// One of them is none, or has no name.
@@ -405,8 +417,9 @@ impl<S: Storage> Shard<S> {
         slot: usize,
         sources: Sources<'_>,
         pop: Pop,
+        now: Now,
     ) -> Result<Vec<QueueKey>, Error> {
-        let mut keys = Vec::new();
+        let (mut keys, mut gives) = (Vec::new(), false);
         for source in sources.iter() {
             let mut scratch = Vec::new();
             let name = source.queue.decoded(&mut scratch);
@@ -417,9 +430,13 @@ impl<S: Storage> Shard<S> {
                     None => continue,
                 },
             };
-            if self.is_stream(key) && (pop.makes || self.engine.queue(key).ready() > 0) {
-                return Err(wrong_type());
+            if self.is_stream(key) {
+                match gives {
+                    true => break,
+                    false => return Err(wrong_type()),
+                }
             }
+            gives |= self.gives_any(slot, key, now);
             self.note_puller(slot, key);
             keys.push(key);
         }

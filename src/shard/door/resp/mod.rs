@@ -76,6 +76,8 @@ pub struct Session {
     /// Live subscriptions by their patterns: for how many channels and globs each is, and its tag.
     covers: BTreeMap<Box<[u8]>, u32>,
     next_tag: u64,
+    /// The last command that was passed on to wait elsewhere, by its run.
+    blocking: Option<u64>,
     /// With which error what waits is ended: its word and its text.
     unblocked: Option<(&'static str, &'static str)>,
     /// Until when the peer, which has ended its side, can show that it took everything; 0 = not asked.

@@ -5,7 +5,8 @@
 
 use std::collections::BTreeMap;
 
-use super::super::super::peers::Question;
+use super::super::super::conn::Blocked;
+use super::super::super::peers::{Question, Wait};
 use super::super::super::placement::shard_of;
 use super::super::super::session::Flow;
 use super::super::super::{Now, Shard};
@@ -155,7 +156,13 @@ impl<S: Storage> Shard<S> {
             return self.post(slot, to, false, None, &[&command(&words)]);
         }
         let waits = matches!(name, "BLPOP" | "BRPOP" | "BLMPOP" | "XREADGROUP");
-        self.post(slot, to, waits, None, &[frame])
+        let flow = self.post(slot, to, waits, None, &[frame]);
+        if let Blocked::Away(Wait::Run(run)) = self.conns[slot].blocked
+            && hurried(name, words).is_some()
+        {
+            self.conns[slot].resp().blocking = Some(run);
+        }
+        flow
     }
 
     /// Runs a command about keys of several shards.

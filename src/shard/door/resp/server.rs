@@ -379,9 +379,9 @@ impl<S: Storage> Shard<S> {
         let conn = &self.conns[slot];
         let idle_s = now.us.saturating_sub(conn.heard_us) / 1_000_000;
         let door = conn.session.word();
-        let blocked = match conn.blocked {
-            Blocked::Pull(_) | Blocked::Away(Wait::Run(_)) => 'b',
-            _ => 'N',
+        let blocked = match self.is_waiting(slot) {
+            true => 'b',
+            false => 'N',
         };
         format!(
             "id={} addr={} name={} idle={idle_s} flags={blocked} door={door} omem={}\n",
@@ -392,6 +392,19 @@ impl<S: Storage> Shard<S> {
         )
     }
 
+    /// Does the connection wait for messages, and not only for a reply?
+    fn is_waiting(&self, slot: usize) -> bool {
+        let conn = &self.conns[slot];
+        match (conn.blocked, &conn.session) {
+            (Blocked::Pull(waiter), _) => self.pull_may_wait(slot, waiter),
+            (Blocked::Away(Wait::Run(run)), super::Door::Resp(session)) => {
+                session.blocking == Some(run)
+            }
+            (Blocked::Away(Wait::Run(_)), _) => true,
+            _ => false,
+        }
+    }
+
     /// `CLIENT UNBLOCK`: a pop that waits ends with nothing, or with an error.
     fn unblock(&mut self, slot: usize, id: &[u8], with_error: bool) -> Flow {
         let wanted = integer(id).and_then(|id| u64::try_from(id).ok());
@@ -400,6 +413,7 @@ impl<S: Storage> Shard<S> {
         });
         let found = others.find(|(other, _)| Some(self.client_id(*other)) == wanted);
         let found = found.map(|(other, conn)| (other, conn.blocked));
+        let found = found.filter(|(other, _)| self.is_waiting(*other));
         let is_ended = match found {
             Some((other, Blocked::Pull(waiter))) => {
                 self.end_with(other, with_error);

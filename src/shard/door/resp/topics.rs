@@ -37,6 +37,18 @@ fn cover(glob: &[u8]) -> Vec<u8> {
 }
 
 impl Conn {
+    /// Does a copy of what is cast to this topic, as it is printed, come to the client? What covers a pattern of Redis
+    /// means more topics than the pattern.
+    pub(in super::super::super) fn wants_copy(&self, source: &[u8]) -> bool {
+        let super::Door::Resp(session) = &self.session else {
+            return true;
+        };
+        let mut scratch = Vec::new();
+        let topic = Typed(source).decoded(&mut scratch);
+        let mut globs = session.globs.iter();
+        session.channels.contains(topic) || globs.any(|glob| glob::matches(glob, topic))
+    }
+
     /// A copy of what was cast: one push for the channel, one for each pattern.
     pub(super) fn push_cast(&mut self, pool: &mut Pool, delivery: &Delivery<'_>) {
         let mut scratch = Vec::new();

@@ -204,3 +204,98 @@ fn limits_count_what_is_on_its_way() {
     }
     assert!(refused < 39, "some are done");
 }
+
+#[test]
+fn what_is_held_outlives_its_connection_and_a_transaction_that_is_refused() {
+    for seed in 1..200 {
+        let mut broker = Broker::new(3, seed);
+        let (near, far) = (name_on(0, 3, 0), name_on(1, 3, 0));
+        let (client, other) = (broker.connect(0), broker.connect(2));
+        let said = broker.ask(
+            other,
+            &format!("PUB {near} :1\nPUB {far} :2\nPULL {near}\n"),
+        );
+        let one = handle_of(&said);
+        broker.ask(other, &format!("ACK {one}\n"));
+        broker.send(client, &format!("PULL {far} lease=1h hold=1\n"));
+        let is_whole = |broker: &Broker| broker.clients[client].received.ends_with(b"END 1\n");
+        for _ in 0..1_000 {
+            if is_whole(&broker) {
+                break;
+            }
+            let shard = broker.chance(3) as usize;
+            broker.turn(shard);
+        }
+        assert!(is_whole(&broker), "seed {seed}");
+        let said = String::from_utf8_lossy(&broker.clients[client].received);
+        let two = handle_of(&said);
+        // That the reply was taken may be heard of while a transaction keeps the lease.
+        broker.send(other, &format!("BEGIN\nACK {one} {two}\nCOMMIT\n"));
+        for _ in 0..seed % 12 {
+            let shard = broker.chance(3) as usize;
+            broker.turn(shard);
+        }
+        broker.reset(client);
+        let said = broker.take(other);
+        assert!(said.contains(&format!("ERR STALE stale={one} ")), "{said}");
+        assert_eq!(broker.leased(), 1, "seed {seed}");
+        let said = broker.ask(other, &format!("ACK {two}\n"));
+        assert_eq!(said, "OK 1\n", "seed {seed}");
+    }
+}
+
+#[test]
+fn each_transaction_that_was_begun_ends_as_one_of_three() {
+    let mut ends = [0; 3];
+    for seed in 1..60 {
+        let mut broker = Broker::new(2, seed);
+        let (near, far) = (name_on(0, 2, 0), name_on(1, 2, 0));
+        let watcher = broker.connect(1);
+        broker.ask(watcher, &format!("QSET {far} maxlen=3\n"));
+        let lines = [
+            format!("BEGIN\nPUB {near} :1\nCOMMIT\n"),
+            format!("BEGIN\nPUB {far} :1\nCOMMIT\n"),
+            format!("BEGIN\nPUB {near} :1\nPUB {far} :1\nCOMMIT\n"),
+            format!("BEGIN\nMPUB {far} *4\n1\n2\n3\n4\nCOMMIT\n"),
+            format!("BEGIN\nPUB {near} :1\nMPUB {far} *4\n1\n2\n3\n4\nCOMMIT\n"),
+            format!("BEGIN\nPUB {far} :1\nABORT\n"),
+            format!("BEGIN\nPULL {far}\nABORT\n"),
+        ];
+        let count = |broker: &mut Broker, key: &str| {
+            let stats = broker.ask(watcher, "STATS\n");
+            let line = stats.lines().find_map(|line| line.strip_prefix(key));
+            let count = line.and_then(|line| line.strip_prefix('='));
+            count
+                .and_then(|count| count.parse::<u64>().ok())
+                .expect("a count")
+        };
+        let mut begun = 0;
+        for _ in 0..12 {
+            let client = broker.connect(0);
+            for _ in 0..broker.chance(4) {
+                let line = &lines[broker.chance(7) as usize];
+                broker.send(client, line);
+                begun += 1;
+            }
+            let is_reset = broker.chance(2) == 0;
+            if is_reset {
+                for _ in 0..broker.chance(9) {
+                    let shard = broker.chance(2) as usize;
+                    broker.turn(shard);
+                }
+                broker.reset(client);
+            }
+            broker.settle();
+        }
+        let counted = count(&mut broker, "transactions_begun_total");
+        assert!(counted <= begun, "seed {seed}");
+        let ended = ["committed", "aborted", "voided"];
+        let ended = ended.map(|how| count(&mut broker, &format!("transactions_{how}_total")));
+        assert_eq!(count(&mut broker, "transactions"), 0, "seed {seed}");
+        assert_eq!(ended.iter().sum::<u64>(), counted, "seed {seed}: {ended:?}");
+        for (all, one) in ends.iter_mut().zip(ended) {
+            *all += one;
+        }
+    }
+    assert!(ends.iter().all(|count| *count > 50), "{ends:?}");
+}

@@ -46,6 +46,26 @@ fn when_the_log_fails_the_end_of_a_request_is_unknown() {
 }
 
 #[test]
+fn when_the_log_fails_a_pull_ends_with_nothing() {
+    for shards in [1, 2] {
+        let mut broker = Broker::new(shards, 3);
+        let near = name_on(0, shards, 0);
+        let text = broker.connect(0);
+        let pulls = format!("@a PULL {near} wait=1h\nPULL {near},other wait=1h\n");
+        assert_eq!(broker.ask(text, &pulls), "");
+        let [resp, gone] = [broker.connect(0), broker.connect(0)];
+        broker.resp(resp, &format!("BLPOP {near} 0"));
+        assert_eq!(broker.replies(resp), "");
+        broker.shards[0].fail("a disk that failed".to_owned());
+        broker.turn(0);
+        assert_eq!(broker.clients[text].received, b"END @a 0\nEND 0\n");
+        assert_eq!(broker.clients[resp].received, b"*-1\r\n");
+        assert_eq!(broker.clients[gone].received, b"");
+        assert!(matches!(broker.stops[0], Some(Stop::Failed(_))));
+    }
+}
+
+#[test]
 fn what_was_sent_before_a_shutdown_is_run_on_all_shards_before_they_end() {
     const ROUNDS: usize = 4;
     for seed in 1..60 {
@@ -100,5 +120,54 @@ fn a_shutdown_that_waits_for_others_is_woken_when_it_waits_no_longer() {
     assert_eq!(broker.now_us, until_us);
     assert!(broker.shards[0].has_passed_on());
     broker.settle();
+    assert_eq!(broker.stops, vec![Some(Stop::Finished); 2]);
+}
+
+#[test]
+fn what_stands_behind_output_that_is_being_read_is_run_before_the_end() {
+    let mut behind = 0;
+    for seed in 1..40 {
+        let mut broker = Broker::with(2, seed, |config| config.limits.send_bytes_max = 4096);
+        let far = name_on(1, 2, 0);
+        let client = broker.connect(0);
+        broker.socket_bytes_max = 0;
+        broker.send(
+            client,
+            &format!("{}PUB {far} :x\nQLS\nPUB {far} :y\n", "HELP\n".repeat(6)),
+        );
+        broker.settle();
+        if !broker.clients[client].inbound.is_empty() {
+            // The rest is not with the broker yet.
+            continue;
+        }
+        behind += 1;
+        let now = broker.now();
+        broker.shards[(seed % 2) as usize].handle_shutdown(now);
+        broker.settle();
+        assert_eq!(broker.stops, vec![None; 2], "seed {seed}");
+        broker.socket_bytes_max = 500;
+        let said = broker.take(client);
+        assert_eq!(said.matches("DATA ").count(), 7, "seed {seed}: {said}");
+        assert!(
+            said.contains("\nOK 1 mem\n") && said.ends_with("OK 2 mem\n"),
+            "seed {seed}"
+        );
+        assert_eq!(broker.stops, vec![Some(Stop::Finished); 2], "seed {seed}");
+    }
+    assert!(behind > 10, "{behind} seeds");
+}
+
+#[test]
+fn who_does_not_read_holds_up_the_end_for_a_second() {
+    let mut broker = Broker::with(2, 2, |config| config.limits.send_bytes_max = 4096);
+    let client = broker.connect(0);
+    broker.socket_bytes_max = 0;
+    broker.send(client, &"HELP\n".repeat(6));
+    broker.settle();
+    let now = broker.now();
+    broker.shards[0].handle_shutdown(now);
+    broker.wait(999_000);
+    assert_eq!(broker.stops, vec![None; 2]);
+    broker.wait(2_000);
     assert_eq!(broker.stops, vec![Some(Stop::Finished); 2]);
 }

@@ -412,9 +412,8 @@ fn what_is_published_comes_to_subscribers_of_every_shard() {
     broker.replies(publisher);
     broker.resp(publisher, &format!("LLEN {bound}"));
     broker.resp(publisher, "PUBLISH other x");
-    // Who has subscribed to a pattern counts with all that is like it up to its last whole word.
     let said = broker.replies(publisher);
-    assert_eq!(said, ":0 >3 $7 message $5 other $1 x :4");
+    assert_eq!(said, ":0 >3 $7 message $5 other $1 x :1");
 }
 
 #[test]
@@ -471,6 +470,23 @@ fn a_pop_of_lists_on_several_shards_takes_of_the_first_that_has_any() {
         let wrong = "-WRONGTYPE Operation against a key holding the wrong kind of value";
         broker.check(client, &format!("BLPOP {a} {b} 0"), wrong);
         broker.check(client, &format!("LMPOP 2 {a} {b} LEFT"), wrong);
+        // What is named before the stream counts, and nothing behind it.
+        for (name, behind) in [(a, c), (c, a)] {
+            broker.check(other, &format!("RPUSH {name} x"), ":1");
+            broker.check(client, &format!("BLPOP {b} {name} 0"), wrong);
+            broker.check(client, &format!("LMPOP 3 {behind} {b} {name} LEFT"), wrong);
+            let popped = format!("*2 ${} {name} $1 x", name.len());
+            broker.check(client, &format!("BLPOP {name} {b} {behind} 0"), &popped);
+            broker.check(other, &format!("RPUSH {name} x"), ":1");
+            let popped = format!("*2 ${} {name} *1 $1 x", name.len());
+            let lmpop = format!("LMPOP 4 {behind} {name} {behind} {b} LEFT");
+            broker.check(client, &lmpop, &popped);
+            broker.check(
+                client,
+                &format!("BLMPOP 0 3 {name} {behind} {b} LEFT"),
+                wrong,
+            );
+        }
         broker.check(client, &format!("BLPOP {a} {c} soon"), {
             "-ERR timeout is not a float or out of range"
         });
@@ -505,5 +521,68 @@ fn a_pop_of_several_shards_goes_back_with_its_client() {
         broker.settle();
         broker.check(watcher, &format!("RPUSH {name} y"), ":1");
         broker.check(watcher, &format!("LPOP {name}"), "$1 y");
+    }
+}
+
+#[test]
+fn who_waits_for_a_reply_only_is_not_unblocked() {
+    let mut broker = Broker::new(2, 3);
+    let [near, far] = [0, 1].map(|shard| name_on(shard, 2, 0));
+    let [waiting, other] = [broker.connect(0), broker.connect(0)];
+    broker.check(waiting, &format!("XGROUP CREATE {far} g 0 MKSTREAM"), "+OK");
+    broker.resp(waiting, "CLIENT ID");
+    let id = broker.replies(waiting)[1..].to_owned();
+    let list = name_on(1, 2, 1);
+    for (line, answer, reply) in [
+        (format!("XREADGROUP GROUP g c STREAMS {far} >"), ":0", "*-1"),
+        (
+            format!("XREADGROUP GROUP g c BLOCK 0 STREAMS {far} >"),
+            ":1",
+            "*-1",
+        ),
+        (format!("LMPOP 2 {near} {list} LEFT"), ":0", "*-1"),
+        (format!("BLMPOP 0 2 {near} {list} LEFT"), ":1", "*-1"),
+        (format!("LPOP {list}"), ":0", "$-1"),
+        (format!("BLPOP {list} 0"), ":1", "*-1"),
+    ] {
+        broker.resp(waiting, &line);
+        broker.resp(other, &format!("CLIENT UNBLOCK {id}"));
+        // The other shard does nothing meanwhile.
+        for _ in 0..20 {
+            broker.turn(0);
+        }
+        let said = std::mem::take(&mut broker.clients[other].received);
+        let said = String::from_utf8_lossy(&said).into_owned();
+        assert_eq!(said.trim_end(), answer, "{line}");
+        assert_eq!(broker.replies(waiting), reply, "{line}");
+    }
+}
+
+#[test]
+fn a_publish_counts_those_that_its_pattern_means() {
+    for shards in [1, 2] {
+        let mut broker = Broker::new(shards, 5);
+        let here = broker.connect(0);
+        let there = broker.connect(shards as usize - 1);
+        broker.resp(there, "PSUBSCRIBE news.e* x?");
+        broker.replies(there);
+        broker.check(here, "PUBLISH news.us hi", ":0");
+        broker.check(here, "PUBLISH x hi", ":0");
+        broker.check(here, "PUBLISH news.eu hi", ":1");
+        assert_eq!(
+            broker.replies(there),
+            "*4 $8 pmessage $7 news.e* $7 news.eu $2 hi"
+        );
+        // The line protocol counts the same.
+        let text = broker.connect(0);
+        assert_eq!(
+            broker.ask(text, "CAST news.us :hi\nCAST xy :hi\n"),
+            "OK 0 mem\nOK 1 mem\n"
+        );
+        let stats = broker.ask(text, "STATS\n");
+        assert!(
+            stats.contains("\nlive_given_total=2\nlive_dropped_total=0\n"),
+            "{stats}"
+        );
     }
 }
