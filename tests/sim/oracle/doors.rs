@@ -434,6 +434,11 @@ impl Oracle {
         }
         self.checked("A, popped");
         let (now, index) = (self.now, self.deliveries[delivery].message);
+        // Another shard hears of it a hop later, perhaps after the answer.
+        let way_us = match self.terms.shards {
+            1 => 0,
+            _ => self.terms.way_us,
+        };
         self.deliveries[delivery].settled = true;
         self.messages[index].claims.push(Claim {
             reason: Reason::AutoAck,
@@ -441,7 +446,7 @@ impl Oracle {
             from: now,
             to: Vec::new(),
             certainty: Certainty::Sure {
-                at: now,
+                at: now + way_us,
                 level: Level::None,
             },
         });
