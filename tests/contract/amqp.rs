@@ -13,25 +13,7 @@ use ringmq::protocol::amqp::frame::Kind;
 use ringmq::protocol::amqp::method::id;
 use ringmq::protocol::amqp::table;
 
-/// Does this module stand for brokers of several shards?
-pub(crate) fn are_several() -> bool {
-    module_path!().contains("several")
-}
-
-fn shards() -> &'static str {
-    match are_several() {
-        true => "--shards 4",
-        false => "--shards 1",
-    }
-}
-
-pub(crate) fn launch() -> Launch {
-    Launch::memory().arg(shards())
-}
-
-pub(crate) fn launch_at(dir: &TempDir) -> Launch {
-    Launch::data(&dir.data()).arg(shards())
-}
+launches!();
 
 fn memory() -> Broker {
     launch().start()

@@ -5,6 +5,31 @@
     reason = "these tests watch a real process"
 )]
 
+/// How a module whose tests run on one shard and on several starts its brokers.
+macro_rules! launches {
+    () => {
+        /// Does this module stand for brokers of several shards?
+        pub(crate) fn are_several() -> bool {
+            module_path!().contains("several")
+        }
+
+        fn shards() -> &'static str {
+            match are_several() {
+                true => "--shards 4",
+                false => "--shards 1",
+            }
+        }
+
+        pub(crate) fn launch() -> Launch {
+            Launch::memory().arg(shards())
+        }
+
+        pub(crate) fn launch_at(dir: &TempDir) -> Launch {
+            Launch::data(&dir.data()).arg(shards())
+        }
+    };
+}
+
 mod amqp;
 mod amqp_clients;
 mod drain;

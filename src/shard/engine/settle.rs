@@ -321,6 +321,16 @@ impl<S: Storage> Engine<S> {
         true
     }
 
+    /// What is to be buried waits for [`Engine::bury_again`].
+    fn bury_later(&mut self, key: QueueKey, death: Death) {
+        let uid = self.queue(key).uid;
+        self.moving.push(Moving {
+            queue: key,
+            uid,
+            death,
+        });
+    }
+
     /// Moves a taken message to the dead-letter queue, in one log entry. A request is nothing to keep: it is
     /// settled.
     pub fn bury(&mut self, key: QueueKey, death: Death, now: Now) {
@@ -364,25 +374,13 @@ impl<S: Storage> Engine<S> {
             }
             None => {
                 self.fetch(death.place);
-                let uid = self.queue(key).uid;
-                self.moving.push(Moving {
-                    queue: key,
-                    uid,
-                    death,
-                });
-                return;
+                return self.bury_later(key, death);
             }
         };
         if let Some(route) = self.queue(key).dead_route().cloned() {
             if self.shards.0 > 1 && !self.has_routes {
                 // Where that leads is not known yet.
-                let uid = self.queue(key).uid;
-                self.moving.push(Moving {
-                    queue: key,
-                    uid,
-                    death,
-                });
-                return;
+                return self.bury_later(key, death);
             }
             return self.bury_by_route(key, &death, &route, &sections, body, now);
         }

@@ -16,14 +16,15 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use bytes::Bytes;
 
 use super::part::{self, REPORT, UNTRACKED, UNUSED, Verdict, WANT};
+use super::publish::put_returned;
 use super::{Amqp, Fault, Phase, Understands, settle};
 use crate::broker::reply::Payload;
 use crate::buffer::send::{Pool, SendRing};
-use crate::protocol::amqp::content::{Kept, Properties};
+use crate::protocol::amqp::content::Properties;
+use crate::protocol::amqp::encode;
 use crate::protocol::amqp::frame::{self, Frame, HEAD_BYTES, Kind, Step};
 use crate::protocol::amqp::method::{Id, id};
 use crate::protocol::amqp::wire::Reader;
-use crate::protocol::amqp::{code, encode};
 
 /// Pieces from this size are referenced, smaller ones copied, bytes.
 const SHARED_BYTES_MIN: usize = 16 << 10;
@@ -676,9 +677,13 @@ impl Front {
             let tag = relay
                 .confirms_from
                 .and_then(|from| Some(next.checked_sub(from)? + 1));
-            if let Some(message) = sent.returnable.filter(|_| !sent.is_routed) {
+            if let Some(message) = sent.returnable.filter(|_| !sent.is_routed)
+                && let Ok(found) = Properties::decode(&message.properties)
+            {
                 give_acks(&mut acked, number, wire.writer(pool));
-                give_back(&message, number, frame_bytes_max, wire, pool);
+                let to = (&*message.exchange, &*message.key);
+                let body = Payload::Shared(message.body.clone());
+                put_returned(wire, pool, number, to, &found, &body, frame_bytes_max);
             }
             match tag {
                 None => {}
@@ -705,34 +710,4 @@ fn give_acks(acked: &mut Option<Range>, channel: u16, out: &mut Vec<u8>) {
     if let Some((first, last)) = acked.take() {
         encode::ack(out, channel, last, first != last);
     }
-}
-
-/// `basic.return`
-fn give_back(
-    message: &Returnable,
-    channel: u16,
-    frame_bytes_max: u32,
-    wire: &mut SendRing,
-    pool: &mut Pool,
-) {
-    let Ok(found) = Properties::decode(&message.properties) else {
-        return;
-    };
-    let mut properties = Vec::new();
-    found.put_without_headers(&mut properties);
-    let kept = Kept {
-        properties: &properties,
-        headers: [found.headers.unwrap_or_default(), b""],
-        reply_to: None,
-    };
-    encode::returned(
-        wire.writer(pool),
-        channel,
-        code::NO_ROUTE,
-        code::name(code::NO_ROUTE),
-        &message.exchange,
-        &message.key,
-    );
-    let body = Payload::Shared(message.body.clone());
-    encode::content(wire, pool, channel, &kept, &body, frame_bytes_max);
 }

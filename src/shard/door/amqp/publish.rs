@@ -12,6 +12,7 @@ use crate::broker::queue::QueueKey;
 use crate::broker::reply::{ErrorCode, Payload};
 use crate::broker::settings::WhenFull;
 use crate::buffer::bodies;
+use crate::buffer::send::{Pool, SendRing};
 use crate::fault::{Fault as Planted, planted};
 use crate::log::disk::Storage;
 use crate::log::{SectionKind, SectionsBuilder};
@@ -697,36 +698,49 @@ impl<S: Storage> Shard<S> {
         found: &Properties<'_>,
         body: &Body<'_>,
     ) {
-        let mut properties = Vec::new();
-        found.put_without_headers(&mut properties);
-        let kept = Kept {
-            properties: &properties,
-            headers: [found.headers.unwrap_or_default(), b""],
-            reply_to: None,
-        };
         let frame_bytes_max = self.amqp(slot).frame_bytes_max;
-        let conn = &mut self.conns[slot];
-        let out = conn.out.writer(&mut self.pool);
-        let text = code::name(code::NO_ROUTE);
-        encode::returned(
+        let out = &mut self.conns[slot].out;
+        let to = (publish.exchange, publish.key);
+        put_returned(
             out,
-            number,
-            code::NO_ROUTE,
-            text,
-            publish.exchange,
-            publish.key,
-        );
-        let body = payload(body);
-        encode::content(
-            &mut conn.out,
             &mut self.pool,
             number,
-            &kept,
-            &body,
+            to,
+            found,
+            &payload(body),
             frame_bytes_max,
         );
         self.mark_dirty(slot);
     }
+}
+
+/// Writes a `basic.return` of what was published to that exchange with that key.
+pub(super) fn put_returned(
+    ring: &mut SendRing,
+    pool: &mut Pool,
+    channel: u16,
+    (exchange, key): (&[u8], &[u8]),
+    found: &Properties<'_>,
+    body: &Payload<'_>,
+    frame_bytes_max: u32,
+) {
+    let mut properties = Vec::new();
+    found.put_without_headers(&mut properties);
+    let kept = Kept {
+        properties: &properties,
+        headers: [found.headers.unwrap_or_default(), b""],
+        reply_to: None,
+    };
+    let text = code::name(code::NO_ROUTE);
+    encode::returned(
+        ring.writer(pool),
+        channel,
+        code::NO_ROUTE,
+        text,
+        exchange,
+        key,
+    );
+    encode::content(ring, pool, channel, &kept, body, frame_bytes_max);
 }
 
 /// The body once more, not copied.

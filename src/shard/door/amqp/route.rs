@@ -13,7 +13,7 @@ use crate::broker::command::Body;
 use crate::broker::exchanges::ExchangeKey;
 use crate::log::disk::Storage;
 use crate::protocol::amqp::content::Properties;
-use crate::protocol::amqp::method::{Binding, Method, Publish};
+use crate::protocol::amqp::method::{Binding, Method, Publish, id};
 use crate::protocol::amqp::{code, forward};
 use crate::shard::conn::Life;
 use crate::shard::engine::Reached;
@@ -301,12 +301,7 @@ impl<S: Storage> Shard<S> {
             },
             Method::Recover { requeue } => {
                 self.recover_at_parts(slot, number, requeue, now)?;
-                self.say_on(
-                    slot,
-                    number,
-                    crate::protocol::amqp::method::id::BASIC_RECOVER_OK,
-                )
-                .end();
+                self.say_on(slot, number, id::BASIC_RECOVER_OK).end();
                 Ok(())
             }
             Method::ConfirmSelect { .. } => {
@@ -459,12 +454,7 @@ impl<S: Storage> Shard<S> {
             }
             self.limit_part(slot, number, count > 0);
         }
-        self.say_on(
-            slot,
-            number,
-            crate::protocol::amqp::method::id::BASIC_QOS_OK,
-        )
-        .end();
+        self.say_on(slot, number, id::BASIC_QOS_OK).end();
         Ok(())
     }
 
@@ -522,23 +512,16 @@ impl<S: Storage> Shard<S> {
         found: &Properties<'_>,
     ) -> (Vec<u32>, bool) {
         let (shards, me) = self.shards();
-        if exchange.is_none() && found.headers.is_none() {
-            let owner = match reply_to::address(key) {
-                Some(address) => self.shard_of_address(address),
-                None => shard_of(key, shards),
-            };
+        let owner = match reply_to::address(key) {
+            _ if exchange.is_some() => None,
+            Some(address) => Some(self.shard_of_address(address)),
+            None if found.headers.is_none() => Some(shard_of(key, shards)),
+            None => None,
+        };
+        if let Some(owner) = owner {
             return match owner == me {
                 true => (Vec::new(), true),
                 false => (vec![owner], false),
-            };
-        }
-        if exchange.is_none()
-            && let Some(address) = reply_to::address(key)
-        {
-            let to = self.shard_of_address(address);
-            return match to == me {
-                true => (Vec::new(), true),
-                false => (vec![to], false),
             };
         }
         let headers = found.headers.unwrap_or_default();

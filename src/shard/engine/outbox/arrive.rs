@@ -46,28 +46,17 @@ impl<S: Storage> Engine<S> {
         if pri != 0 {
             SectionsBuilder::new(&mut sections).priority(pri);
         }
-        if level != Level::None
-            && !is_request
-            && let Some(log) = &mut self.log
-        {
-            let bytes = PUBLISH_HEAD_BYTES_MAX + sections.len() + carried.body.len() + IN_BYTES_MAX;
-            if begin_many(log, bytes, 1).is_err() {
-                self.outbox.waiting.push((from, carried));
-                return;
-            }
-            if carried.is_logged && !planted(Fault::ArrivalNotLogged) {
-                log.append(&Entry::In {
-                    shard: from,
-                    seq: carried.seq,
-                    below: carried.below,
-                    origin: carried.origin,
-                });
-            }
-        }
-        if carried.is_logged {
-            let seen = self.outbox.seen.entry(from).or_default();
-            seen.add(carried.seq, carried.below);
-        }
+        let (bytes, entries) = match level {
+            Level::None => (0, 0),
+            _ if is_request => (0, 0),
+            _ => (
+                PUBLISH_HEAD_BYTES_MAX + sections.len() + carried.body.len(),
+                1,
+            ),
+        };
+        let Some(carried) = self.log_arrival(from, carried, bytes, entries) else {
+            return;
+        };
         let body = Body::Owned(carried.body.clone());
         let queue = &mut self.queues[target.0 as usize];
         let place = match is_request {
@@ -108,6 +97,38 @@ impl<S: Storage> Engine<S> {
             _ => self.need(Level::Disk),
         };
         self.outbox.arrived.push((need, from, carried.seq));
+    }
+
+    /// What has come is to be stored in so many entries of the log, of so many bytes; with any, that it has come is logged
+    /// before them. `None`: there is no room for that yet, and it waits.
+    pub(super) fn log_arrival(
+        &mut self,
+        from: u32,
+        carried: Carried,
+        bytes: usize,
+        entries: usize,
+    ) -> Option<Carried> {
+        if entries > 0
+            && let Some(log) = &mut self.log
+        {
+            if begin_many(log, bytes + IN_BYTES_MAX, entries).is_err() {
+                self.outbox.waiting.push((from, carried));
+                return None;
+            }
+            if carried.is_logged && !planted(Fault::ArrivalNotLogged) {
+                log.append(&Entry::In {
+                    shard: from,
+                    seq: carried.seq,
+                    below: carried.below,
+                    origin: carried.origin,
+                });
+            }
+        }
+        if carried.is_logged {
+            let seen = self.outbox.seen.entry(from).or_default();
+            seen.add(carried.seq, carried.below);
+        }
+        Some(carried)
     }
 
     /// Tries again what the log had no room for.

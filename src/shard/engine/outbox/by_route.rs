@@ -8,13 +8,12 @@ use bytes::Bytes;
 use super::super::super::conn::Need;
 use super::super::super::{Now, deaths};
 use super::super::Engine;
-use super::super::publish::begin_many;
-use super::{BY_ROUTE, Carried, IN_BYTES_MAX, Outbox, Stage};
+use super::{BY_ROUTE, Carried, Outbox, Stage};
 use crate::broker::exchanges::DeadRoute;
 use crate::broker::id::Level;
 use crate::broker::queue::QueueKey;
 use crate::log::disk::Storage;
-use crate::log::{Entry, PUBLISH_HEAD_BYTES_MAX, Sections, TransferReason};
+use crate::log::{PUBLISH_HEAD_BYTES_MAX, Sections, TransferReason};
 
 impl Outbox {
     /// Is a dead letter on its way by a route whose number is lower?
@@ -92,27 +91,10 @@ impl<S: Storage> Engine<S> {
         let (targets, _) = self.dead_targets(&route, &carried.sections, key, carried.reason);
         let levels = targets.iter().map(|it| self.queue(*it).settings.durable);
         let logged = levels.filter(|level| *level != Level::None).count();
-        if logged > 0
-            && let Some(log) = &mut self.log
-        {
-            let one = PUBLISH_HEAD_BYTES_MAX + carried.sections.len() + carried.body.len();
-            if begin_many(log, one * logged + IN_BYTES_MAX, logged).is_err() {
-                self.outbox.waiting.push((from, carried));
-                return;
-            }
-            if carried.is_logged {
-                log.append(&Entry::In {
-                    shard: from,
-                    seq: carried.seq,
-                    below: carried.below,
-                    origin: carried.origin,
-                });
-            }
-        }
-        if carried.is_logged {
-            let seen = self.outbox.seen.entry(from).or_default();
-            seen.add(carried.seq, carried.below);
-        }
+        let one = PUBLISH_HEAD_BYTES_MAX + carried.sections.len() + carried.body.len();
+        let Some(carried) = self.log_arrival(from, carried, one * logged, logged) else {
+            return;
+        };
         for target in &targets {
             self.copy_to(*target, &carried.sections, &carried.body, now);
             self.show_when_stored(*target);
