@@ -78,7 +78,9 @@ pub use foreground::Foreground;
 pub use histogram::Histogram;
 pub use none::NoStorage;
 pub use place::{BlockSlot, LogIndex, Place, Position, SegmentRange};
-pub use sections::{Section, SectionKind, Sections, SectionsBuilder, SectionsError};
+pub use sections::{
+    PRIORITY_BYTES, Section, SectionKind, Sections, SectionsBuilder, SectionsError, with_priority,
+};
 pub use survey::Survey;
 
 /// Publishes are refused for a moment when more than this waits for a sync.

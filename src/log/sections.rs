@@ -3,6 +3,8 @@
 //! Each is `kind u8, length varint, octets`. The top bit of the kind says that a reader that does
 //! not know the section must not go on; others are copied along untouched.
 
+use std::borrow::Cow;
+
 use crate::broker::varint;
 
 /// What a section holds. The number is the kind on disk without its top bit.
@@ -130,6 +132,21 @@ impl<'a> SectionsBuilder<'a> {
         self.out.extend_from_slice(section.octets);
         self
     }
+}
+
+/// Bytes of the section of a priority.
+pub const PRIORITY_BYTES: usize = 3;
+
+/// The sections of a message that gets the priority of its new queue, which has none of its own: a message without the
+/// section has priority 0, whatever the queue's default is later.
+pub fn with_priority(sections: &[u8], priority: u8) -> Cow<'_, [u8]> {
+    if priority == 0 {
+        return Cow::Borrowed(sections);
+    }
+    let mut all = Vec::with_capacity(sections.len() + PRIORITY_BYTES);
+    all.extend_from_slice(sections);
+    SectionsBuilder::new(&mut all).priority(priority);
+    Cow::Owned(all)
 }
 
 /// One section.

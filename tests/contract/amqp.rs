@@ -342,6 +342,46 @@ fn dead_letters_take_the_declared_route_for_every_reason() {
 }
 
 #[test]
+fn a_dead_letter_has_the_priority_of_its_new_queue_after_a_restart_too() {
+    let dir = TempDir::new("amqp");
+    let launch = launch_at(&dir);
+    let mut broker = launch.start();
+    let mut client = Client::open(broker.address);
+    let graves = ["one", "two", "three"];
+    client.declare(
+        "q",
+        DURABLE,
+        &texts(&[("x-dead-letter-exchange", "amq.fanout")]),
+    );
+    for grave in graves {
+        client.declare(grave, DURABLE, &numbers(&[("x-max-priority", 5)]));
+        client.bind(grave, "amq.fanout", "");
+        client.publish("", grave, "earlier");
+        assert_eq!(client.ready(grave), 1);
+        let answers = text(&broker, &format!("QSET {grave} pri=5\n"), 1);
+        assert_eq!(answers, ["OK updated"]);
+    }
+    client.publish("", "q", "dead");
+    let (got, _) = client.get("q", 0).expect("it is there");
+    client.reject(got.tag, false);
+    let began = Instant::now();
+    for grave in graves {
+        while client.ready(grave) < 2 {
+            assert!(began.elapsed() < Duration::from_secs(20));
+            sleep(Duration::from_millis(10));
+        }
+    }
+    broker.process.kill_running();
+    broker = launch.start();
+    let mut client = Client::open(broker.address);
+    for grave in graves {
+        let (first, left) = client.get(grave, 0).expect("it is kept");
+        assert_eq!((first.body(), left), ("dead", 1), "{grave}");
+    }
+    broker.terminate();
+}
+
+#[test]
 fn a_transaction_of_the_line_protocol_buries_by_the_route_too() {
     let dir = TempDir::new("amqp");
     let broker = launch_at(&dir).start();

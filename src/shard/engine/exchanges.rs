@@ -13,7 +13,10 @@ use crate::broker::exchanges::{Change, DeadRoute, Declared, ExchangeKey, Found, 
 use crate::broker::id::Level;
 use crate::broker::queue::{Published, QueueKey};
 use crate::log::disk::Storage;
-use crate::log::{Entry, Message, Sections, SettleReason, TransferReason, publish_many_bytes};
+use crate::log::{
+    Entry, Message, PRIORITY_BYTES, Sections, SettleReason, TransferReason, publish_many_bytes,
+    with_priority,
+};
 
 /// What a publish to an exchange reaches.
 #[derive(Debug, Default)]
@@ -341,7 +344,7 @@ impl<S: Storage> Engine<S> {
         let (mut bytes, mut rows) = (publish_many_bytes(others, sections, body), others);
         for burial in burials {
             let copies = burial.targets.len();
-            bytes += copies * publish_many_bytes(1, &burial.sections, body);
+            bytes += copies * (PRIORITY_BYTES + publish_many_bytes(1, &burial.sections, body));
             rows += copies;
         }
         begin_many(log, bytes, rows)
@@ -369,6 +372,8 @@ impl<S: Storage> Engine<S> {
     pub(super) fn copy_to(&mut self, target: QueueKey, sections: &[u8], body: &Bytes, now: Now) {
         let queue = &mut self.queues[target.0 as usize];
         let (level, uid, id) = (queue.settings.durable, queue.uid, queue.next_id());
+        let pri = queue.settings.pri;
+        let sections = &with_priority(sections, pri)[..];
         let message = Message {
             time_ms: now.us / 1000,
             sections,
@@ -388,7 +393,7 @@ impl<S: Storage> Engine<S> {
         let published = Published {
             place,
             size: body.len() as u32,
-            pri: self.queue(target).settings.pri,
+            pri,
             due_us: 0,
             expires_us: None,
             now_us: now.us,

@@ -15,8 +15,8 @@ use crate::broker::queue::{Published, QueueKey};
 use crate::fault::{Fault, planted};
 use crate::log::disk::Storage;
 use crate::log::{
-    Entry, Message, Position, Run, SectionKind, Sections, SectionsBuilder, SettleReason,
-    TransferReason,
+    Entry, Message, Position, Run, SectionKind, Sections, SettleReason, TransferReason,
+    with_priority,
 };
 
 /// A message that leaves its queue for the dead-letter queue.
@@ -441,16 +441,7 @@ impl<S: Storage> Engine<S> {
         let (source_uid, source_level) = (self.queue(key).uid, self.queue(key).settings.durable);
         let to = self.queue(target);
         let (target_uid, target_id, level) = (to.uid, to.next_id(), to.settings.durable);
-        // A message without the section has priority 0, whatever the queue's default is later.
-        let mut with_priority = Vec::new();
-        let sections = match to.settings.pri {
-            0 => sections,
-            pri => {
-                with_priority.extend_from_slice(sections);
-                SectionsBuilder::new(&mut with_priority).priority(pri);
-                &with_priority[..]
-            }
-        };
+        let sections = &with_priority(sections, to.settings.pri)[..];
         let message = Message {
             time_ms: now.us / 1000,
             sections,

@@ -11,7 +11,7 @@ use crate::broker::id::Level;
 use crate::broker::queue::Published;
 use crate::fault::{Fault, planted};
 use crate::log::disk::Storage;
-use crate::log::{Entry, PUBLISH_HEAD_BYTES_MAX, SectionKind, Sections, SectionsBuilder};
+use crate::log::{Entry, PUBLISH_HEAD_BYTES_MAX, SectionKind, Sections, with_priority};
 
 impl<S: Storage> Engine<S> {
     /// A message of another shard has come: it is taken in, once, or a `MOVE` is refused.
@@ -42,10 +42,7 @@ impl<S: Storage> Engine<S> {
         let to = self.queue(target);
         let (level, pri) = (to.settings.durable, to.settings.pri);
         let is_request = carried.request_until_us.is_some();
-        let mut sections = carried.sections.clone();
-        if pri != 0 {
-            SectionsBuilder::new(&mut sections).priority(pri);
-        }
+        let sections = with_priority(&carried.sections, pri).into_owned();
         let (bytes, entries) = match level {
             Level::None => (0, 0),
             _ if is_request => (0, 0),

@@ -13,7 +13,7 @@ use crate::broker::exchanges::DeadRoute;
 use crate::broker::id::Level;
 use crate::broker::queue::QueueKey;
 use crate::log::disk::Storage;
-use crate::log::{PUBLISH_HEAD_BYTES_MAX, Sections, TransferReason};
+use crate::log::{PRIORITY_BYTES, PUBLISH_HEAD_BYTES_MAX, Sections, TransferReason};
 
 impl Outbox {
     /// Is a dead letter on its way by a route whose number is lower?
@@ -91,7 +91,8 @@ impl<S: Storage> Engine<S> {
         let (targets, _) = self.dead_targets(&route, &carried.sections, key, carried.reason);
         let levels = targets.iter().map(|it| self.queue(*it).settings.durable);
         let logged = levels.filter(|level| *level != Level::None).count();
-        let one = PUBLISH_HEAD_BYTES_MAX + carried.sections.len() + carried.body.len();
+        let sections = carried.sections.len() + PRIORITY_BYTES;
+        let one = PUBLISH_HEAD_BYTES_MAX + sections + carried.body.len();
         let Some(carried) = self.log_arrival(from, carried, one * logged, logged) else {
             return;
         };
