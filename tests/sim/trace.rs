@@ -22,17 +22,32 @@ impl Trace {
 
     /// Something happened at `now`.
     pub fn note(&mut self, now: u64, what: impl FnOnce() -> String) {
+        self.note_octets(now, what, &[]);
+    }
+
+    /// Something happened at `now`, and these octets are what it is about. They are text only where a trace is printed:
+    /// escaping all of them would take a good part of a run.
+    pub fn note_octets(&mut self, now: u64, what: impl FnOnce() -> String, octets: &[u8]) {
         self.line.clear();
         write!(self.line, "{now} {}", what()).expect("a String takes everything");
-        for byte in self.line.bytes() {
-            self.hash = (self.hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
+        for part in [self.line.as_bytes(), octets] {
+            for piece in part.chunks(8) {
+                let mut word = [0; 8];
+                word[..piece.len()].copy_from_slice(piece);
+                let word = u64::from_le_bytes(word);
+                self.hash = (self.hash ^ word).wrapping_mul(0x0000_0100_0000_01b3);
+            }
         }
         if self.print {
-            eprintln!("{}", &self.line[4.min(self.line.len())..]);
+            let line = &self.line[4.min(self.line.len())..];
+            match octets {
+                [] => eprintln!("{line}"),
+                octets => eprintln!("{line}: {:?}", String::from_utf8_lossy(octets)),
+            }
         }
     }
 
-    /// FNV-1a of everything noted.
+    /// FNV-1a, by eight octets, of everything noted.
     pub fn hash(&self) -> u64 {
         self.hash
     }

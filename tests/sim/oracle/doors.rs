@@ -296,6 +296,9 @@ impl Oracle {
     /// RESP: the command stands behind a `MULTI`.
     pub(super) fn is_queued(&self, command: usize) -> bool {
         let link = self.link_of(command);
+        if self.links[link].dialect != Dialect::Resp {
+            return false;
+        }
         let before = self.commands[..command].iter().rev();
         let last = before
             .filter(|sent| sent.link == link)

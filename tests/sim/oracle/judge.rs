@@ -328,9 +328,11 @@ impl Oracle {
             }
             self.late_answers(link);
             self.late_requests(link);
-            let held_back = self.held_back_since(link) + self.terms.way_us < now;
-            for (since, source) in self.willing(link).into_iter().filter(|_| !held_back) {
-                self.overdue(link, since, &source);
+            let willing = self.willing(link);
+            if !willing.is_empty() && self.held_back_since(link) + self.terms.way_us >= now {
+                for (since, source) in willing {
+                    self.overdue(link, since, &source);
+                }
             }
             if self.violation.is_some() {
                 return;

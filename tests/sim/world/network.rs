@@ -124,13 +124,9 @@ impl World {
         // What closes the connection may do so as soon as enough of it is there.
         let early = matches!(command.kind, Kind::Bad { closes: true, .. });
         let number = self.oracle.typed(socket, command);
-        self.trace.note(self.now, || {
-            let shown = &octets[..octets.len().min(300)];
-            format!(
-                "{socket} types {number}: {:?}",
-                String::from_utf8_lossy(shown)
-            )
-        });
+        let shown = &octets[..octets.len().min(300)];
+        self.trace
+            .note_octets(self.now, || format!("{socket} types {number}"), shown);
         self.sockets[socket].typed += octets.len() as u64;
         let begin = self.sockets[socket].typed - octets.len() as u64;
         let end = if early {
@@ -141,6 +137,7 @@ impl World {
         self.sockets[socket].ends.push_back((end, number));
         self.sockets[socket].flying.extend(octets.iter().copied());
         let mut left = octets.len();
+        let mut together = (0, 0);
         while left > 0 {
             let piece = match self.plan.chunk_bytes_max {
                 1 => 1,
@@ -156,9 +153,15 @@ impl World {
             };
             let at = self.sockets[socket].last_arrival.max(self.now) + delay;
             self.sockets[socket].last_arrival = at;
-            self.schedule(at, Event::Arrive(socket, piece));
+            // What arrives at one moment is one arrival.
+            if at > together.0 && together.1 > 0 {
+                self.schedule(together.0, Event::Arrive(socket, together.1));
+                together.1 = 0;
+            }
+            together = (at, together.1 + piece);
             left -= piece;
         }
+        self.schedule(together.0, Event::Arrive(socket, together.1));
         number
     }
 
@@ -280,10 +283,9 @@ impl World {
     }
 
     fn received(&mut self, socket: usize, octets: &[u8]) {
-        self.trace.note(self.now, || {
-            let shown = &octets[..octets.len().min(60000)];
-            format!("{socket} is sent {:?}", String::from_utf8_lossy(shown))
-        });
+        let shown = &octets[..octets.len().min(60_000)];
+        self.trace
+            .note_octets(self.now, || format!("{socket} is sent"), shown);
         let client = self.sockets[socket].client;
         for (command, line) in self.oracle.received(socket, octets, self.now) {
             if let Some(client) = self.clients.get_mut(client) {
