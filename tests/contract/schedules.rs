@@ -196,14 +196,14 @@ fn time_that_the_broker_was_down_is_one_message() {
     let mut broker = launch.start();
     let mut client = broker.client();
     for name in ["one", "two"] {
-        let answer = client.ask(&format!("PUB {name} every=50ms once=tick :{name}"));
+        let answer = client.ask(&format!("PUB {name} every=500ms once=tick :{name}"));
         assert!(answer.ends_with(" disk"), "{answer}");
         // From here on one is missed at every interval.
         assert_eq!(client.ask(&format!("QSET {name} pause=in")), "OK updated");
         assert!(client.ask(&format!("PURGE {name}")).starts_with("OK "));
     }
     broker.process.kill_running();
-    std::thread::sleep(std::time::Duration::from_millis(700));
+    std::thread::sleep(std::time::Duration::from_millis(1200));
     broker = launch.start();
     let mut client = broker.client();
     for name in ["one", "two"] {
