@@ -27,9 +27,7 @@ const ALL: [&[Body]; 8] = [
 
 fn main() {
     let bodies = ALL.into_iter().flatten();
-    // `cargo bench` adds this one.
-    let argument = std::env::args().skip(1).find(|word| word != "--bench");
-    match argument.as_deref() {
+    match std::env::args().nth(1).as_deref() {
         None => {
             for body in bodies {
                 once(&mut *(body.make)());
