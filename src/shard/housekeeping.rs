@@ -685,7 +685,7 @@ impl<S: Storage> Shard<S> {
             self.drain_requests(slot);
         }
         self.end_all_interests(now);
-        self.close_all_amqp(now);
+        self.close_all_amqp(false, now);
     }
 
     /// Nothing more is logged.
@@ -722,6 +722,11 @@ impl<S: Storage> Shard<S> {
         }
         // What was sent is passed on, and what was taken for good brought to its end, if that is soon.
         let until_us = self.housekeeping.closing_us + CLOSING_US_MAX;
+        if self.close_all_amqp(now.us >= until_us, now) {
+            // What that gives back is logged first.
+            self.housekeeping.again = true;
+            return;
+        }
         if now.us < until_us && self.has_to_pass_on() {
             self.housekeeping.closing_until_us = until_us;
             return;

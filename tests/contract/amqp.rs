@@ -198,7 +198,7 @@ fn every_property_comes_back_octet_by_octet_and_other_doors_see_headers() {
         .and_then(|value| value.as_unsigned());
     assert_eq!(count, Some(1));
     client.reject(again.tag, true);
-    assert!(text(&broker, "PULL q\n", 1)[0].contains("try=3"));
+    assert!(text(&broker, "PULL q wait=20s\n", 1)[0].contains("try=3"));
 }
 
 #[test]
@@ -985,6 +985,51 @@ fn both_sides_give_signs_of_life() {
     // It was dropped, since it gave none itself.
     assert!(began.elapsed() >= Duration::from_millis(1500));
     assert!((2..=5).contains(&beats), "{beats}");
+}
+
+#[test]
+fn what_was_taken_before_the_end_is_confirmed() {
+    let dir = TempDir::new("amqp");
+    let launch = launch_at(&dir);
+    let queues = ["a", "b", "c", "d", "e", "f", "g", "h"];
+    let published: Vec<u8> = (0..6000)
+        .flat_map(|nth| published("", queues[nth % queues.len()], 0, &[0, 0], b"body"))
+        .collect();
+    let (mut sent, mut confirmed) = (0, 0);
+    for round in 0..6 {
+        let mut broker = launch.start();
+        let mut client = Client::open(broker.address);
+        for queue in queues {
+            client.declare(queue, DURABLE, b"");
+        }
+        client.select_confirms();
+        client.send_bytes(&published);
+        sent += 6000;
+        sleep(Duration::from_millis(round));
+        broker.process.signal(libc::SIGTERM);
+        let mut last = 0;
+        loop {
+            let said = client.next().expect("the end is told");
+            if said.id == id::CONNECTION_CLOSE {
+                assert_eq!(said.arguments[..2], 320u16.to_be_bytes());
+                break;
+            }
+            let tag: [u8; 8] = said.arguments[..8].try_into().expect("a tag");
+            assert_eq!(said.id, id::BASIC_ACK);
+            last = u64::from_be_bytes(tag);
+        }
+        confirmed += last;
+        let status = broker.process.wait(Duration::from_secs(10));
+        assert_eq!(status.expect("it ends").code(), Some(0));
+    }
+    let broker = launch.start();
+    let mut client = Client::open(broker.address);
+    let stored: u64 = queues
+        .map(|queue| u64::from(client.ready(queue)))
+        .iter()
+        .sum();
+    assert!(confirmed > 0 && confirmed <= sent);
+    assert_eq!(stored, confirmed, "of {sent}");
 }
 
 #[test]

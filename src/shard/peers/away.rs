@@ -19,7 +19,7 @@ use crate::broker::queue::WaiterKey;
 use crate::buffer::send::{Pool, SendRing};
 use crate::log::disk::Storage;
 use crate::shard::conn::{Blocked, Conn, Life, Output};
-use crate::shard::{Now, Shard};
+use crate::shard::{Ending, Now, Shard};
 
 /// Pieces from this size are referenced by the wire, smaller ones copied, bytes.
 const SHARED_BYTES_MIN: usize = 4 << 10;
@@ -628,6 +628,10 @@ impl<S: Storage> Shard<S> {
             return;
         };
         away.pump(me, conn, self.limits.send_bytes_max, &mut self.pool);
+        if self.ending != Ending::No && conn.is_amqp() {
+            // It may be what its end waits for.
+            self.housekeeping.look_again();
+        }
         let has_news = conn
             .amqp()
             .is_some_and(|amqp| amqp.has_news() || amqp.is_over());

@@ -319,12 +319,18 @@ impl<S: Storage> Shard<S> {
         }
     }
 
-    /// Every connection of this protocol is told that the broker ends.
-    pub(in crate::shard) fn close_all_amqp(&mut self, now: Now) {
-        let slots: Vec<usize> = self.amqp.members();
-        for slot in slots {
-            let text = "the broker is going down";
-            self.close_connection(slot, code::CONNECTION_FORCED, text, (0, 0), now);
+    /// The broker ends, and every client of this protocol is told: once other shards have said what became of its
+    /// publishes, or when nobody waits for that any more. Asked again and again; true if there were any to tell.
+    pub(in crate::shard) fn close_all_amqp(&mut self, at_last: bool, now: Now) -> bool {
+        let mut has_closed = false;
+        for slot in self.amqp.members() {
+            let amqp = self.amqp(slot);
+            if amqp.phase != Phase::Closed && (at_last || !amqp.awaits_others()) {
+                let text = "the broker is going down";
+                self.close_connection(slot, code::CONNECTION_FORCED, text, (0, 0), now);
+                has_closed = true;
+            }
         }
+        has_closed
     }
 }

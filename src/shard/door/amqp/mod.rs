@@ -534,6 +534,11 @@ impl Amqp {
         }
     }
 
+    /// The broker goes down, and has not said so yet. Parts go on with what their homes have taken.
+    fn awaits_end(&self) -> bool {
+        !self.is_guest && self.phase != Phase::Closed
+    }
+
     fn close_with(&mut self, out: &mut Vec<u8>, code: u16, text: &str, cause: Id) {
         if self.phase != Phase::Closed {
             encode::close(out, 0, code, text, cause);

@@ -11,7 +11,7 @@ use crate::protocol::amqp::content::{BASIC, Header};
 use crate::protocol::amqp::frame::{self, Frame, Kind, Step};
 use crate::protocol::amqp::method::{Id, Method, MethodError, Publish, id};
 use crate::shard::conn::Life;
-use crate::shard::{Now, Shard};
+use crate::shard::{Ending, Now, Shard};
 
 /// A message that lies whole in the input.
 struct Whole<'a> {
@@ -69,6 +69,10 @@ impl<S: Storage> Shard<S> {
 
     fn run_frames(&mut self, slot: usize, input: &[u8], now: Now) -> usize {
         let mut used = 0;
+        if self.ending != Ending::No && self.amqp(slot).awaits_end() {
+            // Of a client nothing new is taken; it is closed once it is known what became of its publishes.
+            return input.len();
+        }
         loop {
             let amqp = self.amqp(slot);
             if amqp.phase == Phase::Closed {
