@@ -598,11 +598,6 @@ impl Conn {
         matches!(&self.session, Session::Amqp(amqp) if amqp.awaits_reports())
     }
 
-    /// Are other shards still to say that?
-    pub fn awaits_others(&self) -> bool {
-        matches!(&self.session, Session::Amqp(amqp) if amqp.awaits_others())
-    }
-
     /// What the guests of a client of AMQP are told of it.
     pub fn introduction(&self) -> Option<Introduction> {
         match &self.session {

@@ -147,6 +147,19 @@ impl<'a> Properties<'a> {
         out.extend_from_slice(self.back);
     }
 
+    /// What is passed on as it came; `scratch` takes the properties but the headers.
+    pub fn kept<'s>(&self, scratch: &'s mut Vec<u8>) -> Kept<'s>
+    where
+        'a: 's,
+    {
+        self.put_without_headers(scratch);
+        Kept {
+            properties: scratch,
+            headers: [self.headers.unwrap_or_default(), b""],
+            reply_to: None,
+        }
+    }
+
     /// Nothing is said but perhaps a delivery mode: what most messages have.
     pub fn is_plain(&self) -> bool {
         self.front.len() == 2 && self.headers.is_none() && self.back.len() <= 1

@@ -78,13 +78,13 @@ impl<S: Storage> Shard<S> {
 
     /// Before the others may close their logs, something is to be passed on or brought to its end: a transaction, or
     /// what a connection has sent behind a command that others answer, or behind output that its peer has yet to read, or
-    /// what others are to say of its publishes.
+    /// what shards are to say of its publishes.
     pub(in crate::shard) fn has_to_pass_on(&self) -> bool {
         let is_waiting = |conn: &Conn| {
             let is_away = matches!(conn.blocked, Blocked::Away(_));
             let is_full = conn.unsent() >= self.limits.send_bytes_max / 2;
             let has_more = (is_away || is_full) && !conn.tail.is_empty();
-            conn.guest.is_none() && (has_more || conn.awaits_others())
+            conn.guest.is_none() && (has_more || conn.awaits_reports())
         };
         self.peers.is_some()
             && !self.has_passed_on()

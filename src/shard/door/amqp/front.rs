@@ -423,14 +423,6 @@ impl Front {
         self.relays.values().any(|relay| !relay.sent.is_empty())
     }
 
-    /// Parts at other shards are still to say what became of some.
-    fn awaits_others(&self) -> bool {
-        let of_another =
-            |(shard, awaited): (&u32, &VecDeque<Range>)| *shard != self.me && !awaited.is_empty();
-        let mut relays = self.relays.values();
-        relays.any(|relay| relay.awaited.iter().any(of_another))
-    }
-
     pub(super) fn memory(&self) -> usize {
         let relays = self.relays.values();
         size_of::<Front>() + relays.map(Relay::memory).sum::<usize>()
@@ -657,13 +649,6 @@ impl Amqp {
         self.front
             .as_ref()
             .is_some_and(|front| front.awaits_reports())
-    }
-
-    /// See [`Front::awaits_others`].
-    pub fn awaits_others(&self) -> bool {
-        self.front
-            .as_ref()
-            .is_some_and(|front| front.awaits_others())
     }
 }
 

@@ -319,13 +319,13 @@ impl<S: Storage> Shard<S> {
         }
     }
 
-    /// The broker ends, and every client of this protocol is told: once other shards have said what became of its
+    /// The broker ends, and every client of this protocol is told: once all shards have said what became of its
     /// publishes, or when nobody waits for that any more. Asked again and again; true if there were any to tell.
     pub(in crate::shard) fn close_all_amqp(&mut self, at_last: bool, now: Now) -> bool {
         let mut has_closed = false;
         for slot in self.amqp.members() {
             let amqp = self.amqp(slot);
-            if amqp.phase != Phase::Closed && (at_last || !amqp.awaits_others()) {
+            if amqp.phase != Phase::Closed && (at_last || !amqp.awaits_reports()) {
                 let text = "the broker is going down";
                 self.close_connection(slot, code::CONNECTION_FORCED, text, (0, 0), now);
                 has_closed = true;

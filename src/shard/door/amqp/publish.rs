@@ -16,7 +16,7 @@ use crate::buffer::send::{Pool, SendRing};
 use crate::fault::{Fault as Planted, planted};
 use crate::log::disk::Storage;
 use crate::log::{SectionKind, SectionsBuilder};
-use crate::protocol::amqp::content::{Kept, Properties};
+use crate::protocol::amqp::content::Properties;
 use crate::protocol::amqp::method::{Publish, id};
 use crate::protocol::amqp::{code, encode, table};
 use crate::shard::conn::Need;
@@ -724,13 +724,8 @@ pub(super) fn put_returned(
     body: &Payload<'_>,
     frame_bytes_max: u32,
 ) {
-    let mut properties = Vec::new();
-    found.put_without_headers(&mut properties);
-    let kept = Kept {
-        properties: &properties,
-        headers: [found.headers.unwrap_or_default(), b""],
-        reply_to: None,
-    };
+    let mut scratch = Vec::new();
+    let kept = found.kept(&mut scratch);
     let text = code::name(code::NO_ROUTE);
     encode::returned(
         ring.writer(pool),

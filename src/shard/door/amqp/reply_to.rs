@@ -7,7 +7,7 @@ use crate::broker::command::Body;
 use crate::broker::queue::WaiterKey;
 use crate::log::disk::Storage;
 use crate::protocol::amqp::code;
-use crate::protocol::amqp::content::{Kept, Properties};
+use crate::protocol::amqp::content::Properties;
 use crate::protocol::amqp::encode::{self, Deliver};
 use crate::protocol::amqp::method::{Publish, id};
 use crate::shard::{ConnKey, Shard};
@@ -170,13 +170,8 @@ impl<S: Storage> Shard<S> {
         if is_part {
             tag = Channel::part_tag(tag, 0);
         }
-        let mut properties = Vec::new();
-        found.put_without_headers(&mut properties);
-        let kept = Kept {
-            properties: &properties,
-            headers: [found.headers.unwrap_or_default(), b""],
-            reply_to: None,
-        };
+        let mut scratch = Vec::new();
+        let kept = found.kept(&mut scratch);
         let deliver = Deliver {
             consumer: &name,
             tag,

@@ -11,7 +11,9 @@ use crate::broker::id::Level;
 use crate::broker::queue::Published;
 use crate::fault::{Fault, planted};
 use crate::log::disk::Storage;
-use crate::log::{Entry, PUBLISH_HEAD_BYTES_MAX, SectionKind, Sections, with_priority};
+use crate::log::{
+    Entry, PRIORITY_BYTES, PUBLISH_HEAD_BYTES_MAX, SectionKind, Sections, with_priority,
+};
 
 impl<S: Storage> Engine<S> {
     /// A message of another shard has come: it is taken in, once, or a `MOVE` is refused.
@@ -42,18 +44,16 @@ impl<S: Storage> Engine<S> {
         let to = self.queue(target);
         let (level, pri) = (to.settings.durable, to.settings.pri);
         let is_request = carried.request_until_us.is_some();
-        let sections = with_priority(&carried.sections, pri).into_owned();
+        let sections = carried.sections.len() + PRIORITY_BYTES;
         let (bytes, entries) = match level {
             Level::None => (0, 0),
             _ if is_request => (0, 0),
-            _ => (
-                PUBLISH_HEAD_BYTES_MAX + sections.len() + carried.body.len(),
-                1,
-            ),
+            _ => (PUBLISH_HEAD_BYTES_MAX + sections + carried.body.len(), 1),
         };
         let Some(carried) = self.log_arrival(from, carried, bytes, entries) else {
             return;
         };
+        let sections = with_priority(&carried.sections, pri);
         let body = Body::Owned(carried.body.clone());
         let queue = &mut self.queues[target.0 as usize];
         let place = match is_request {
